@@ -1,0 +1,8 @@
+//! What Tidemark counts and how: positions, events, windows, views, cells. Pure: no I/O, no clock, no threads.
+//! ARCHITECTURE.md says how the pieces meet.
+
+pub mod amount;
+pub mod cut;
+pub mod epoch;
+pub mod event;
+pub mod offset;

@@ -1,0 +1,107 @@
+//! The log: an ordered sequence of records per partition. [`kafka`] is the one door to Kafka (the only place that
+//! names `rdkafka`), [`memory`] its twin for unit tests and the simulator; both pass the same suite
+//! (`tests/suite.rs`).
+//!
+//! A consumer belongs to one thread, which both polls it and owns what it reads into. Rebalances are events like any
+//! other: `Assigned` waits for the owner to call [`Consumer::start`], `Revoked` for [`Consumer::release`], so that the
+//! owner finishes or abandons its work before a partition changes hands.
+
+use std::time::Duration;
+use tidemark_core::offset::{NextOffset, Offset, Partition};
+
+/// A record as the log holds it, borrowed from the client's fetch buffer.
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'a> {
+    pub partition: Partition,
+    pub offset: Offset,
+    /// The record's own Kafka timestamp, milliseconds since the Unix epoch.
+    pub timestamp_ms: i64,
+    /// `None` is a record without a value (a tombstone).
+    pub payload: Option<&'a [u8]>,
+}
+
+/// Everything that can come out of a poll.
+#[derive(Clone, Debug)]
+pub enum Happened<'a> {
+    Record(Record<'a>),
+    /// The partition has been read up to `next`, holes included: the log has no record between the last one delivered
+    /// and `next`, and none above yet.
+    End { partition: Partition, next: NextOffset },
+    /// These partitions are now this consumer's. Nothing is read from them before [`Consumer::start`].
+    Assigned(Vec<Partition>),
+    /// These partitions go away; the group waits until [`Consumer::release`] is called for them.
+    Revoked(Vec<Partition>),
+    /// These partitions were lost without notice (session expired, fenced): they may already have another owner.
+    Lost(Vec<Partition>),
+}
+
+/// A group's committed position for one partition, with the owner's note.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Committed {
+    pub next: NextOffset,
+    pub metadata: String,
+}
+
+/// The log's retained extent for one partition: `[start, end)`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Extent {
+    pub start: NextOffset,
+    pub end: NextOffset,
+}
+
+/// What can go wrong at the log.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The broker cannot be reached or did not answer in time; the call may be repeated.
+    #[error("kafka at {broker} does not answer: {reason}")]
+    Unavailable { broker: String, reason: String },
+    /// This consumer is no longer the partition's owner: its generation has been replaced.
+    #[error("this consumer no longer owns partition {partition}: {reason}")]
+    Fenced { partition: Partition, reason: String },
+    /// The position asked for is not in the log: retention has removed it, or the log was truncated or recreated.
+    #[error("partition {partition}: offset {wanted} is outside the log, which holds [{}, {})", extent.start, extent.end)]
+    OutOfRange { partition: Partition, wanted: NextOffset, extent: Extent },
+    #[error("topic `{topic}` does not exist")]
+    NoSuchTopic { topic: String },
+    /// A setting or a record that the client or broker refuses; repeating will not help.
+    #[error("kafka refused: {reason}")]
+    Refused { reason: String },
+}
+
+/// Reads the log. Generic code takes `impl Consumer`; there is no dynamic dispatch on the path of a record.
+pub trait Consumer {
+    /// Waits until something has happened, a [`Waker`] has called, or `max_wait` is over, then hands over what is
+    /// there (at most a batch) in order. Returns how many events were handed over.
+    fn poll(&mut self, max_wait: Duration, deliver: impl FnMut(Happened<'_>)) -> Result<usize, Error>;
+
+    /// Begins (or begins again) to read an assigned partition at `at`. Errors with `OutOfRange` if `at` lies outside
+    /// the retained log (`at == end` is inside).
+    fn start(&mut self, partition: Partition, at: NextOffset) -> Result<(), Error>;
+
+    /// Stops reading these partitions and lets the group give them away.
+    fn release(&mut self, partitions: &[Partition]) -> Result<(), Error>;
+
+    /// Backpressure: stops fetching without giving the partition up; polling must go on.
+    fn pause(&mut self, partitions: &[Partition]) -> Result<(), Error>;
+    fn resume(&mut self, partitions: &[Partition]) -> Result<(), Error>;
+
+    /// The group's committed position for a partition.
+    fn committed(&mut self, partition: Partition) -> Result<Option<Committed>, Error>;
+
+    /// Commits, fenced by the group's generation. On `Unavailable` the outcome is unknown.
+    fn commit(&mut self, partition: Partition, committed: &Committed) -> Result<(), Error>;
+
+    /// The log's end as of the last fetch: cheap, no round trip. `None` before the first fetch of the partition.
+    fn known_end(&self, partition: Partition) -> Option<NextOffset>;
+
+    /// Asks the broker for the partition's extent.
+    fn extent(&mut self, partition: Partition) -> Result<Extent, Error>;
+
+    /// A handle that interrupts `poll` from another thread.
+    fn waker(&self) -> Waker;
+}
+
+pub mod kafka;
+pub mod memory;
+mod waker;
+pub use waker::Waker;
