@@ -2,7 +2,14 @@
 //! ARCHITECTURE.md says how the pieces meet.
 
 pub mod amount;
+pub mod cell;
 pub mod cut;
 pub mod epoch;
 pub mod event;
+pub mod generation;
+pub mod invariant;
+pub mod judge;
 pub mod offset;
+pub mod question;
+pub mod view;
+pub mod window;
