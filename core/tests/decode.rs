@@ -17,7 +17,7 @@ fn with(field: &str) -> String {
 
 #[test]
 fn each_broken_rule_has_its_own_reason() {
-    let check = |text: &str, reason: &str| assert_eq!(decoded(text).map_err(Reject::reason).err(), Some(reason), "{text}");
+    let check = |text: &str, reason: &str| assert_eq!(decoded(text).map_err(|r| r.reason()).err(), Some(reason), "{text}");
     check("", "empty");
     check(" \n", "empty");
     check("{", "not_json");
@@ -107,7 +107,7 @@ fn of_the_dirty_file_exactly_the_lines_that_the_manifest_names_are_refused() {
         .collect();
     let lines = unpacked("flights-2013-01.dirty.ndjson.gz");
     for (n, line) in lines.split(|b| *b == b'\n').enumerate().filter(|(_, line)| !line.is_empty()) {
-        let got = decode(Some(line), NOW, &Limits::default()).map_err(Reject::reason);
+        let got = decode(Some(line), NOW, &Limits::default()).map_err(|r| r.reason());
         let allowed: &[&str] = match bad.get(&(n + 1)).map(|(kind, _)| *kind) {
             None => &[],
             Some("truncated" | "nan") => &["not_json"],

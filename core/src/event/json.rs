@@ -5,38 +5,45 @@ mod string;
 
 pub(super) use string::Text;
 
-/// What a document that is not acceptable has, at the place where reading stopped.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Fault {
-    Syntax,
-    TooDeep,
-    LoneSurrogate,
-}
+use crate::event::Reject;
+use std::borrow::Cow;
 
 /// A value as it stands in the document.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Value<'a> {
-    Null,
-    Bool(bool),
+    /// A string.
+    String(Text<'a>),
     /// A number's literal.
     Number(&'a str),
-    Text(Text<'a>),
-    Array,
-    Object(Object<'a>),
+    /// An object's text, brackets included.
+    Object(&'a str),
+    /// An array's text, brackets included.
+    Array(&'a str),
+    Bool(bool),
+    Null,
 }
 
-/// An object below the top one.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Object<'a> {
-    /// Its text, brackets included.
-    pub json: &'a str,
-    /// No value in it is an object or an array.
-    pub flat: bool,
-    pub empty: bool,
+impl<'a> Value<'a> {
+    /// The value as text: a string with its escapes resolved, everything else as it stands.
+    pub(super) fn text(self) -> Cow<'a, str> {
+        Cow::Borrowed(match self {
+            Self::String(text) => return text.unescape(),
+            Self::Number(json) | Self::Object(json) | Self::Array(json) => json,
+            Self::Bool(true) => "true",
+            Self::Bool(false) => "false",
+            Self::Null => "null",
+        })
+    }
 }
 
-pub(super) const fn is_whitespace(byte: u8) -> bool {
+pub(super) const fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
+}
+
+/// The members of an object that a [`Scanner`] has accepted before; none for the empty text.
+pub(super) fn members<'a>(object: &'a str) -> impl Iterator<Item = (Text<'a>, Value<'a>)> + use<'a> {
+    let mut scanner = Scanner { text: object, at: 1, max_depth: Scanner::DEEPEST };
+    std::iter::from_fn(move || scanner.next_member())
 }
 
 pub(super) struct Scanner<'a> {
@@ -54,28 +61,23 @@ impl<'a> Scanner<'a> {
         Self { text, at: 0, max_depth: max_depth.min(Self::DEEPEST) }
     }
 
-    /// A scanner for the members of an object that has been accepted before; see [`Self::next_member`].
-    pub(super) fn inside(object: &'a str) -> Self {
-        Self { text: object, at: 1, max_depth: Self::DEEPEST }
-    }
-
     /// Reads the document to its end and calls `member` for each member of the top object. True if there is one:
     /// else the document is another kind of value.
     #[inline]
-    pub(super) fn document(&mut self, member: impl FnMut(Text<'a>, Value<'a>)) -> Result<bool, Fault> {
+    pub(super) fn document(&mut self, member: impl FnMut(Text<'a>, Value<'a>)) -> Result<bool, Reject> {
         let is_object = self.token() == Some(b'{');
         if is_object {
             self.top_object(member)?;
         } else {
             self.value(0)?;
         }
-        if self.token().is_none() { Ok(is_object) } else { Err(Fault::Syntax) }
+        if self.token().is_none() { Ok(is_object) } else { Err(Reject::NotJson) }
     }
 
     #[inline]
-    fn top_object(&mut self, mut member: impl FnMut(Text<'a>, Value<'a>)) -> Result<(), Fault> {
+    fn top_object(&mut self, mut member: impl FnMut(Text<'a>, Value<'a>)) -> Result<(), Reject> {
         if self.max_depth < 1 {
-            return Err(Fault::TooDeep);
+            return Err(Reject::TooDeep);
         }
         self.at += 1;
         if self.token() == Some(b'}') {
@@ -89,7 +91,7 @@ impl<'a> Scanner<'a> {
             match self.token() {
                 Some(b',') => self.at += 1,
                 Some(b'}') => break,
-                _ => return Err(Fault::Syntax),
+                _ => return Err(Reject::NotJson),
             }
         }
         self.at += 1;
@@ -97,7 +99,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// The next member of the object that the scanner is inside of; `None` at its end.
-    pub(super) fn next_member(&mut self) -> Option<(Text<'a>, Value<'a>)> {
+    fn next_member(&mut self) -> Option<(Text<'a>, Value<'a>)> {
         if self.token()? == b',' {
             self.at += 1;
         }
@@ -116,7 +118,7 @@ impl<'a> Scanner<'a> {
     fn token_after_whitespace(&mut self) -> Option<u8> {
         loop {
             let byte = self.peek()?;
-            if !is_whitespace(byte) {
+            if !is_space(byte) {
                 return Some(byte);
             }
             self.at += 1;
@@ -129,9 +131,9 @@ impl<'a> Scanner<'a> {
     }
 
     #[inline(always)]
-    fn expect(&mut self, byte: u8) -> Result<(), Fault> {
+    fn expect(&mut self, byte: u8) -> Result<(), Reject> {
         if self.token() != Some(byte) {
-            return Err(Fault::Syntax);
+            return Err(Reject::NotJson);
         }
         self.at += 1;
         Ok(())
@@ -139,7 +141,7 @@ impl<'a> Scanner<'a> {
 
     /// A member's name and the colon behind it.
     #[inline(always)]
-    fn name(&mut self) -> Result<Text<'a>, Fault> {
+    fn name(&mut self) -> Result<Text<'a>, Reject> {
         self.expect(b'"')?;
         let name = self.string()?;
         self.expect(b':')?;
@@ -148,39 +150,39 @@ impl<'a> Scanner<'a> {
 
     /// Reads any value; `depth` is how many brackets are open around it.
     #[inline(always)]
-    fn value(&mut self, depth: u32) -> Result<Value<'a>, Fault> {
+    fn value(&mut self, depth: u32) -> Result<Value<'a>, Reject> {
         match self.token() {
             Some(b'"') => {
                 self.at += 1;
-                self.string().map(Value::Text)
+                self.string().map(Value::String)
             }
             Some(open @ (b'{' | b'[')) => self.container(open, depth),
             Some(first) => self.scalar(first),
-            None => Err(Fault::Syntax),
+            None => Err(Reject::NotJson),
         }
     }
 
     #[inline(always)]
-    fn scalar(&mut self, first: u8) -> Result<Value<'a>, Fault> {
+    fn scalar(&mut self, first: u8) -> Result<Value<'a>, Reject> {
         match first {
             b'-' | b'0'..=b'9' => self.number().map(Value::Number),
             b'n' => self.literal(b"null", Value::Null),
             b't' => self.literal(b"true", Value::Bool(true)),
             b'f' => self.literal(b"false", Value::Bool(false)),
-            _ => Err(Fault::Syntax),
+            _ => Err(Reject::NotJson),
         }
     }
 
-    fn literal(&mut self, literal: &[u8], value: Value<'a>) -> Result<Value<'a>, Fault> {
+    fn literal(&mut self, literal: &[u8], value: Value<'a>) -> Result<Value<'a>, Reject> {
         if !self.text.as_bytes()[self.at..].starts_with(literal) {
-            return Err(Fault::Syntax);
+            return Err(Reject::NotJson);
         }
         self.at += literal.len();
         Ok(value)
     }
 
     #[inline]
-    fn number(&mut self) -> Result<&'a str, Fault> {
+    fn number(&mut self) -> Result<&'a str, Reject> {
         let start = self.at;
         if self.peek() == Some(b'-') {
             self.at += 1;
@@ -205,78 +207,71 @@ impl<'a> Scanner<'a> {
 
     /// One digit or more.
     #[inline]
-    fn digits(&mut self) -> Result<(), Fault> {
+    fn digits(&mut self) -> Result<(), Reject> {
         let start = self.at;
         while self.peek().is_some_and(|b| b.is_ascii_digit()) {
             self.at += 1;
         }
-        if self.at > start { Ok(()) } else { Err(Fault::Syntax) }
+        if self.at > start { Ok(()) } else { Err(Reject::NotJson) }
     }
 
     /// Reads an object or array from its opening bracket, which is `open`, to its closing one.
-    fn container(&mut self, open: u8, outer_depth: u32) -> Result<Value<'a>, Fault> {
+    fn container(&mut self, open: u8, outer_depth: u32) -> Result<Value<'a>, Reject> {
         let start = self.at;
         let mut brackets = Brackets { kinds: 0, depth: outer_depth };
-        let (mut flat, mut empty) = (true, false);
         let mut next = open;
         loop {
             // `next` begins a value.
-            let closed = match next {
+            match next {
                 b'{' | b'[' => {
                     if brackets.depth >= self.max_depth {
-                        return Err(Fault::TooDeep);
+                        return Err(Reject::TooDeep);
                     }
                     self.at += 1;
-                    flat = brackets.depth == outer_depth;
                     brackets.open(next);
-                    let closed = self.token() == Some(brackets.closing());
-                    empty = flat && closed;
-                    if !closed {
+                    if self.token() != Some(brackets.closing()) {
                         next = self.member_value(&brackets)?;
                         continue;
                     }
-                    true
+                    self.at += 1;
+                    brackets.close();
                 }
                 b'"' => {
                     self.at += 1;
                     self.string()?;
-                    false
                 }
                 first => {
                     self.scalar(first)?;
-                    false
                 }
-            };
-            // Behind a value, or before the bracket that closes an empty container: close what ends here.
-            let mut closing = closed;
-            loop {
+            }
+            // Behind a value: close what ends here, until a comma announces another.
+            while brackets.depth > outer_depth {
                 let token = self.token();
-                if !closing && token == Some(b',') {
-                    self.at += 1;
+                if token == Some(b',') {
                     break;
                 }
                 if token != Some(brackets.closing()) {
-                    return Err(Fault::Syntax);
+                    return Err(Reject::NotJson);
                 }
                 self.at += 1;
-                closing = false;
                 brackets.close();
-                if brackets.depth == outer_depth {
-                    let json = &self.text[start..self.at];
-                    return Ok(if open == b'{' { Value::Object(Object { json, flat, empty }) } else { Value::Array });
-                }
             }
+            if brackets.depth == outer_depth {
+                let json = &self.text[start..self.at];
+                return Ok(if open == b'{' { Value::Object(json) } else { Value::Array(json) });
+            }
+            self.at += 1;
             next = self.member_value(&brackets)?;
         }
     }
 
     /// The first byte of the next value inside the innermost bracket; in an object its name is read first.
     #[inline(always)]
-    fn member_value(&mut self, brackets: &Brackets) -> Result<u8, Fault> {
+    fn member_value(&mut self, brackets: &Brackets) -> Result<u8, Reject> {
         if brackets.in_object() {
             self.name()?;
         }
-        self.token().ok_or(Fault::Syntax)
+        self.token().ok_or(Reject::NotJson)
     }
 }
 

@@ -9,13 +9,13 @@ const MS_PER_MINUTE: i64 = 60_000;
 const MS_PER_DAY: i64 = 86_400_000;
 
 /// Reads an integer literal of JSON; `None` if it has a fraction or an exponent, or is outside the years.
-pub(super) fn integer_ms(literal: &str) -> Option<i64> {
+pub(super) fn integer(literal: &str) -> Option<i64> {
     literal.parse().ok().and_then(in_range)
 }
 
 /// Reads `2013-01-01T10:15:00.123Z` strictly as RFC 3339 has it: `T` and `Z` in either case, a fraction of any length
 /// (cut off at milliseconds), `±hh:mm`. A day that is not in the calendar, second 60 and hour 24 are refused.
-pub(super) fn rfc3339_ms(text: &[u8]) -> Option<i64> {
+pub(super) fn rfc3339(text: &[u8]) -> Option<i64> {
     #[rustfmt::skip]
     let [y1, y2, y3, y4, b'-', mo1, mo2, b'-', d1, d2, b'T' | b't', h1, h2, b':', mi1, mi2, b':', s1, s2, rest @ ..] = text else {
         return None;

@@ -1,6 +1,7 @@
 //! Strings: finding their end, checking their escapes, resolving them.
 
-use super::{Fault, Scanner};
+use super::Scanner;
+use crate::event::Reject;
 use std::borrow::Cow;
 
 /// A string's text between its quotes, whose escapes have been checked but not resolved.
@@ -13,7 +14,7 @@ pub(in crate::event) struct Text<'a> {
 impl<'a> Text<'a> {
     /// The string that is meant; borrowed unless it has escapes.
     #[inline]
-    pub(in crate::event) fn unescaped(self) -> Cow<'a, str> {
+    pub(in crate::event) fn unescape(self) -> Cow<'a, str> {
         if self.escaped { Cow::Owned(resolve(self.raw)) } else { Cow::Borrowed(self.raw) }
     }
 }
@@ -21,7 +22,7 @@ impl<'a> Text<'a> {
 impl<'a> Scanner<'a> {
     /// Reads a string from behind its opening quote to behind its closing one.
     #[inline(always)]
-    pub(super) fn string(&mut self) -> Result<Text<'a>, Fault> {
+    pub(super) fn string(&mut self) -> Result<Text<'a>, Reject> {
         let start = self.at;
         let end = next_special(self.text.as_bytes(), start);
         self.at = end + 1;
@@ -34,12 +35,12 @@ impl<'a> Scanner<'a> {
 
     /// The same from the first byte on that is not plain.
     #[cold]
-    fn string_with_escapes(&mut self, start: usize) -> Result<Text<'a>, Fault> {
+    fn string_with_escapes(&mut self, start: usize) -> Result<Text<'a>, Reject> {
         loop {
             match self.peek() {
                 Some(b'"') => break,
                 Some(b'\\') => self.escape()?,
-                _ => return Err(Fault::Syntax), // a control character, or the document's end
+                _ => return Err(Reject::NotJson), // a control character, or the document's end
             }
             self.at = next_special(self.text.as_bytes(), self.at);
         }
@@ -49,20 +50,20 @@ impl<'a> Scanner<'a> {
     }
 
     /// Checks one escape, or a pair of surrogates, and steps behind it.
-    fn escape(&mut self) -> Result<(), Fault> {
+    fn escape(&mut self) -> Result<(), Reject> {
         let rest = &self.text.as_bytes()[self.at..];
         match rest.get(1) {
             Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.at += 2,
             Some(b'u') => {
-                let unit = unit_escape(rest).ok_or(Fault::Syntax)?;
+                let unit = unit_escape(rest).ok_or(Reject::NotJson)?;
                 self.at += 6;
                 if is_high_surrogate(unit) && unit_escape(&rest[6..]).is_some_and(is_low_surrogate) {
                     self.at += 6;
                 } else if is_high_surrogate(unit) || is_low_surrogate(unit) {
-                    return Err(Fault::LoneSurrogate);
+                    return Err(Reject::LoneSurrogate);
                 }
             }
-            _ => return Err(Fault::Syntax),
+            _ => return Err(Reject::NotJson),
         }
         Ok(())
     }
