@@ -1,2 +1,49 @@
-//! The one binary.
-fn main() {}
+//! The one binary: what the command line says, and which command does it.
+
+mod commands;
+mod config;
+
+use clap::{Parser, Subcommand};
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// Counts events: what happens now and what happened last year in one answer, exact at a stated position of the log.
+#[derive(Parser)]
+#[command(name = "tidemark", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start everything on this machine: Kafka, ClickHouse, ingest, both layers and the HTTP interface
+    Up(commands::up::Arguments),
+    /// Send NDJSON files (plain, .gz or .zst) to a running tidemark
+    Send(commands::send::Arguments),
+    /// Measure a layer alone on a topic, and check its counts against a recount
+    Bench(commands::bench::Arguments),
+    /// The ClickHouse engine, as a child process of `up`
+    #[command(name = "__engine", hide = true)]
+    Engine {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Up(arguments) => commands::up::run(arguments),
+        Command::Send(arguments) => commands::send::run(arguments),
+        Command::Bench(arguments) => commands::bench::run(&arguments),
+        // Before any runtime exists: the engine makes its own.
+        Command::Engine { arguments } => return tidemark_embedded::engine_main(arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tidemark: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

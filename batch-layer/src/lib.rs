@@ -1,1 +1,8 @@
-//! (to come)
+//! The batch layer: records from the log into history, block by block, each exactly once.
+
+pub mod commit;
+pub mod lane;
+pub mod run;
+
+pub use lane::BlockLimits;
+pub use run::{Batch, run};

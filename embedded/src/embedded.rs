@@ -25,6 +25,10 @@ pub struct EmbeddedOptions {
     pub kafka_port: Option<u16>,
     /// The engine's port; chosen if absent.
     pub clickhouse_port: Option<u16>,
+    /// A Kafka that runs elsewhere, `host:port`: none is started then.
+    pub other_kafka: Option<String>,
+    /// A ClickHouse that runs elsewhere, its URL: no engine is started then.
+    pub other_clickhouse: Option<String>,
 }
 
 impl EmbeddedOptions {
@@ -37,15 +41,18 @@ impl EmbeddedOptions {
             kafka_heap_mib: BrokerOptions::DEFAULT_HEAP_MIB,
             kafka_port: None,
             clickhouse_port: None,
+            other_kafka: None,
+            other_clickhouse: None,
         }
     }
 }
 
-/// A running Kafka node and a running ClickHouse engine. Dropped without [`Embedded::stop`], both are killed.
+/// A running Kafka node and a running ClickHouse engine, or one of them beside a server that runs elsewhere. Dropped
+/// without [`Embedded::stop`], they are killed.
 #[derive(Debug)]
 pub struct Embedded {
-    kafka: Supervisor,
-    engine: Supervisor,
+    kafka: Option<Supervisor>,
+    engine: Option<Supervisor>,
     board: Arc<Board>,
     keeper: JoinHandle<()>,
 }
@@ -77,25 +84,39 @@ impl Embedded {
             limits: options.limits,
         };
         let logs = dir.logs();
-        let (kafka, engine) = tokio::try_join!(
-            Broker::start(engines, &broker),
-            Engine::start(options.engine, &args, &logs)
-        )?;
+        let start_kafka = async {
+            match options.other_kafka {
+                Some(_) => Ok(None),
+                None => Broker::start(engines, &broker).await.map(Some),
+            }
+        };
+        let start_engine = async {
+            match options.other_clickhouse {
+                Some(_) => Ok(None),
+                None => Engine::start(options.engine, &args, &logs)
+                    .await
+                    .map(Some),
+            }
+        };
+        let (kafka, engine) = tokio::try_join!(start_kafka, start_engine)?;
 
+        let own_kafka = format!("127.0.0.1:{kafka_port}");
+        let own_clickhouse = format!("http://127.0.0.1:{clickhouse_port}");
         let runtime = Runtime {
             pid: std::process::id(),
             http: None,
-            kafka: format!("127.0.0.1:{kafka_port}"),
-            clickhouse: format!("http://127.0.0.1:{clickhouse_port}"),
-            kafka_pid: pid(&kafka.state().borrow()),
-            engine_pid: pid(&engine.state().borrow()),
+            kafka: options.other_kafka.clone().unwrap_or(own_kafka),
+            clickhouse: options.other_clickhouse.clone().unwrap_or(own_clickhouse),
+            kafka_pid: kafka.as_ref().and_then(|s| pid(&s.state().borrow())),
+            engine_pid: engine.as_ref().and_then(|s| pid(&s.state().borrow())),
         };
         let board = Arc::new(Board {
             dir,
             runtime: Mutex::new(runtime),
         });
         board.change(|_| {})?;
-        let keeper = tokio::spawn(keep(Arc::clone(&board), kafka.state(), engine.state()));
+        let states = [kafka.as_ref(), engine.as_ref()].map(|child| child.map(Supervisor::state));
+        let keeper = tokio::spawn(keep(Arc::clone(&board), states));
         Ok(Self {
             kafka,
             engine,
@@ -119,22 +140,12 @@ impl Embedded {
         self.board.change(|runtime| runtime.http = Some(address))
     }
 
-    /// Kafka's state.
-    #[must_use]
-    pub fn kafka(&self) -> watch::Receiver<ChildState> {
-        self.kafka.state()
-    }
-
-    /// The engine's state.
-    #[must_use]
-    pub fn engine(&self) -> watch::Receiver<ChildState> {
-        self.engine.state()
-    }
-
     /// Stops both and lets the directory go. Call it after the last insert and the last produce.
     pub async fn stop(self) {
         self.keeper.abort();
-        tokio::join!(self.kafka.stop(), self.engine.stop());
+        for child in [self.kafka, self.engine].into_iter().flatten() {
+            child.stop().await;
+        }
         self.board.dir.remove_runtime();
     }
 }
@@ -161,28 +172,31 @@ impl Board {
 }
 
 /// Writes the file anew whenever a child comes or goes.
-async fn keep(
-    board: Arc<Board>,
-    mut kafka: watch::Receiver<ChildState>,
-    mut engine: watch::Receiver<ChildState>,
-) {
+async fn keep(board: Arc<Board>, [mut kafka, mut engine]: [Option<watch::Receiver<ChildState>>; 2]) {
     loop {
         let changed = tokio::select! {
-            changed = kafka.changed() => changed,
-            changed = engine.changed() => changed,
+            changed = next(&mut kafka) => changed,
+            changed = next(&mut engine) => changed,
         };
         if changed.is_err() {
             return;
         }
-        let (kafka_pid, engine_pid) = (
-            pid(&kafka.borrow_and_update()),
-            pid(&engine.borrow_and_update()),
-        );
-        let written = board
-            .change(|runtime| (runtime.kafka_pid, runtime.engine_pid) = (kafka_pid, engine_pid));
+        let now = |state: &mut Option<watch::Receiver<ChildState>>| {
+            state.as_mut().and_then(|state| pid(&state.borrow_and_update()))
+        };
+        let (kafka_pid, engine_pid) = (now(&mut kafka), now(&mut engine));
+        let written = board.change(|runtime| (runtime.kafka_pid, runtime.engine_pid) = (kafka_pid, engine_pid));
         if let Err(error) = written {
             tracing::warn!("{error}");
         }
+    }
+}
+
+/// The next change of a child; never, if there is none.
+async fn next(state: &mut Option<watch::Receiver<ChildState>>) -> Result<(), watch::error::RecvError> {
+    match state {
+        Some(state) => state.changed().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,1 +1,98 @@
-//! (to come)
+//! History: raw events, dead letters, roll-ups and the ledger in ClickHouse. [`clickhouse`] is the one door to the
+//! engine (the only place that names the `clickhouse` crate), [`memory`] its twin for unit tests and the simulator.
+//!
+//! The tables are generated from the view declarations ([`schema`]) and rows are encoded in [`rows`]; what is written
+//! when, and what is believed about it, is decided in the batch and speed layers.
+
+pub mod block;
+pub mod clickhouse;
+pub mod ledger;
+pub mod memory;
+pub mod rows;
+pub mod schema;
+mod sql;
+
+use crate::ledger::LedgerRow;
+use crate::rows::{Found, RowBlock};
+use std::collections::BTreeMap;
+use std::future::Future;
+use tidemark_core::epoch::{Epoch, Mark};
+use tidemark_core::offset::{Offset, OffsetRange, Partition};
+use tidemark_core::question::{Question, Rows};
+use tidemark_core::view::ViewId;
+use tidemark_core::window::Level;
+
+/// The mark of each partition, as the ledger has it.
+pub type Marks = BTreeMap<Partition, Mark>;
+
+/// A page of dead letters, newest first.
+#[derive(Clone, Debug, Default)]
+pub struct DeadLetterQuery {
+    pub partition: Option<Partition>,
+    pub reason: Option<String>,
+    /// Only dead letters strictly before this place in the order of the answer.
+    pub before: Option<(i64, Partition, Offset)>,
+    pub limit: u32,
+}
+
+/// A record that was not counted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DeadLetter {
+    pub partition: Partition,
+    pub offset: Offset,
+    pub record_timestamp_ms: i64,
+    pub reason: String,
+    pub payload: Vec<u8>,
+}
+
+/// What can go wrong at the history engine.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No answer, or one that says nothing about the outcome. A write may or may not have happened.
+    #[error("clickhouse at {url} did not answer: {reason}")]
+    Unavailable { url: String, reason: String },
+    /// The engine understood and refused.
+    #[error("clickhouse refused ({code}): {reason}")]
+    Refused { code: u32, reason: String },
+    /// The history was written under other rules than the configuration's.
+    #[error("{0}")]
+    OtherRules(String),
+    /// The engine answered something that cannot be right.
+    #[error("clickhouse answered nonsense: {0}")]
+    Nonsense(String),
+}
+
+/// The history engine, as the layers see it.
+pub trait History: Send + Sync + 'static {
+    /// Inserts a block's rows into one table under a deduplication token: the same token again changes nothing.
+    /// Any error leaves the outcome unknown.
+    fn insert(&self, block: &RowBlock, token: &str) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Reads back what stands in an offset range: rows and folds, for each table and month.
+    fn found(&self, partition: Partition, range: OffsetRange) -> impl Future<Output = Result<Found, Error>> + Send;
+
+    /// An epoch's cells of one view at one level, in the view's dimension order; the bucket is the period's start.
+    fn cells(&self, view: ViewId, level: Level, partition: Partition, epoch: Epoch) -> impl Future<Output = Result<Rows, Error>> + Send;
+
+    /// Deletes everything of an epoch that is above the mark: raw rows, dead letters and roll-ups.
+    fn wipe(&self, partition: Partition, epoch: Epoch, deadline_secs: u32) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Answers from the closed epochs, those below `marks`.
+    fn answer(&self, question: &Question, marks: &Marks) -> impl Future<Output = Result<Rows, Error>> + Send;
+
+    /// The first and last 5-minute window of the closed epochs, in milliseconds; `None` if there is none.
+    fn extent(&self, view: ViewId, marks: &Marks) -> impl Future<Output = Result<Option<(i64, i64)>, Error>> + Send;
+
+    /// Where the ledger puts each partition's mark.
+    fn marks(&self) -> impl Future<Output = Result<Marks, Error>> + Send;
+
+    fn record(&self, row: &LedgerRow) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// The ledger's rows about one epoch, oldest first.
+    fn ledger(&self, partition: Partition, epoch: Epoch) -> impl Future<Output = Result<Vec<LedgerRow>, Error>> + Send;
+
+    fn dead_letters(&self, query: &DeadLetterQuery) -> impl Future<Output = Result<Vec<DeadLetter>, Error>> + Send;
+
+    /// Raw events and duplicates of an offset range in order of offset, for what Kafka no longer has.
+    fn raw(&self, partition: Partition, range: OffsetRange) -> impl Future<Output = Result<Vec<rows::RawRecord>, Error>> + Send;
+}

@@ -1,1 +1,9 @@
-//! (to come)
+//! The speed layer: 5-minute tumbling-window counts of the open epochs, in memory.
+
+pub mod reconcile;
+pub mod reread;
+pub mod run;
+pub mod segment;
+pub mod tide;
+
+pub use run::{Snapshot, Speed};

@@ -26,13 +26,33 @@ pub enum Happened<'a> {
     Record(Record<'a>),
     /// The partition has been read up to `next`, holes included: the log has no record between the last one delivered
     /// and `next`, and none above yet.
-    End { partition: Partition, next: NextOffset },
+    End {
+        partition: Partition,
+        next: NextOffset,
+    },
     /// These partitions are now this consumer's. Nothing is read from them before [`Consumer::start`].
     Assigned(Vec<Partition>),
     /// These partitions go away; the group waits until [`Consumer::release`] is called for them.
     Revoked(Vec<Partition>),
     /// These partitions were lost without notice (session expired, fenced): they may already have another owner.
     Lost(Vec<Partition>),
+}
+
+/// Which partitions a consumer reads, and on whose behalf it commits.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Membership {
+    /// Every partition of the topic, shared with nobody; partitions added later are found. Without a group there are
+    /// no committed positions. With one, commits are not fenced: nobody else may use that group.
+    All { group: Option<String> },
+    /// The partitions that the group gives to this member (cooperative, sticky).
+    Group {
+        group: String,
+        /// A name that outlives the process (static membership): a restart within the session timeout keeps the
+        /// partitions, and a second process of the same name fences the first.
+        instance: Option<String>,
+        /// How long the group keeps a silent member's partitions for it.
+        session_timeout: Duration,
+    },
 }
 
 /// A group's committed position for one partition, with the owner's note.
@@ -42,15 +62,22 @@ pub struct Committed {
     pub metadata: String,
 }
 
-/// The log's retained extent for one partition: `[start, end)`.
+/// The log's retained extent for one partition: `[start, end)`. An open transaction is above the end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Extent {
     pub start: NextOffset,
     pub end: NextOffset,
 }
 
+impl Extent {
+    /// True if reading can begin at `at`.
+    pub fn admits(&self, at: NextOffset) -> bool {
+        self.start <= at && at <= self.end
+    }
+}
+
 /// What can go wrong at the log.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// The broker cannot be reached or did not answer in time; the call may be repeated.
     #[error("kafka at {broker} does not answer: {reason}")]
@@ -71,14 +98,17 @@ pub enum Error {
 /// Reads the log. Generic code takes `impl Consumer`; there is no dynamic dispatch on the path of a record.
 pub trait Consumer {
     /// Waits until something has happened, a [`Waker`] has called, or `max_wait` is over, then hands over what is
-    /// there (at most a batch) in order. Returns how many events were handed over.
+    /// there (at most a batch) in order. Returns how many events were handed over. On an error what was handed over
+    /// stands, nothing is skipped, and polling may go on: an error that concerns one partition
+    /// (`OutOfRange`) stops that partition until it is started again.
     fn poll(&mut self, max_wait: Duration, deliver: impl FnMut(Happened<'_>)) -> Result<usize, Error>;
 
     /// Begins (or begins again) to read an assigned partition at `at`. Errors with `OutOfRange` if `at` lies outside
-    /// the retained log (`at == end` is inside).
+    /// the retained log (`at == end` is inside), `Fenced` if the partition is not (or no longer) this consumer's.
     fn start(&mut self, partition: Partition, at: NextOffset) -> Result<(), Error>;
 
-    /// Stops reading these partitions and lets the group give them away.
+    /// Stops reading these partitions and lets the group give them away. The group learns of it when the last
+    /// partition of a revocation has been released; until then no further rebalance reaches this consumer.
     fn release(&mut self, partitions: &[Partition]) -> Result<(), Error>;
 
     /// Backpressure: stops fetching without giving the partition up; polling must go on.
@@ -101,7 +131,11 @@ pub trait Consumer {
     fn waker(&self) -> Waker;
 }
 
+mod control;
 pub mod kafka;
 pub mod memory;
+mod producer;
 mod waker;
+pub use control::Control;
+pub use producer::{Outgoing, Position, Producer, SendError};
 pub use waker::Waker;

@@ -8,6 +8,24 @@ pub(super) use string::Text;
 use crate::event::Reject;
 use std::borrow::Cow;
 
+/// What is wrong with a document where reading stopped: of [`Reject`] the part that a scanner can find.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Fault {
+    Syntax,
+    TooDeep,
+    LoneSurrogate,
+}
+
+impl From<Fault> for Reject {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Syntax => Self::NotJson,
+            Fault::TooDeep => Self::TooDeep,
+            Fault::LoneSurrogate => Self::LoneSurrogate,
+        }
+    }
+}
+
 /// A value as it stands in the document.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Value<'a> {
@@ -71,13 +89,13 @@ impl<'a> Scanner<'a> {
         } else {
             self.value(0)?;
         }
-        if self.token().is_none() { Ok(is_object) } else { Err(Reject::NotJson) }
+        if self.token().is_none() { Ok(is_object) } else { Err(Fault::Syntax.into()) }
     }
 
     #[inline]
-    fn top_object(&mut self, mut member: impl FnMut(Text<'a>, Value<'a>)) -> Result<(), Reject> {
+    fn top_object(&mut self, mut member: impl FnMut(Text<'a>, Value<'a>)) -> Result<(), Fault> {
         if self.max_depth < 1 {
-            return Err(Reject::TooDeep);
+            return Err(Fault::TooDeep);
         }
         self.at += 1;
         if self.token() == Some(b'}') {
@@ -91,7 +109,7 @@ impl<'a> Scanner<'a> {
             match self.token() {
                 Some(b',') => self.at += 1,
                 Some(b'}') => break,
-                _ => return Err(Reject::NotJson),
+                _ => return Err(Fault::Syntax),
             }
         }
         self.at += 1;
@@ -131,9 +149,9 @@ impl<'a> Scanner<'a> {
     }
 
     #[inline(always)]
-    fn expect(&mut self, byte: u8) -> Result<(), Reject> {
+    fn expect(&mut self, byte: u8) -> Result<(), Fault> {
         if self.token() != Some(byte) {
-            return Err(Reject::NotJson);
+            return Err(Fault::Syntax);
         }
         self.at += 1;
         Ok(())
@@ -141,7 +159,7 @@ impl<'a> Scanner<'a> {
 
     /// A member's name and the colon behind it.
     #[inline(always)]
-    fn name(&mut self) -> Result<Text<'a>, Reject> {
+    fn name(&mut self) -> Result<Text<'a>, Fault> {
         self.expect(b'"')?;
         let name = self.string()?;
         self.expect(b':')?;
@@ -150,7 +168,7 @@ impl<'a> Scanner<'a> {
 
     /// Reads any value; `depth` is how many brackets are open around it.
     #[inline(always)]
-    fn value(&mut self, depth: u32) -> Result<Value<'a>, Reject> {
+    fn value(&mut self, depth: u32) -> Result<Value<'a>, Fault> {
         match self.token() {
             Some(b'"') => {
                 self.at += 1;
@@ -158,31 +176,31 @@ impl<'a> Scanner<'a> {
             }
             Some(open @ (b'{' | b'[')) => self.container(open, depth),
             Some(first) => self.scalar(first),
-            None => Err(Reject::NotJson),
+            None => Err(Fault::Syntax),
         }
     }
 
     #[inline(always)]
-    fn scalar(&mut self, first: u8) -> Result<Value<'a>, Reject> {
+    fn scalar(&mut self, first: u8) -> Result<Value<'a>, Fault> {
         match first {
             b'-' | b'0'..=b'9' => self.number().map(Value::Number),
             b'n' => self.literal(b"null", Value::Null),
             b't' => self.literal(b"true", Value::Bool(true)),
             b'f' => self.literal(b"false", Value::Bool(false)),
-            _ => Err(Reject::NotJson),
+            _ => Err(Fault::Syntax),
         }
     }
 
-    fn literal(&mut self, literal: &[u8], value: Value<'a>) -> Result<Value<'a>, Reject> {
+    fn literal(&mut self, literal: &[u8], value: Value<'a>) -> Result<Value<'a>, Fault> {
         if !self.text.as_bytes()[self.at..].starts_with(literal) {
-            return Err(Reject::NotJson);
+            return Err(Fault::Syntax);
         }
         self.at += literal.len();
         Ok(value)
     }
 
     #[inline]
-    fn number(&mut self) -> Result<&'a str, Reject> {
+    fn number(&mut self) -> Result<&'a str, Fault> {
         let start = self.at;
         if self.peek() == Some(b'-') {
             self.at += 1;
@@ -207,16 +225,16 @@ impl<'a> Scanner<'a> {
 
     /// One digit or more.
     #[inline]
-    fn digits(&mut self) -> Result<(), Reject> {
+    fn digits(&mut self) -> Result<(), Fault> {
         let start = self.at;
         while self.peek().is_some_and(|b| b.is_ascii_digit()) {
             self.at += 1;
         }
-        if self.at > start { Ok(()) } else { Err(Reject::NotJson) }
+        if self.at > start { Ok(()) } else { Err(Fault::Syntax) }
     }
 
     /// Reads an object or array from its opening bracket, which is `open`, to its closing one.
-    fn container(&mut self, open: u8, outer_depth: u32) -> Result<Value<'a>, Reject> {
+    fn container(&mut self, open: u8, outer_depth: u32) -> Result<Value<'a>, Fault> {
         let start = self.at;
         let mut brackets = Brackets { kinds: 0, depth: outer_depth };
         let mut next = open;
@@ -225,7 +243,7 @@ impl<'a> Scanner<'a> {
             match next {
                 b'{' | b'[' => {
                     if brackets.depth >= self.max_depth {
-                        return Err(Reject::TooDeep);
+                        return Err(Fault::TooDeep);
                     }
                     self.at += 1;
                     brackets.open(next);
@@ -251,7 +269,7 @@ impl<'a> Scanner<'a> {
                     break;
                 }
                 if token != Some(brackets.closing()) {
-                    return Err(Reject::NotJson);
+                    return Err(Fault::Syntax);
                 }
                 self.at += 1;
                 brackets.close();
@@ -267,11 +285,11 @@ impl<'a> Scanner<'a> {
 
     /// The first byte of the next value inside the innermost bracket; in an object its name is read first.
     #[inline(always)]
-    fn member_value(&mut self, brackets: &Brackets) -> Result<u8, Reject> {
+    fn member_value(&mut self, brackets: &Brackets) -> Result<u8, Fault> {
         if brackets.in_object() {
             self.name()?;
         }
-        self.token().ok_or(Reject::NotJson)
+        self.token().ok_or(Fault::Syntax)
     }
 }
 

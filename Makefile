@@ -1,0 +1,32 @@
+# The doors to everything here; the work itself is in scripts/. `make` lists them.
+.DEFAULT_GOAL := help
+.PHONY: help setup build up test check bench accept-main
+
+# Further words for the program: make up ARGS="--listen 127.0.0.1:9000"
+ARGS ?=
+TIDEMARK := $(or $(CARGO_TARGET_DIR),target)/release/tidemark
+
+help: ## what can be made
+	@awk -F ':[^#]*## ' '/^[a-z-]+:[^#]*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install what is missing: packages, Kafka's jars, the ClickHouse engine
+	@scripts/setup.sh
+
+build: ## the program, optimized: target/release/tidemark
+	cargo build --release --locked
+
+up: setup build ## build and start everything with a sample stream of real flights; Ctrl-C stops it
+	@exec $(TIDEMARK) up --demo $(ARGS)
+
+test: setup ## what CI runs: the checks, then every test with the real engines (under 40 minutes on 2 cores)
+	scripts/test.sh
+
+check: ## format, dependency policy, lints, documents: before every commit
+	scripts/check.sh
+
+bench: setup build ## what each layer does alone: events/s, CPU per million events, memory
+	$(TIDEMARK) bench speed $(ARGS)
+	$(TIDEMARK) bench batch $(ARGS)
+
+accept-main: setup build ## everything that the main job must show, as a table (longer than the tests)
+	tests/accept-main.sh

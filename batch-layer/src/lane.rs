@@ -1,0 +1,119 @@
+//! A lane: one partition's way into history, from records to blocks that are ready to be committed. Pure.
+
+use crate::commit::Intent;
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+use tidemark_core::generation::Rules;
+use tidemark_core::judge::Judge;
+use tidemark_core::offset::{NextOffset, Partition};
+use tidemark_history::block::{Block, BlockBuilder};
+use tidemark_topic::Record;
+
+/// When a block is full. A block is one insert per table, and the engine takes at most 500,000 rows in one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BlockLimits {
+    pub max_rows: u64,
+    pub max_age: Duration,
+    /// Encoded rows held in memory for a partition.
+    pub max_bytes: usize,
+    /// Table partitions (months) that one insert may touch: each is a part on disk, and all stand in the intent.
+    pub max_parts: usize,
+}
+
+impl Default for BlockLimits {
+    fn default() -> Self {
+        Self { max_rows: 200_000, max_age: Duration::from_secs(10), max_bytes: 64 << 20, max_parts: 60 }
+    }
+}
+
+/// One partition's state in the batch layer.
+#[derive(Debug)]
+pub struct Lane {
+    judge: Judge,
+    /// The first offset not yet judged.
+    read: NextOffset,
+    builder: BlockBuilder,
+    since: Option<Instant>,
+    /// What a former owner may have sent: the first block must end exactly where it says.
+    intent: Option<Intent>,
+    ready: VecDeque<(Block, Option<Intent>)>,
+}
+
+impl Lane {
+    /// A lane that goes on at the group's committed position. Records must be taken from [`Lane::begin_at`] on.
+    pub fn new(rules: &Rules, partition: Partition, at: NextOffset, intent: Option<Intent>) -> Self {
+        Self {
+            judge: Judge::new(rules),
+            read: Judge::lookback(rules, at),
+            builder: BlockBuilder::new(partition, at),
+            since: None,
+            intent,
+            ready: VecDeque::new(),
+        }
+    }
+
+    /// The first record that is needed.
+    pub fn begin_at(&self) -> NextOffset {
+        self.read
+    }
+
+    /// Takes one record. One that has been taken before changes nothing.
+    pub fn take(&mut self, record: Record<'_>, now: Instant, limits: &BlockLimits) {
+        if self.read.includes(record.offset) {
+            return;
+        }
+        let verdict = self.judge.judge(record.offset, record.payload, record.timestamp_ms);
+        self.read = record.offset.next();
+        if self.builder.from().includes(record.offset) {
+            return;
+        }
+        if self.intent.as_ref().is_some_and(|intent| intent.to.includes(record.offset)) {
+            self.builder.push(record.offset, &verdict, record.payload, record.timestamp_ms);
+            return self.finish_intended(record.offset.next(), false);
+        }
+        self.finish_intended(record.offset.next(), true);
+        self.builder.push(record.offset, &verdict, record.payload, record.timestamp_ms);
+        self.since.get_or_insert(now);
+        if self.builder.rows() >= limits.max_rows || self.builder.bytes() >= limits.max_bytes || self.builder.parts() >= limits.max_parts {
+            self.cut(None);
+        }
+    }
+
+    /// There is nothing but holes up to `next`.
+    pub fn passed(&mut self, next: NextOffset, now: Instant) {
+        self.read = self.read.max(next);
+        self.finish_intended(next, false);
+        if self.intent.is_none() && next > self.builder.to() {
+            self.builder.skip_to(next);
+            self.since.get_or_insert(now);
+        }
+    }
+
+    /// Cuts the intended block once all of its offsets have been passed.
+    fn finish_intended(&mut self, reached: NextOffset, passed: bool) {
+        let Some(intent) = self.intent.take_if(|intent| passed || reached >= intent.to) else { return };
+        self.builder.skip_to(intent.to);
+        self.cut(Some(intent));
+    }
+
+    fn cut(&mut self, intent: Option<Intent>) {
+        let empty = BlockBuilder::new(Partition(0), NextOffset::ZERO);
+        let (block, next) = std::mem::replace(&mut self.builder, empty).finish();
+        self.builder = next;
+        self.since = None;
+        self.ready.extend(block.map(|block| (block, intent)));
+    }
+
+    /// The next block to commit, with the intent under which it may have been sent before.
+    pub fn due(&mut self, now: Instant, limits: &BlockLimits) -> Option<(Block, Option<Intent>)> {
+        if self.ready.is_empty() && self.since.is_some_and(|since| now.duration_since(since) >= limits.max_age) {
+            self.cut(None);
+        }
+        self.ready.pop_front()
+    }
+
+    /// When [`Lane::due`] will have something without any more records.
+    pub fn due_at(&self, limits: &BlockLimits) -> Option<Instant> {
+        self.since.map(|since| since + limits.max_age)
+    }
+}

@@ -1,0 +1,410 @@
+//! The door to ClickHouse: its HTTP interface, by the official client. The embedded engine speaks the same.
+
+use crate::ledger::{Entry, LedgerRow, mark_after};
+use crate::rows::{Found, Month, PartKey, RawKind, RawRecord, RowBlock, RowCount, Table};
+use crate::{DeadLetter, DeadLetterQuery, Error, History, Marks, schema, sql};
+use clickhouse::{Client, Row};
+use hyper_util::client::legacy::{Client as HyperClient, connect::HttpConnector};
+use hyper_util::rt::TokioExecutor;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use std::future::Future;
+use std::time::Duration;
+use tidemark_core::amount::{Amount, Sum};
+use tidemark_core::cell::{Cell, Tally};
+use tidemark_core::epoch::Epoch;
+use tidemark_core::generation::Rules;
+use tidemark_core::offset::{Offset, OffsetRange, Partition};
+use tidemark_core::question::{Question, RowKey, Rows};
+use tidemark_core::view::ViewId;
+use tidemark_core::window::Level;
+
+/// Where the engine is, and the database that holds this topic's history.
+#[derive(Clone, Debug)]
+pub struct Server {
+    pub url: String,
+    pub database: String,
+    pub user: Option<String>,
+    pub password: Option<String>,
+}
+
+/// An answer for people must come sooner than they give up; what takes longer is refused by the engine itself.
+const QUERY_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Below the batch group's session timeout, so that an owner that loses its partition has no insert of unknown fate.
+pub const INSERT_DEADLINE: Duration = Duration::from_secs(20);
+
+/// A history in ClickHouse.
+#[derive(Clone, Debug)]
+pub struct ClickHouse {
+    client: DebugClient,
+    url: String,
+    topic: String,
+    rules: Rules,
+}
+
+#[derive(Clone)]
+struct DebugClient(Client);
+
+impl std::fmt::Debug for DebugClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("clickhouse::Client")
+    }
+}
+
+#[derive(Row, Deserialize)]
+struct CellRow {
+    b: i64,
+    v: Vec<String>,
+    c: u64,
+    ac: u64,
+    s: i128,
+    lo: Option<i64>,
+    hi: Option<i64>,
+    f: u64,
+}
+
+#[derive(Row, Deserialize)]
+struct ExtentRow {
+    lo: i64,
+    hi: i64,
+    n: u64,
+}
+
+#[derive(Row, Deserialize)]
+struct FoundRow {
+    part: u32,
+    n: u64,
+    fold: u64,
+}
+
+#[derive(Row, Deserialize)]
+struct MarkRow {
+    partition: u32,
+    last: u64,
+}
+
+#[derive(Row, Deserialize)]
+struct LedgerTableRow {
+    entry: i8,
+    events: u64,
+    duplicates: u64,
+    dead_letters: u64,
+    holes: u64,
+    fold: u64,
+    deadline: i64,
+    at: i64,
+}
+
+#[derive(Row, Deserialize)]
+struct DeadLetterRow {
+    partition: u32,
+    offset: u64,
+    at: i64,
+    reason: String,
+    #[serde(with = "serde_bytes")]
+    payload: Vec<u8>,
+}
+
+#[derive(Row, Deserialize)]
+struct EventRow {
+    offset: u64,
+    event_id: String,
+    event_type: String,
+    at: i64,
+    product_id: String,
+    user_id: String,
+    order_amount: Option<i64>,
+}
+
+#[derive(Row, Deserialize)]
+struct GenerationRow {
+    topic: String,
+    rules: String,
+}
+
+fn client(server: &Server) -> Client {
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(Duration::from_secs(5)));
+    let http = HyperClient::builder(TokioExecutor::new()).pool_idle_timeout(Duration::from_secs(2)).build(connector);
+    let mut client = Client::with_http_client(http).with_url(&server.url).with_compression(clickhouse::Compression::None);
+    if let Some(user) = &server.user {
+        client = client.with_user(user);
+    }
+    if let Some(password) = &server.password {
+        client = client.with_password(password);
+    }
+    client
+}
+
+impl ClickHouse {
+    /// Connects, creates what is missing, and refuses a history that was written under other rules.
+    pub async fn open(server: &Server, topic: &str, rules: Rules) -> Result<Self, Error> {
+        let bare = Self { client: DebugClient(client(server)), url: server.url.clone(), topic: topic.to_owned(), rules };
+        let database = &server.database;
+        if !database.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') || database.is_empty() {
+            return Err(Error::OtherRules(format!("`{database}` cannot be a database name; use letters, digits and _")));
+        }
+        bare.execute(&format!("CREATE DATABASE IF NOT EXISTS {database}")).await?;
+        let history = Self { client: DebugClient(bare.client.0.with_database(database)), ..bare };
+        history.migrate().await?;
+        Ok(history)
+    }
+
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    async fn migrate(&self) -> Result<(), Error> {
+        self.execute(&schema::generations()).await?;
+        let generation = self.rules.generation;
+        let known: Vec<GenerationRow> = self.select(&format!("SELECT topic, rules FROM generations WHERE generation = {generation}")).await?;
+        let ours = schema::rules_text(&self.rules);
+        for row in &known {
+            if row.topic != self.topic {
+                return Err(Error::OtherRules(format!("this history belongs to topic `{}`, not `{}`; use another database (clickhouse.database)", row.topic, self.topic)));
+            }
+            if row.rules != ours {
+                return Err(Error::OtherRules(format!(
+                    "this history was counted by other rules, and counts of two kinds must not be mixed.\n  history: {}\n  config:  {ours}\nrestore the settings, or use another data directory or database",
+                    row.rules
+                )));
+            }
+        }
+        for (version, statements) in schema::migrations(&self.rules) {
+            for statement in statements {
+                self.execute(&statement).await?;
+            }
+            let (topic, rules) = (sql::literal(&self.topic), sql::literal(&ours));
+            let done = format!("SELECT {generation}, {version}, {topic}, {rules} WHERE (SELECT count() FROM generations WHERE generation = {generation} AND schema_version = {version}) = 0");
+            self.execute(&format!("INSERT INTO generations (generation, schema_version, topic, rules) {done}")).await?;
+        }
+        Ok(())
+    }
+
+    async fn execute(&self, statement: &str) -> Result<(), Error> {
+        self.within(QUERY_DEADLINE, self.client.0.query(statement).with_setting("wait_end_of_query", "1").execute()).await
+    }
+
+    async fn select<R>(&self, query: &str) -> Result<Vec<R>, Error>
+    where
+        R: for<'a> Row<Value<'a> = R> + DeserializeOwned + Send + 'static,
+    {
+        self.within(QUERY_DEADLINE, self.client.0.query(query).with_setting("max_threads", "1").fetch_all::<R>()).await
+    }
+
+    async fn within<T>(&self, deadline: Duration, answer: impl Future<Output = clickhouse::error::Result<T>> + Send) -> Result<T, Error> {
+        match tokio::time::timeout(deadline, answer).await {
+            Ok(answer) => answer.map_err(|error| self.explain(&error)),
+            Err(_) => Err(Error::Unavailable { url: self.url.clone(), reason: format!("no answer within {} s", deadline.as_secs()) }),
+        }
+    }
+
+    fn explain(&self, error: &clickhouse::error::Error) -> Error {
+        let reason = error.to_string();
+        match error {
+            clickhouse::error::Error::BadResponse(text) => match exception_code(text) {
+                Some(code) => Error::Refused { code, reason: text.clone() },
+                None => Error::Unavailable { url: self.url.clone(), reason },
+            },
+            clickhouse::error::Error::Network(_) | clickhouse::error::Error::TimedOut => {
+                let cause = std::error::Error::source(error).map(|cause| format!(" ({cause:?})")).unwrap_or_default();
+                Error::Unavailable { url: self.url.clone(), reason: reason + &cause }
+            }
+            _ => Error::Nonsense(reason),
+        }
+    }
+
+    fn rows_of(cells: Vec<CellRow>) -> Rows {
+        let mut rows = Rows::new();
+        for row in cells {
+            let amounts = row.lo.zip(row.hi).map(|(lo, hi)| (Amount::from_ten_thousandths(lo), Amount::from_ten_thousandths(hi)));
+            let cell = Cell::from_parts(row.c, row.ac, Sum::from_ten_thousandths(row.s), amounts, row.f);
+            let key = RowKey { bucket_ms: row.b, values: row.v.into_iter().map(String::into_boxed_str).collect() };
+            rows.entry(key).or_default().merge(&cell);
+        }
+        rows
+    }
+
+    /// The calendar buckets that the answer can fall into.
+    async fn calendar_starts(&self, question: &Question, marks: &Marks) -> Result<Option<Vec<i64>>, Error> {
+        if !question.buckets.is_calendar() {
+            return Ok(Some(Vec::new()));
+        }
+        let (from, to) = match (question.range.from_ms, question.range.to_ms) {
+            (Some(from), Some(to)) => (from, to),
+            (from, to) => {
+                let Some((first, last)) = self.extent(question.view, marks).await? else { return Ok(None) };
+                (from.unwrap_or(first), to.unwrap_or(last + Level::FiveMinutes.ms()))
+            }
+        };
+        question.buckets.starts(from, to).map(Some).map_err(|error| Error::Nonsense(error.to_string()))
+    }
+}
+
+/// The number in `Code: 60. DB::Exception: …`.
+fn exception_code(text: &str) -> Option<u32> {
+    let rest = &text[text.find("Code: ")? + "Code: ".len()..];
+    rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+impl History for ClickHouse {
+    async fn insert(&self, block: &RowBlock, token: &str) -> Result<(), Error> {
+        let (table, columns) = match block.table {
+            Table::Events => ("events", schema::EVENT_COLUMNS),
+            Table::DeadLetters => ("dead_letters", schema::DEAD_LETTER_COLUMNS),
+        };
+        let insert = async {
+            let mut insert = self
+                .client
+                .0
+                .insert_formatted_with(format!("INSERT INTO {table} ({columns}) FORMAT RowBinary"))
+                .with_setting("insert_deduplication_token", token)
+                .with_setting("insert_deduplicate", "1")
+                .with_setting("deduplicate_blocks_in_dependent_materialized_views", "1")
+                .with_setting("async_insert", "0")
+                .with_setting("max_partitions_per_insert_block", "0")
+                .with_setting("wait_end_of_query", "1");
+            for piece in &block.pieces {
+                insert.send(piece.clone()).await?;
+            }
+            insert.end().await
+        };
+        self.within(INSERT_DEADLINE, insert).await
+    }
+
+    async fn found(&self, partition: Partition, range: OffsetRange) -> Result<Found, Error> {
+        let place = sql::in_range(partition, range.from().get(), range.to().get());
+        let events = format!("SELECT toYYYYMM(timestamp) AS part, count() AS n, sum(intHash64(offset)) AS fold FROM events WHERE {place} GROUP BY part");
+        let dead = format!("SELECT toUInt32(0) AS part, count() AS n, sum(intHash64(offset)) AS fold FROM dead_letters WHERE {place}");
+        let rows: Vec<FoundRow> = self.select(&format!("{events} UNION ALL {dead}")).await?;
+        let part = |part| if part == 0 { PartKey::DeadLetters } else { PartKey::Events(Month(part)) };
+        Ok(rows.into_iter().filter(|row| row.n > 0).map(|row| (part(row.part), RowCount { rows: row.n, fold: row.fold })).collect())
+    }
+
+    async fn cells(&self, view: ViewId, level: Level, partition: Partition, epoch: Epoch) -> Result<Rows, Error> {
+        let query = sql::cells(&self.rules, self.rules.views.get(view), level, partition, epoch);
+        Ok(Self::rows_of(self.select(&query).await?))
+    }
+
+    async fn wipe(&self, partition: Partition, epoch: Epoch, deadline_secs: u32) -> Result<(), Error> {
+        for statement in sql::wipe(&self.rules, partition, epoch) {
+            let delete = self.client.0.query(&statement).with_setting("max_execution_time", deadline_secs.to_string()).with_setting("wait_end_of_query", "1");
+            self.within(Duration::from_secs(deadline_secs.into()), delete.execute()).await?;
+        }
+        Ok(())
+    }
+
+    async fn answer(&self, question: &Question, marks: &Marks) -> Result<Rows, Error> {
+        let nothing_closed = marks.values().all(|mark| mark.oldest_open() == Epoch(0));
+        if nothing_closed {
+            return Ok(Rows::new());
+        }
+        let Some(starts) = self.calendar_starts(question, marks).await? else { return Ok(Rows::new()) };
+        let Some(query) = sql::answer(&self.rules, question, marks, &starts) else { return Ok(Rows::new()) };
+        Ok(Self::rows_of(self.select(&query).await?))
+    }
+
+    async fn extent(&self, view: ViewId, marks: &Marks) -> Result<Option<(i64, i64)>, Error> {
+        if marks.is_empty() {
+            return Ok(None);
+        }
+        let rows: Vec<ExtentRow> = self.select(&sql::extent(&self.rules, view, marks)).await?;
+        Ok(rows.first().filter(|row| row.n > 0).map(|row| (row.lo, row.hi)))
+    }
+
+    async fn marks(&self) -> Result<Marks, Error> {
+        let generation = self.rules.generation;
+        let rows: Vec<MarkRow> = self.select(&format!("SELECT partition, max(epoch) AS last FROM ledger WHERE generation = {generation} AND entry = 'closed' GROUP BY partition")).await?;
+        Ok(rows.into_iter().map(|row| (Partition(row.partition), mark_after(Some(Epoch(row.last))))).collect())
+    }
+
+    async fn record(&self, row: &LedgerRow) -> Result<(), Error> {
+        let (entry, deadline_ms) = match row.entry {
+            Entry::Closed => ("closed", 0),
+            Entry::Repair { deadline_ms } => ("repair", deadline_ms),
+        };
+        let LedgerRow { partition, epoch, tally, fold, at_ms, .. } = row;
+        let Tally { events, duplicates, dead_letters, holes } = tally;
+        let generation = self.rules.generation;
+        self.execute(&format!(
+            "INSERT INTO ledger VALUES ({generation}, {partition}, {epoch}, '{entry}', {events}, {duplicates}, {dead_letters}, {holes}, {fold}, fromUnixTimestamp64Milli({deadline_ms}, 'UTC'), fromUnixTimestamp64Milli({at_ms}, 'UTC'))"
+        ))
+        .await
+    }
+
+    async fn ledger(&self, partition: Partition, epoch: Epoch) -> Result<Vec<LedgerRow>, Error> {
+        let generation = self.rules.generation;
+        let query = format!(
+            "SELECT toInt8(entry) AS entry, events, duplicates, dead_letters, holes, fold, toUnixTimestamp64Milli(deadline) AS deadline, toUnixTimestamp64Milli(at) AS at FROM ledger WHERE generation = {generation} AND partition = {partition} AND epoch = {epoch} ORDER BY at"
+        );
+        let rows: Vec<LedgerTableRow> = self.select(&query).await?;
+        let entry = |row: &LedgerTableRow| if row.entry == 1 { Entry::Closed } else { Entry::Repair { deadline_ms: row.deadline } };
+        let of = |row: LedgerTableRow| LedgerRow {
+            partition,
+            epoch,
+            entry: entry(&row),
+            tally: Tally { events: row.events, duplicates: row.duplicates, dead_letters: row.dead_letters, holes: row.holes },
+            fold: row.fold,
+            at_ms: row.at,
+        };
+        Ok(rows.into_iter().map(of).collect())
+    }
+
+    async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetter>, Error> {
+        let mut place = String::from("1");
+        if let Some(partition) = query.partition {
+            place += &format!(" AND partition = {partition}");
+        }
+        if let Some(reason) = &query.reason {
+            place += &format!(" AND reason = {}", sql::literal(reason));
+        }
+        if let Some((at, partition, offset)) = query.before {
+            place += &format!(" AND (toUnixTimestamp64Milli(record_timestamp), partition, offset) < ({at}, {partition}, {offset})");
+        }
+        let text = format!(
+            "SELECT partition, offset, toUnixTimestamp64Milli(record_timestamp) AS at, toString(reason) AS reason, payload FROM dead_letters WHERE {place} ORDER BY at DESC, partition DESC, offset DESC LIMIT {}",
+            query.limit
+        );
+        let rows: Vec<DeadLetterRow> = self.select(&text).await?;
+        let letter = |row: DeadLetterRow| DeadLetter {
+            partition: Partition(row.partition),
+            offset: Offset::new(row.offset),
+            record_timestamp_ms: row.at,
+            reason: row.reason,
+            payload: row.payload,
+        };
+        Ok(rows.into_iter().map(letter).collect())
+    }
+
+    async fn raw(&self, partition: Partition, range: OffsetRange) -> Result<Vec<RawRecord>, Error> {
+        let place = sql::in_range(partition, range.from().get(), range.to().get());
+        let events: Vec<EventRow> = self
+            .select(&format!("SELECT offset, event_id, toString(event_type) AS event_type, toUnixTimestamp64Milli(timestamp) AS at, product_id, user_id, order_amount FROM events WHERE {place} ORDER BY offset"))
+            .await?;
+        let dead: Vec<DeadLetterRow> = self
+            .select(&format!("SELECT partition, offset, toUnixTimestamp64Milli(record_timestamp) AS at, toString(reason) AS reason, payload FROM dead_letters WHERE {place} ORDER BY offset"))
+            .await?;
+        let mut records: Vec<RawRecord> = events.into_iter().map(event_record).chain(dead.into_iter().map(dead_record)).collect();
+        records.sort_by_key(|record| record.offset);
+        Ok(records)
+    }
+}
+
+fn event_record(row: EventRow) -> RawRecord {
+    let kind = RawKind::Event {
+        event_id: row.event_id,
+        event_type: row.event_type,
+        timestamp_ms: row.at,
+        product_id: row.product_id,
+        user_id: row.user_id,
+        order_amount: row.order_amount.map(Amount::from_ten_thousandths),
+    };
+    RawRecord { offset: Offset::new(row.offset), kind }
+}
+
+fn dead_record(row: DeadLetterRow) -> RawRecord {
+    let kind = if row.reason == "duplicate" { RawKind::Duplicate { payload: row.payload, record_timestamp_ms: row.at } } else { RawKind::DeadLetter };
+    RawRecord { offset: Offset::new(row.offset), kind }
+}

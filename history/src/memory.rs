@@ -1,0 +1,378 @@
+//! The engine's twin in memory: for unit tests, and, step by step, for the simulator.
+//!
+//! It keeps what matters about the engine, the bad sides too: an insert lands part by part, each first as a token, then
+//! as rows, then as a token and rows of the roll-ups; a kill may fall between any two of these, and leaves tokens whose
+//! rows were never written.
+
+use crate::block::DUPLICATE;
+use crate::ledger::{Entry, LedgerRow, mark_after};
+use crate::rows::{Found, Month, PartKey, RawKind, RawRecord, RowBlock, Table};
+use crate::{DeadLetter, DeadLetterQuery, Error, History, Marks};
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::Poll;
+use tidemark_core::amount::Amount;
+use tidemark_core::cell::{Cell, fold_of};
+use tidemark_core::epoch::Epoch;
+use tidemark_core::generation::Rules;
+use tidemark_core::offset::{Offset, OffsetRange, Partition};
+use tidemark_core::question::{Question, RowKey, Rows};
+use tidemark_core::view::{Dimension, ViewId};
+use tidemark_core::window::{Level, WindowStart};
+
+/// One stored row.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Stored {
+    Event { partition: Partition, offset: Offset, timestamp_ms: i64, event_id: String, values: [String; Dimension::COUNT], amount: Option<Amount> },
+    DeadLetter { partition: Partition, offset: Offset, record_timestamp_ms: i64, reason: String, payload: Vec<u8> },
+}
+
+impl Stored {
+    fn place(&self) -> (Partition, Offset) {
+        match self {
+            Self::Event { partition, offset, .. } | Self::DeadLetter { partition, offset, .. } => (*partition, *offset),
+        }
+    }
+
+    fn part(&self) -> PartKey {
+        match self {
+            Self::Event { timestamp_ms, .. } => PartKey::Events(Month::of(*timestamp_ms)),
+            Self::DeadLetter { .. } => PartKey::DeadLetters,
+        }
+    }
+}
+
+type RollupKey = (ViewId, Level, Partition, Epoch);
+
+#[derive(Debug, Default)]
+struct State {
+    base: Vec<Stored>,
+    rollups: BTreeMap<RollupKey, Rows>,
+    tokens: BTreeSet<(String, PartKey)>,
+    rollup_tokens: BTreeSet<(String, PartKey)>,
+    ledger: Vec<LedgerRow>,
+    inserts: Vec<Insert>,
+    outcomes: BTreeMap<u64, bool>,
+    next_insert: u64,
+}
+
+/// An insert on its way: the parts still to land, and how far the first of them is.
+#[derive(Debug)]
+struct Insert {
+    id: u64,
+    token: String,
+    parts: Vec<(PartKey, Vec<Stored>)>,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    Token,
+    Rows { fresh: bool },
+    RollupToken,
+    RollupRows { fresh: bool },
+}
+
+/// A history in memory. Clones share it.
+#[derive(Clone, Debug)]
+pub struct MemoryHistory {
+    rules: Arc<Rules>,
+    state: Arc<Mutex<State>>,
+    /// In steps: every call waits for its turn, and inserts wait for [`MemoryHistory::step`].
+    stepped: bool,
+}
+
+impl MemoryHistory {
+    /// Everything happens at once.
+    pub fn new(rules: Arc<Rules>) -> Self {
+        Self { rules, state: Arc::default(), stepped: false }
+    }
+
+    /// Everything happens when the simulator says so.
+    pub fn stepped(rules: Arc<Rules>) -> Self {
+        Self { stepped: true, ..Self::new(rules) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Inserts that have not been answered yet.
+    pub fn inserts(&self) -> usize {
+        self.state().inserts.len()
+    }
+
+    /// Takes insert number `at` one step further; when it is done, answers, or loses the answer.
+    pub fn step(&self, at: usize, lose_answer: bool) {
+        let state = &mut *self.state();
+        let Some(insert) = state.inserts.get_mut(at) else { return };
+        if let Some((part, rows)) = insert.parts.first() {
+            let token = (insert.token.clone(), *part);
+            match insert.stage {
+                Stage::Token => insert.stage = Stage::Rows { fresh: state.tokens.insert(token) },
+                Stage::Rows { fresh } => {
+                    if fresh {
+                        state.base.extend(rows.iter().cloned());
+                    }
+                    insert.stage = Stage::RollupToken;
+                }
+                Stage::RollupToken => insert.stage = Stage::RollupRows { fresh: state.rollup_tokens.insert(token) },
+                Stage::RollupRows { fresh } => {
+                    if fresh {
+                        add_to_rollups(&self.rules, &mut state.rollups, rows);
+                    }
+                    insert.parts.remove(0);
+                    insert.stage = Stage::Token;
+                }
+            }
+        }
+        if insert.parts.is_empty() {
+            let id = state.inserts.remove(at).id;
+            state.outcomes.insert(id, !lose_answer);
+        }
+    }
+
+    /// Kills the engine: what was on its way stays where it is, and nobody hears of it.
+    pub fn kill(&self) {
+        let state = &mut *self.state();
+        for insert in state.inserts.drain(..) {
+            state.outcomes.insert(insert.id, false);
+        }
+    }
+
+    /// Waits until the simulator polls again: a place where a crash can fall.
+    async fn turn(&self) {
+        if self.stepped {
+            let mut waited = false;
+            std::future::poll_fn(|_| if std::mem::replace(&mut waited, true) { Poll::Ready(()) } else { Poll::Pending }).await;
+        }
+    }
+
+    fn begin(&self, block: &RowBlock, token: &str) -> Result<u64, Error> {
+        let mut parts: BTreeMap<PartKey, Vec<Stored>> = BTreeMap::new();
+        for piece in &block.pieces {
+            for row in decode_rows(block.table, piece)? {
+                parts.entry(row.part()).or_default().push(row);
+            }
+        }
+        let mut state = self.state();
+        let id = state.next_insert;
+        state.next_insert += 1;
+        state.inserts.push(Insert { id, token: token.to_owned(), parts: parts.into_iter().collect(), stage: Stage::Token });
+        Ok(id)
+    }
+
+    fn outcome(&self, id: u64) -> Option<Result<(), Error>> {
+        let answered = self.state().outcomes.remove(&id)?;
+        Some(if answered { Ok(()) } else { Err(Error::Unavailable { url: "memory".into(), reason: "the answer was lost".into() }) })
+    }
+
+    fn in_range(&self, partition: Partition, range: OffsetRange) -> Vec<Stored> {
+        let within = |row: &&Stored| row.place().0 == partition && range.contains(row.place().1);
+        self.state().base.iter().filter(within).cloned().collect()
+    }
+}
+
+fn add_to_rollups(rules: &Rules, rollups: &mut BTreeMap<RollupKey, Rows>, rows: &[Stored]) {
+    for row in rows {
+        let Stored::Event { partition, offset, timestamp_ms, values, amount, .. } = row else { continue };
+        let window = WindowStart::containing(*timestamp_ms);
+        for id in rules.views.ids() {
+            let dimensions = rules.views.get(id).dimensions();
+            let values: Vec<Box<str>> = dimensions.iter().map(|d| values[d.index()].as_str().into()).collect();
+            for level in Level::ALL {
+                let rows = rollups.entry((id, level, *partition, rules.epoch_bits.epoch_of(*offset))).or_default();
+                rows.entry(RowKey { bucket_ms: window.at(level).ms(), values: values.clone() }).or_default().add(fold_of(*offset), *amount);
+            }
+        }
+    }
+}
+
+/// Reads back what [`crate::rows`] wrote.
+fn decode_rows(table: Table, mut bytes: &[u8]) -> Result<Vec<Stored>, Error> {
+    let mut rows = Vec::new();
+    while !bytes.is_empty() {
+        let row = match table {
+            Table::Events => take_event(&mut bytes),
+            Table::DeadLetters => take_dead_letter(&mut bytes),
+        };
+        rows.push(row.ok_or_else(|| Error::Nonsense("rows that cannot be read back".into()))?);
+    }
+    Ok(rows)
+}
+
+fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+    let (head, rest) = bytes.split_first_chunk::<N>()?;
+    *bytes = rest;
+    Some(*head)
+}
+
+fn take_str(bytes: &mut &[u8]) -> Option<Vec<u8>> {
+    let mut len = 0usize;
+    for shift in (0..).step_by(7) {
+        let [byte] = take(bytes)?;
+        len |= usize::from(byte & 0x7F) << shift;
+        if byte < 0x80 {
+            break;
+        }
+    }
+    let (text, rest) = bytes.split_at_checked(len)?;
+    *bytes = rest;
+    Some(text.to_vec())
+}
+
+fn take_text(bytes: &mut &[u8]) -> Option<String> {
+    String::from_utf8(take_str(bytes)?).ok()
+}
+
+fn take_place(bytes: &mut &[u8]) -> Option<(Partition, Offset)> {
+    Some((Partition(u32::from_le_bytes(take(bytes)?)), Offset::new(u64::from_le_bytes(take(bytes)?))))
+}
+
+fn take_event(bytes: &mut &[u8]) -> Option<Stored> {
+    let (partition, offset) = take_place(bytes)?;
+    let (event_id, event_type) = (take_text(bytes)?, take_text(bytes)?);
+    let timestamp_ms = i64::from_le_bytes(take(bytes)?);
+    let (product_id, user_id) = (take_text(bytes)?, take_text(bytes)?);
+    let amount = match take(bytes)? {
+        [0u8] => Some(Amount::from_ten_thousandths(i64::from_le_bytes(take(bytes)?))),
+        _ => None,
+    };
+    let [properties] = take::<1>(bytes)?;
+    for _ in 0..2 * properties {
+        take_str(bytes)?;
+    }
+    Some(Stored::Event { partition, offset, timestamp_ms, event_id, values: [event_type, product_id, user_id], amount })
+}
+
+fn take_dead_letter(bytes: &mut &[u8]) -> Option<Stored> {
+    let (partition, offset) = take_place(bytes)?;
+    let record_timestamp_ms = i64::from_le_bytes(take(bytes)?);
+    Some(Stored::DeadLetter { partition, offset, record_timestamp_ms, reason: take_text(bytes)?, payload: take_str(bytes)? })
+}
+
+impl History for MemoryHistory {
+    async fn insert(&self, block: &RowBlock, token: &str) -> Result<(), Error> {
+        self.turn().await;
+        let id = self.begin(block, token)?;
+        if !self.stepped {
+            while let Some(at) = { self.state().inserts.iter().position(|insert| insert.id == id) } {
+                self.step(at, false);
+            }
+        }
+        std::future::poll_fn(|_| self.outcome(id).map_or(Poll::Pending, Poll::Ready)).await
+    }
+
+    async fn found(&self, partition: Partition, range: OffsetRange) -> Result<Found, Error> {
+        self.turn().await;
+        let mut found = Found::new();
+        for row in self.in_range(partition, range) {
+            found.entry(row.part()).or_default().add(row.place().1);
+        }
+        Ok(found)
+    }
+
+    async fn cells(&self, view: ViewId, level: Level, partition: Partition, epoch: Epoch) -> Result<Rows, Error> {
+        self.turn().await;
+        Ok(self.state().rollups.get(&(view, level, partition, epoch)).cloned().unwrap_or_default())
+    }
+
+    async fn wipe(&self, partition: Partition, epoch: Epoch, _deadline_secs: u32) -> Result<(), Error> {
+        for view in self.rules.views.ids() {
+            for level in Level::ALL {
+                self.turn().await;
+                self.state().rollups.remove(&(view, level, partition, epoch));
+            }
+        }
+        self.turn().await;
+        let range = self.rules.epoch_bits.range_of(epoch);
+        self.state().base.retain(|row| row.place().0 != partition || !range.contains(row.place().1));
+        Ok(())
+    }
+
+    async fn answer(&self, question: &Question, marks: &Marks) -> Result<Rows, Error> {
+        self.turn().await;
+        let view = self.rules.views.get(question.view);
+        let place = |d: &Dimension| view.dimensions().iter().position(|own| own == d).unwrap_or_default();
+        let mut answer = Rows::new();
+        for ((id, level, partition, epoch), rows) in &self.state().rollups {
+            let closed = marks.get(partition).is_some_and(|mark| mark.is_closed(*epoch));
+            if *id != question.view || *level != Level::FiveMinutes || !closed {
+                continue;
+            }
+            for (key, cell) in rows {
+                let matches = question.filters.iter().all(|(d, values)| values.iter().any(|v| **v == *key.values[place(d)]));
+                if matches && question.range.contains(WindowStart::containing(key.bucket_ms)) {
+                    let bucket_ms = question.buckets.start_of(key.bucket_ms).map_err(|e| Error::Nonsense(e.to_string()))?;
+                    let values = question.group_by.iter().map(|d| key.values[place(d)].clone()).collect();
+                    answer.entry(RowKey { bucket_ms, values }).or_insert(Cell::EMPTY).merge(cell);
+                }
+            }
+        }
+        Ok(answer)
+    }
+
+    async fn extent(&self, view: ViewId, marks: &Marks) -> Result<Option<(i64, i64)>, Error> {
+        let state = self.state();
+        let closed = state.rollups.iter().filter(|((id, level, p, e), _)| *id == view && *level == Level::FiveMinutes && marks.get(p).is_some_and(|m| m.is_closed(*e)));
+        let windows: Vec<i64> = closed.flat_map(|(_, rows)| rows.keys().map(|key| key.bucket_ms)).collect();
+        Ok(windows.iter().min().copied().zip(windows.iter().max().copied()))
+    }
+
+    async fn marks(&self) -> Result<Marks, Error> {
+        let mut marks = Marks::new();
+        for row in self.state().ledger.iter().filter(|row| row.entry == Entry::Closed) {
+            let mark = marks.entry(row.partition).or_insert_with(|| mark_after(None));
+            *mark = (*mark).max(mark_after(Some(row.epoch)));
+        }
+        Ok(marks)
+    }
+
+    async fn record(&self, row: &LedgerRow) -> Result<(), Error> {
+        self.turn().await;
+        self.state().ledger.push(*row);
+        self.turn().await;
+        Ok(())
+    }
+
+    async fn ledger(&self, partition: Partition, epoch: Epoch) -> Result<Vec<LedgerRow>, Error> {
+        self.turn().await;
+        let about = |row: &&LedgerRow| row.partition == partition && row.epoch == epoch;
+        Ok(self.state().ledger.iter().filter(about).copied().collect())
+    }
+
+    fn dead_letters(&self, query: &DeadLetterQuery) -> impl Future<Output = Result<Vec<DeadLetter>, Error>> + Send {
+        let letter = |row: &Stored| match row {
+            Stored::DeadLetter { partition, offset, record_timestamp_ms, reason, payload } => {
+                Some(DeadLetter { partition: *partition, offset: *offset, record_timestamp_ms: *record_timestamp_ms, reason: reason.clone(), payload: payload.clone() })
+            }
+            Stored::Event { .. } => None,
+        };
+        let mut letters: Vec<DeadLetter> = self.state().base.iter().filter_map(letter).collect();
+        let place = |l: &DeadLetter| (l.record_timestamp_ms, l.partition, l.offset);
+        letters.retain(|l| {
+            query.partition.is_none_or(|p| p == l.partition) && query.reason.as_ref().is_none_or(|r| *r == l.reason) && query.before.is_none_or(|b| place(l) < b)
+        });
+        letters.sort_by_key(|l| std::cmp::Reverse(place(l)));
+        letters.truncate(query.limit as usize);
+        std::future::ready(Ok(letters))
+    }
+
+    async fn raw(&self, partition: Partition, range: OffsetRange) -> Result<Vec<RawRecord>, Error> {
+        self.turn().await;
+        let mut records: Vec<RawRecord> = self.in_range(partition, range).into_iter().map(raw_record).collect();
+        records.sort_by_key(|record| record.offset);
+        Ok(records)
+    }
+}
+
+fn raw_record(row: Stored) -> RawRecord {
+    let (_, offset) = row.place();
+    let kind = match row {
+        Stored::Event { timestamp_ms, event_id, values: [event_type, product_id, user_id], amount, .. } => RawKind::Event { event_id, event_type, timestamp_ms, product_id, user_id, order_amount: amount },
+        Stored::DeadLetter { reason, payload, record_timestamp_ms, .. } if reason == DUPLICATE => RawKind::Duplicate { payload, record_timestamp_ms },
+        Stored::DeadLetter { .. } => RawKind::DeadLetter,
+    };
+    RawRecord { offset, kind }
+}

@@ -1,0 +1,197 @@
+//! The tables, generated from the rules of a generation. ClickHouse SQL.
+//!
+//! `events` and `dead_letters` are written by the batch layer; for each view three roll-ups, 5 minutes → 1 hour →
+//! 1 day, are filled by materialized views, each from the one before. Roll-ups carry partition and epoch, so that a
+//! query can stop at the mark; plain views that merge both away serve people.
+
+use std::fmt::Write as _;
+use tidemark_core::generation::{Generation, Rules};
+use tidemark_core::view::{Dimension, View};
+use tidemark_core::window::Level;
+
+/// Raises when a statement of this file changes for a history that exists; [`migrations`] says how to get there.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// How many inserts a table remembers tokens of. A stuck partition must not outlive it: at two inserts (months) a block
+/// and a block every 10 s this is more than half a day; what slips through is found by reconciliation.
+const DEDUPLICATION_WINDOW: u32 = 10_000;
+
+/// The columns of the base tables, in the order in which [`crate::rows`] writes them.
+pub const EVENT_COLUMNS: &str = "partition, offset, event_id, event_type, timestamp, product_id, user_id, order_amount, properties";
+pub const DEAD_LETTER_COLUMNS: &str = "partition, offset, record_timestamp, reason, payload";
+
+/// `by_type_1h_g1`
+pub fn rollup_table(view: &View, level: Level, generation: Generation) -> String {
+    format!("{}_{}_g{generation}", view.name(), level.suffix())
+}
+
+/// The statements of each version, oldest first; all of them are safe to repeat.
+pub fn migrations(rules: &Rules) -> Vec<(u32, Vec<String>)> {
+    vec![(1, version_1(rules))]
+}
+
+fn version_1(rules: &Rules) -> Vec<String> {
+    let mut statements = vec![events(rules), dead_letters(), ledger()];
+    for view in rules.views.iter() {
+        for level in Level::ALL {
+            statements.push(rollup(view, level, rules.generation));
+            statements.push(filler(view, level, rules));
+            statements.push(for_people(view, level, rules.generation));
+        }
+    }
+    statements
+}
+
+/// The one table that must exist before anything else can be asked.
+pub fn generations() -> String {
+    "CREATE TABLE IF NOT EXISTS generations (
+    generation UInt32,
+    schema_version UInt32,
+    topic String,
+    rules String,
+    at DateTime64(3, 'UTC') DEFAULT now64(3)
+) ENGINE = MergeTree ORDER BY (generation, schema_version)"
+        .to_owned()
+}
+
+/// What a generation counts by, as text: two texts that differ are two generations.
+pub fn rules_text(rules: &Rules) -> String {
+    let mut text = format!("epoch_bits={} dedup={}", rules.epoch_bits.get(), rules.dedup);
+    let limits = &rules.limits;
+    let _ = write!(
+        text,
+        " max_bytes={} max_depth={} earliest_ms={} max_ahead_ms={} amount_strings={}",
+        limits.max_bytes, limits.max_depth, limits.earliest_ms, limits.max_ahead_ms, limits.amount_strings
+    );
+    for view in rules.views.iter() {
+        let _ = write!(text, " view:{}={}", view.name(), names(view).join("+"));
+    }
+    text
+}
+
+fn names(view: &View) -> Vec<&'static str> {
+    view.dimensions().iter().map(|d| d.name()).collect()
+}
+
+fn deduplication() -> String {
+    format!("non_replicated_deduplication_window = {DEDUPLICATION_WINDOW}, replicated_deduplication_window = {DEDUPLICATION_WINDOW}")
+}
+
+fn events(rules: &Rules) -> String {
+    format!(
+        "CREATE TABLE IF NOT EXISTS events (
+    partition UInt32 CODEC(ZSTD(1)),
+    offset UInt64 CODEC(Delta, ZSTD(1)),
+    epoch UInt64 ALIAS bitShiftRight(offset, {bits}),
+    event_id String CODEC(ZSTD(1)),
+    event_type LowCardinality(String),
+    timestamp DateTime64(3, 'UTC') CODEC(Delta, ZSTD(1)),
+    product_id String CODEC(ZSTD(1)),
+    user_id String CODEC(ZSTD(1)),
+    order_amount Nullable(Decimal(18, 4)) CODEC(ZSTD(1)),
+    properties Map(LowCardinality(String), String) CODEC(ZSTD(1)),
+    INDEX by_offset (partition, offset) TYPE minmax GRANULARITY 1
+) ENGINE = MergeTree PARTITION BY toYYYYMM(timestamp) ORDER BY (event_type, timestamp, product_id)
+SETTINGS {deduplication}",
+        bits = rules.epoch_bits.get(),
+        deduplication = deduplication(),
+    )
+}
+
+fn dead_letters() -> String {
+    format!(
+        "CREATE TABLE IF NOT EXISTS dead_letters (
+    partition UInt32 CODEC(ZSTD(1)),
+    offset UInt64 CODEC(Delta, ZSTD(1)),
+    record_timestamp DateTime64(3, 'UTC') CODEC(Delta, ZSTD(1)),
+    reason LowCardinality(String),
+    payload String CODEC(ZSTD(1))
+) ENGINE = MergeTree ORDER BY (partition, offset)
+SETTINGS {}",
+        deduplication()
+    )
+}
+
+fn ledger() -> String {
+    "CREATE TABLE IF NOT EXISTS ledger (
+    generation UInt32,
+    partition UInt32,
+    epoch UInt64,
+    entry Enum8('closed' = 1, 'repair' = 2),
+    events UInt64,
+    duplicates UInt64,
+    dead_letters UInt64,
+    holes UInt64,
+    fold UInt64,
+    deadline DateTime64(3, 'UTC'),
+    at DateTime64(3, 'UTC')
+) ENGINE = MergeTree ORDER BY (generation, partition, epoch, at)"
+        .to_owned()
+}
+
+fn column_type(dimension: Dimension) -> &'static str {
+    match dimension {
+        Dimension::EventType => "LowCardinality(String)",
+        Dimension::ProductId | Dimension::UserId => "String",
+    }
+}
+
+fn rollup(view: &View, level: Level, generation: Generation) -> String {
+    let columns: String = view.dimensions().iter().map(|&d| format!("    {d} {},\n", column_type(d))).collect();
+    format!(
+        "CREATE TABLE IF NOT EXISTS {table} (
+{columns}    window DateTime('UTC') CODEC(Delta, ZSTD(1)),
+    partition UInt32 CODEC(ZSTD(1)),
+    epoch UInt64 CODEC(Delta, ZSTD(1)),
+    count SimpleAggregateFunction(sum, UInt64) CODEC(ZSTD(1)),
+    amount_count SimpleAggregateFunction(sum, UInt64) CODEC(ZSTD(1)),
+    amount_sum SimpleAggregateFunction(sum, Decimal(38, 4)) CODEC(ZSTD(1)),
+    amount_min SimpleAggregateFunction(min, Nullable(Decimal(18, 4))) CODEC(ZSTD(1)),
+    amount_max SimpleAggregateFunction(max, Nullable(Decimal(18, 4))) CODEC(ZSTD(1)),
+    fold SimpleAggregateFunction(sum, UInt64) CODEC(ZSTD(1))
+) ENGINE = AggregatingMergeTree PARTITION BY toYYYYMM(window) ORDER BY ({key}, window, partition, epoch)
+SETTINGS {deduplication}",
+        table = rollup_table(view, level, generation),
+        key = names(view).join(", "),
+        deduplication = deduplication(),
+    )
+}
+
+/// In chained views every source column is qualified: an alias that shadows a column groups wrongly.
+fn filler(view: &View, level: Level, rules: &Rules) -> String {
+    let table = rollup_table(view, level, rules.generation);
+    let dimensions: String = names(view).iter().map(|d| format!("f.{d} AS {d}, ")).collect();
+    let (source, window, epoch, measures) = match level.finer() {
+        None => (
+            "events".to_owned(),
+            format!("toDateTime(intDiv(toUnixTimestamp64Milli(f.timestamp), {ms}) * {s}, 'UTC')", ms = level.ms(), s = level.ms() / 1000),
+            format!("bitShiftRight(f.offset, {})", rules.epoch_bits.get()),
+            "count() AS count, count(f.order_amount) AS amount_count, sum(ifNull(f.order_amount, toDecimal64(0, 4))) AS amount_sum, \
+             min(f.order_amount) AS amount_min, max(f.order_amount) AS amount_max, sum(intHash64(f.offset)) AS fold",
+        ),
+        Some(finer) => (
+            rollup_table(view, finer, rules.generation),
+            format!("toDateTime(intDiv(toUnixTimestamp(f.window), {s}) * {s}, 'UTC')", s = level.ms() / 1000),
+            "f.epoch".to_owned(),
+            "sum(f.count) AS count, sum(f.amount_count) AS amount_count, sum(f.amount_sum) AS amount_sum, \
+             min(f.amount_min) AS amount_min, max(f.amount_max) AS amount_max, sum(f.fold) AS fold",
+        ),
+    };
+    let group: String = names(view).iter().map(|d| format!("f.{d}, ")).collect();
+    format!(
+        "CREATE MATERIALIZED VIEW IF NOT EXISTS {table}_filler TO {table} AS SELECT {dimensions}{window} AS window, \
+         f.partition AS partition, {epoch} AS epoch, {measures} FROM {source} AS f GROUP BY {group}{window}, f.partition, {epoch}"
+    )
+}
+
+/// `SELECT * FROM by_type_1h`: for people who query ClickHouse directly. Includes epochs that are still open.
+fn for_people(view: &View, level: Level, generation: Generation) -> String {
+    let dimensions = names(view).join(", ");
+    format!(
+        "CREATE VIEW IF NOT EXISTS {name}_{suffix} AS SELECT {dimensions}, window, sum(count) AS events, sum(amount_count) AS amounts, \
+         sum(amount_sum) AS total, min(amount_min) AS smallest, max(amount_max) AS largest FROM {table} GROUP BY {dimensions}, window",
+        name = view.name(),
+        suffix = level.suffix(),
+        table = rollup_table(view, level, generation),
+    )
+}

@@ -1,0 +1,430 @@
+//! `POST /v1/events` (⇄): bounds what is in flight, keeps long work off the runtime's threads, and answers when the
+//! whole request has been acknowledged.
+//!
+//! Memory: a request sets room aside for its body as sent, and, if that is packed, for the body unpacked. The rooms
+//! are apart, each is taken in one piece, and whoever has the second waits for nothing but the topic, so requests
+//! cannot wait for each other in a circle.
+
+use crate::body::{self, Coding, Form, MAX_SENT_BYTES, MAX_UNPACKED_BYTES, UnpackError};
+use crate::items::{self, BodyError, Checked, Rejection};
+use crate::problem::Problem;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::{Router, routing};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt as _;
+use serde::Serialize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+use tidemark_core::cut::Cut;
+use tidemark_core::event::Limits;
+use tidemark_topic::{Outgoing, Position, Producer, SendError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Bodies in flight, all together: half for bodies as sent, half for unpacked ones. Each half holds the largest
+/// body there may be. Full means that requests wait.
+const MAX_IN_FLIGHT_BYTES: usize = 256 * 1024 * 1024;
+/// In what portions room is counted, rounded up: what a request costs besides its body.
+const PORTION_BYTES: usize = 4096;
+/// Bodies up to this size are dealt with at once, which takes less than a millisecond; longer ones on a thread that
+/// may be blocked.
+const MAX_INLINE_BYTES: usize = 64 * 1024;
+/// How long a body may take to arrive. It holds its room meanwhile.
+const ARRIVAL_DEADLINE: Duration = Duration::from_secs(60);
+/// When to come again after a failure to write, in seconds.
+const RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("1");
+
+/// What ingest needs: where to write, and the rules.
+#[derive(Debug)]
+pub struct Ingest<P> {
+    producer: P,
+    limits: Limits,
+    arriving: Arc<Semaphore>,
+    unpacked: Arc<Semaphore>,
+    accepted: AtomicU64,
+    rejected: AtomicU64,
+    failed: AtomicU64,
+}
+
+/// What ingest has done since it started, in items.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counts {
+    /// Acknowledged by the brokers.
+    pub accepted: u64,
+    /// Not events, in requests that were answered with a 200; the others are sent again.
+    pub rejected: u64,
+    /// Valid, but not known to be in the topic. They were answered with a 503.
+    pub failed: u64,
+}
+
+impl<P> Ingest<P> {
+    /// `limits` are the rules of the generation that reads the topic, so that what is accepted here is an event there.
+    pub fn new(producer: P, limits: Limits) -> Self {
+        let room = || Arc::new(Semaphore::new(MAX_IN_FLIGHT_BYTES / 2 / PORTION_BYTES));
+        let zero = || AtomicU64::new(0);
+        Self { producer, limits, arriving: room(), unpacked: room(), accepted: zero(), rejected: zero(), failed: zero() }
+    }
+
+    pub fn producer(&self) -> &P {
+        &self.producer
+    }
+
+    pub fn counts(&self) -> Counts {
+        Counts {
+            accepted: self.accepted.load(Ordering::Relaxed),
+            rejected: self.rejected.load(Ordering::Relaxed),
+            failed: self.failed.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// `POST /v1/events`, writing through `ingest`.
+pub fn routes<P: Producer + Send + Sync + 'static>(ingest: Arc<Ingest<P>>) -> Router {
+    let events = routing::post(post_events::<P>).fallback(only_post);
+    Router::new().route("/v1/events", events).with_state(ingest)
+}
+
+async fn only_post() -> Problem {
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method-not-allowed",
+        "Method not allowed",
+        "events are sent with POST; they are counted with GET /v1/query",
+    )
+    .header(ALLOW, HeaderValue::from_static("POST"))
+}
+
+async fn post_events<P: Producer + Send + Sync + 'static>(
+    State(ingest): State<Arc<Ingest<P>>>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let (head, arriving) = request.into_parts();
+    let form = body::form(&head.headers)?;
+    let coding = body::coding(&head.headers)?;
+    let sent = receive(&ingest.arriving, &head.headers, arriving).await?;
+    if sent.bytes.is_empty() {
+        return Err(bad_body(BodyError::Empty.to_string()));
+    }
+    let body = match coding {
+        Coding::Identity => sent,
+        packed => unpack(&ingest.unpacked, packed, sent).await?,
+    };
+    let (checked, _room) = check(body, form, &ingest.limits).await?;
+    let written = write(&ingest.producer, &checked).await;
+    let (accepted, failed) = (written.accepted, written.failed());
+    ingest.accepted.fetch_add(accepted, Ordering::Relaxed);
+    ingest.failed.fetch_add(failed, Ordering::Relaxed);
+    if failed > 0 {
+        return Err(not_written(&written));
+    }
+    let rejected = u64::try_from(checked.rejected.len()).unwrap_or(u64::MAX);
+    ingest.rejected.fetch_add(rejected, Ordering::Relaxed);
+    Ok(answer(&checked.rejected, &written))
+}
+
+/// A body and the room that it takes up.
+struct Held {
+    bytes: Bytes,
+    room: OwnedSemaphorePermit,
+}
+
+/// Portions that `bytes` take up. No body is as large as 2^32 portions.
+fn portions(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(PORTION_BYTES).max(1)).unwrap_or(u32::MAX)
+}
+
+async fn set_aside(room: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
+    let taken = Arc::clone(room).acquire_many_owned(portions(bytes)).await;
+    taken.map_err(|_closed| internal("the room for bodies is closed"))
+}
+
+/// Gives back what was set aside beyond `bytes`.
+fn give_back(room: &mut OwnedSemaphorePermit, bytes: usize) {
+    let needed = usize::try_from(portions(bytes)).unwrap_or(usize::MAX);
+    drop(room.split(room.num_permits().saturating_sub(needed)));
+}
+
+/// Reads the body as it was sent.
+async fn receive(room: &Arc<Semaphore>, headers: &HeaderMap, body: Body) -> Result<Held, Problem> {
+    // The server has already compared a length that is there with what is sent.
+    let promised = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    if promised.is_some_and(|length| length > MAX_SENT_BYTES) {
+        return Err(sent_too_long());
+    }
+    let mut room = set_aside(room, promised.unwrap_or(MAX_SENT_BYTES)).await?;
+    let all = collect(body, promised.unwrap_or_default());
+    let bytes = match tokio::time::timeout(ARRIVAL_DEADLINE, all).await {
+        Ok(bytes) => bytes?,
+        Err(_elapsed) => {
+            return Err(Problem::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "slow-body",
+                "Body too slow",
+                format!(
+                    "the body did not arrive within {} s, and nothing of it was written; send fewer events at a time",
+                    ARRIVAL_DEADLINE.as_secs()
+                ),
+            ));
+        }
+    };
+    give_back(&mut room, bytes.len());
+    Ok(Held { bytes, room })
+}
+
+async fn collect(mut body: Body, promised: usize) -> Result<Bytes, Problem> {
+    let mut bytes = BytesMut::with_capacity(promised);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| bad_body(format!("the body broke off, and nothing of it was written: {error}")))?;
+        if let Ok(data) = frame.into_data() {
+            if bytes.len() + data.len() > MAX_SENT_BYTES {
+                return Err(sent_too_long());
+            }
+            bytes.extend_from_slice(&data);
+        }
+    }
+    Ok(bytes.freeze())
+}
+
+/// Unpacks within the room that such a body should need. If it needs more, that room is given back before more is
+/// taken, and unpacking begins again.
+async fn unpack(room: &Arc<Semaphore>, coding: Coding, sent: Held) -> Result<Held, Problem> {
+    let expected = body::expected_bytes(sent.bytes.len());
+    for limit in [expected, MAX_UNPACKED_BYTES] {
+        let room = set_aside(room, limit).await?;
+        let bytes = sent.bytes.clone();
+        // The room goes with the work: that goes on when the client has gone away.
+        let (unpacked, mut room) = run(limit, move || (body::unpack(coding, &bytes, limit), room)).await?;
+        match unpacked {
+            Ok(bytes) => {
+                give_back(&mut room, bytes.len());
+                let bytes = Bytes::from(bytes);
+                return Ok(Held { bytes, room });
+            }
+            Err(UnpackError::TooLong { .. }) if limit < MAX_UNPACKED_BYTES => {}
+            Err(UnpackError::TooLong { .. }) => break,
+            Err(error @ UnpackError::Broken(_)) => {
+                return Err(bad_body(format!("the {coding} body is {error}; nothing of it was written, send it again as a whole")));
+            }
+        }
+    }
+    Err(too_large(format!("the body is longer than {} MiB when unpacked; send fewer events at a time", MAX_UNPACKED_BYTES >> 20)))
+}
+
+async fn check(body: Held, form: Form, limits: &Limits) -> Result<(Checked, OwnedSemaphorePermit), Problem> {
+    let limits = limits.clone();
+    let (checked, room) = run(body.bytes.len(), move || (items::check(&body.bytes, form, now_ms(), &limits), body.room)).await?;
+    match checked {
+        Ok(checked) => Ok((checked, room)),
+        Err(error @ BodyError::TooMany) => Err(too_large(error.to_string())),
+        Err(error) => Err(bad_body(error.to_string())),
+    }
+}
+
+/// Does work on about so many bytes, elsewhere if it is much.
+async fn run<T: Send + 'static>(bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+    if bytes <= MAX_INLINE_BYTES {
+        return Ok(work());
+    }
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| internal(&error.to_string()))
+}
+
+/// The one place where ingest looks at a clock.
+fn now_ms() -> i64 {
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since_epoch.map_or(0, |now| i64::try_from(now.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// What became of a request's items at the brokers.
+#[derive(Debug, Default)]
+struct Written {
+    accepted: u64,
+    /// Written or not: no acknowledgement came.
+    unknown: u64,
+    /// Certainly not written, and may be sent again.
+    unavailable: u64,
+    /// Certainly not written, and will not be.
+    refused: u64,
+    /// The worst failure: a refusal if there is one, for it says what is to be put right.
+    failure: Option<SendError>,
+    position: Cut,
+}
+
+impl Written {
+    fn failed(&self) -> u64 {
+        self.unknown + self.unavailable + self.refused
+    }
+
+    fn add(&mut self, outcome: Result<Position, SendError>) {
+        let failure = match outcome {
+            Ok(at) => {
+                self.accepted += 1;
+                return self.position.raise(at.partition, at.offset.next());
+            }
+            Err(failure) => failure,
+        };
+        let count = match failure {
+            SendError::Refused { .. } => &mut self.refused,
+            SendError::Unavailable { .. } => &mut self.unavailable,
+            SendError::Unknown { .. } => &mut self.unknown,
+        };
+        *count += 1;
+        let first_refusal = matches!(failure, SendError::Refused { .. }) && self.refused == 1;
+        if first_refusal || self.failure.is_none() {
+            self.failure = Some(failure);
+        }
+    }
+}
+
+async fn write(producer: &impl Producer, checked: &Checked) -> Written {
+    let records: Vec<_> =
+        checked.items.iter().map(|item| Outgoing { key: item.key.as_deref(), payload: Some(&item.payload), partition: None }).collect();
+    let mut written = Written::default();
+    for outcome in producer.send_batch(&records).await {
+        written.add(outcome);
+    }
+    written
+}
+
+#[derive(Serialize)]
+struct Answer<'a> {
+    accepted: u64,
+    rejected: Vec<RejectedItem>,
+    position: &'a str,
+}
+
+#[derive(Serialize)]
+struct RejectedItem {
+    index: usize,
+    reason: &'static str,
+    detail: String,
+}
+
+fn answer(rejected: &[Rejection], written: &Written) -> Response {
+    let rejected = rejected.iter().map(|it| RejectedItem { index: it.index, reason: it.reject.reason(), detail: it.reject.to_string() });
+    let answer = Answer { accepted: written.accepted, rejected: rejected.collect(), position: &written.position.to_string() };
+    match serde_json::to_vec(&answer) {
+        Ok(text) => ([(CONTENT_TYPE, "application/json")], text).into_response(),
+        Err(error) => internal(&error.to_string()).into_response(),
+    }
+}
+
+/// Not everything was acknowledged. What was is in the topic all the same.
+fn not_written(written: &Written) -> Problem {
+    let failed = written.failed();
+    let reason = written.failure.as_ref().map_or_else(String::new, ToString::to_string);
+    tracing::warn!(
+        target: "ingest", accepted = written.accepted, unknown = written.unknown, unavailable = written.unavailable,
+        refused = written.refused, "events not acknowledged: {reason}"
+    );
+    let again = if written.refused > 0 {
+        "kafka will not take them until that is put right; then send the same events again"
+    } else {
+        "send the same events again"
+    };
+    let detail = format!(
+        "{failed} of {} valid events were not acknowledged ({reason}); {again}: those with an event_id are counted once",
+        failed + written.accepted
+    );
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-acknowledged", "Not acknowledged", detail)
+        .with("accepted", written.accepted)
+        .with("unknown", written.unknown)
+        .with("position", written.position.to_string())
+        .header(RETRY_AFTER, RETRY_AFTER_S)
+}
+
+fn bad_body(detail: String) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "bad-body", "Bad body", detail)
+}
+
+fn too_large(detail: String) -> Problem {
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Too large", detail)
+}
+
+fn sent_too_long() -> Problem {
+    too_large(format!("the body is longer than {} MiB; send fewer events at a time, or pack them with zstd", MAX_SENT_BYTES >> 20))
+}
+
+fn internal(reason: &str) -> Problem {
+    tracing::error!(target: "ingest", "a request could not be dealt with: {reason}");
+    Problem::new(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "internal",
+        "Internal error",
+        "a fault of this server, which its log explains; send the same events again: those with an event_id are counted once",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+    use tidemark_core::offset::{Offset, Partition};
+    use tower::ServiceExt as _;
+
+    /// A topic that takes everything, and tells nobody.
+    struct Nowhere;
+
+    impl Producer for Nowhere {
+        async fn send_batch(&self, records: &[Outgoing<'_>]) -> Vec<Result<Position, SendError>> {
+            let at = Position { partition: Partition(0), offset: Offset::new(0) };
+            vec![Ok(at); records.len()]
+        }
+    }
+
+    fn lines(body: impl Into<Body>) -> Request {
+        Request::post("/v1/events").header(CONTENT_TYPE, "application/x-ndjson").body(body.into()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_request_that_has_no_room_waits_and_gives_its_own_back() {
+        let ingest = Arc::new(Ingest::new(Nowhere, Limits::default()));
+        let whole = ingest.arriving.available_permits();
+        let taken = set_aside(&ingest.arriving, MAX_IN_FLIGHT_BYTES / 2).await.unwrap();
+        let mut request = pin!(routes(Arc::clone(&ingest)).oneshot(lines("x\n")));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(request.as_mut().poll(&mut context).is_pending());
+        drop(taken);
+        match request.as_mut().poll(&mut context) {
+            Poll::Ready(response) => assert_eq!(response.unwrap().status(), StatusCode::OK),
+            Poll::Pending => panic!("there is room"),
+        }
+        assert_eq!(ingest.arriving.available_permits(), whole);
+    }
+
+    #[tokio::test]
+    async fn after_every_kind_of_answer_all_room_is_free_again() {
+        let ingest = Arc::new(Ingest::new(Nowhere, Limits::default()));
+        let free = |ingest: &Ingest<Nowhere>| (ingest.arriving.available_permits(), ingest.unpacked.available_permits());
+        let before = free(&ingest);
+        let long = "1\n".repeat(items::MAX_ITEMS + 1);
+        for (body, coding) in [
+            (b"x".to_vec(), "identity"),
+            (Vec::new(), "identity"),
+            (long.clone().into_bytes(), "identity"),
+            (zstd::encode_all(long.as_bytes(), 1).unwrap(), "zstd"),
+            (zstd::encode_all(&vec![b' '; 1 << 20][..], 1).unwrap(), "zstd"),
+            (b"rubbish".to_vec(), "gzip"),
+        ] {
+            let mut request = lines(body);
+            request.headers_mut().insert("content-encoding", HeaderValue::from_static(coding));
+            drop(routes(Arc::clone(&ingest)).oneshot(request).await.unwrap());
+            assert_eq!(free(&ingest), before, "{coding}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_arrive_gives_its_room_back() {
+        let ingest = Arc::new(Ingest::new(Nowhere, Limits::default()));
+        let whole = ingest.arriving.available_permits();
+        let never = Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
+        let response = routes(Arc::clone(&ingest)).oneshot(lines(never)).await.unwrap();
+        assert_eq!(response.status(), StatusCode::REQUEST_TIMEOUT);
+        assert_eq!(ingest.arriving.available_permits(), whole);
+    }
+}

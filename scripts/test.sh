@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# What CI runs: the checks, then every test with the real engines. `scripts/setup.sh` has run before.
+# The profile `ci` is the release profile with the invariants switched on; tests that need the program find it at TIDEMARK_BIN.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+TARGET=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+export TIDEMARK_BIN=$TARGET/ci/tidemark
+
+scripts/check.sh --deny=if-installed
+
+source scripts/phase.sh
+# Programs and tests at once: apart, features differ, and half of the crates would be compiled twice.
+phase "build" cargo build --workspace --bins --tests --profile ci --locked
+phase "docker-compose.yml" tests/compose/run.sh
+phase "tests" scripts/kafka-for-tests.sh cargo test --workspace --profile ci --locked --no-fail-fast
+printf '\n==> all: %d s\n' "$SECONDS"

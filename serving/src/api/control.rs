@@ -1,0 +1,22 @@
+//! `POST /v1/layers/{speed|batch}/{pause|resume}`: for operators, while an engine is being looked after.
+
+use super::{Shared, bad_request};
+use axum::Json;
+use axum::extract::{Path, State};
+use serde_json::{Value, json};
+use tidemark_history::History;
+use tidemark_ingest::problem::Problem;
+
+pub async fn control<H: History>(State(engine): State<Shared<H>>, Path((layer, action)): Path<(String, String)>) -> Result<Json<Value>, Problem> {
+    let control = match layer.as_str() {
+        "speed" => &engine.speed.control,
+        "batch" => &engine.batch.control,
+        _ => return Err(bad_request("the layer must be `speed` or `batch`")),
+    };
+    match action.as_str() {
+        "pause" => control.pause(true),
+        "resume" => control.pause(false),
+        _ => return Err(bad_request("the action must be `pause` or `resume`")),
+    }
+    Ok(Json(json!({"layer": layer, "paused": control.is_paused()})))
+}

@@ -1,0 +1,28 @@
+//! `GET /healthz` and `GET /readyz`
+
+use super::Shared;
+use axum::extract::State;
+use axum::http::StatusCode;
+use tidemark_history::History;
+use tidemark_ingest::problem::Problem;
+
+/// Alive, and no invariant has been seen broken.
+pub async fn healthz<H: History>(State(_): State<Shared<H>>) -> Result<&'static str, Problem> {
+    match tidemark_core::invariant::broken() {
+        0 => Ok("ok\n"),
+        n => Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "invariant-broken", "An invariant is broken", format!("{n} checks of invariants have failed since the start; the log says which. Keep the log and the data, and restart"))),
+    }
+}
+
+/// A query can be answered: every partition is ready, and history answers.
+pub async fn readyz<H: History>(State(engine): State<Shared<H>>) -> Result<&'static str, Problem> {
+    let not_yet = |detail: String| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-ready", "Not ready", detail);
+    let ready = engine.speed.positions().iter().len();
+    if ready < engine.partitions as usize {
+        return Err(not_yet(format!("{ready} of {} partitions are ready", engine.partitions)));
+    }
+    match engine.history.marks().await {
+        Ok(_) => Ok("ready\n"),
+        Err(error) => Err(not_yet(format!("history does not answer: {error}"))),
+    }
+}

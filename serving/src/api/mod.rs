@@ -1,0 +1,43 @@
+//! The HTTP interface of serving. One file a resource; this one puts them together.
+
+mod control;
+mod dead_letters;
+mod health;
+mod page;
+mod query;
+mod status;
+
+use crate::engine::Engine;
+use axum::Router;
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use std::sync::Arc;
+use tidemark_history::History;
+use tidemark_ingest::problem::Problem;
+
+/// Shared by all handlers.
+type Shared<H> = Arc<Engine<H>>;
+
+/// All resources but ingest's.
+pub fn routes<H: History>(engine: Arc<Engine<H>>) -> Router {
+    Router::new()
+        .route("/", get(page::page))
+        .route("/v1/query", get(query::query::<H>))
+        .route("/v1/status", get(status::status::<H>))
+        .route("/v1/dead-letters", get(dead_letters::dead_letters::<H>))
+        .route("/v1/layers/{layer}/{action}", post(control::control::<H>))
+        .route("/healthz", get(health::healthz::<H>))
+        .route("/readyz", get(health::readyz::<H>))
+        .with_state(engine)
+}
+
+/// What is not there says what is.
+pub async fn not_found() -> Problem {
+    let there = "there are /, /v1/events (POST), /v1/query, /v1/status, /v1/dead-letters, /v1/layers/{speed|batch}/{pause|resume} (POST), /healthz and /readyz";
+    Problem::new(StatusCode::NOT_FOUND, "not-found", "No such resource", there)
+}
+
+/// A 400 that says what to write instead.
+fn bad_request(detail: impl Into<String>) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "bad-request", "The request cannot be understood", detail.into())
+}

@@ -1,0 +1,52 @@
+//! `GET /v1/status`: where every partition stands.
+
+use super::Shared;
+use axum::Json;
+use axum::extract::State;
+use serde_json::{Value, json};
+use std::sync::atomic::Ordering;
+use tidemark_core::offset::Partition;
+use tidemark_history::History;
+use tidemark_topic::Control;
+
+/// All positions are next offsets: the first not included.
+pub async fn status<H: History>(State(engine): State<Shared<H>>) -> Json<Value> {
+    let reached = engine.batch.reached().borrow().clone();
+    let status = engine.speed.status();
+    let partition = |p: Partition| {
+        let Some(at) = status.get(&p) else { return json!({"partition": p.0, "ready": false}) };
+        let history = reached.get(p);
+        json!({
+            "partition": p.0,
+            "ready": at.taught,
+            "mark": at.waterline.mark.position(engine.rules.epoch_bits).get(),
+            "history": history.get(),
+            "speed": at.waterline.position.get(),
+            "end": at.end.get(),
+            "lag": at.end.since(at.waterline.position),
+            "history_lag": at.end.since(history),
+            "closed_epochs": at.waterline.mark.oldest_open().0,
+            "open_epochs": at.open_epochs,
+            "cells": at.cells,
+        })
+    };
+    let partitions: Vec<Value> = (0..engine.partitions).map(|p| partition(Partition(p))).collect();
+    let views: Vec<Value> = engine.rules.views.iter().map(|v| json!({"name": v.name(), "dimensions": v.dimensions().iter().map(|d| d.name()).collect::<Vec<_>>()})).collect();
+    Json(json!({
+        "topic": engine.topic,
+        "generation": engine.rules.generation.0,
+        "epoch_bits": engine.rules.epoch_bits.get(),
+        "views": views,
+        "partitions": partitions,
+        "reconciliation": {
+            "closed": engine.speed.closed.load(Ordering::Relaxed),
+            "repaired": engine.speed.repaired.load(Ordering::Relaxed),
+        },
+        "layers": {"speed": layer(&engine.speed.control), "batch": layer(&engine.batch.control)},
+        "broken_invariants": tidemark_core::invariant::broken(),
+    }))
+}
+
+fn layer(control: &Control) -> Value {
+    json!({"paused": control.is_paused(), "trouble": control.current_trouble()})
+}

@@ -1,0 +1,271 @@
+//! From a query string to a plan: which question to ask of both layers, and how to write the answer. Pure.
+//!
+//! Everything that a caller can get wrong is found here, before anything is asked, and said in a sentence that names
+//! the parameter and what to write instead.
+
+use crate::measure::Measure;
+use std::collections::BTreeMap;
+use std::str::FromStr;
+use std::time::Duration;
+use tidemark_core::cut::Cut;
+use tidemark_core::generation::Rules;
+use tidemark_core::question::Question;
+use tidemark_core::view::Dimension;
+use tidemark_core::window::{Buckets, Step, TimeRange, WINDOW_MS, rfc3339};
+
+/// The longest that a query waits for a position (`timeout_ms`).
+const MAX_TIMEOUT: Duration = Duration::from_secs(300);
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// More ranks than this are a table, not a top list.
+const MAX_TOP: usize = 10_000;
+
+/// Values of all filters together: more would make a statement that no engine likes.
+const MAX_FILTER_VALUES: usize = 1_000;
+
+/// The years that history's 32-bit windows can name.
+const CALENDAR: (i64, i64) = (0, 4_294_967_100_000);
+
+/// Calendar days that one answer may span: more than a century.
+const MAX_CALENDAR_BUCKETS: i64 = 40_000;
+
+const PARAMETERS: &str = "from, to, step, group_by, where, measures, tz, top, at_least, timeout_ms";
+
+/// A query, understood.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Plan {
+    pub question: Question,
+    pub measures: Vec<Measure>,
+    pub top: Option<(usize, Measure)>,
+    pub at_least: Option<Cut>,
+    pub timeout: Duration,
+    /// The question in one canonical text: equal for equal questions.
+    pub identity: String,
+}
+
+/// What is wrong with a query.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct PlanError(pub String);
+
+fn wrong<T>(what: impl Into<String>) -> Result<T, PlanError> {
+    Err(PlanError(what.into()))
+}
+
+/// The parameters as given, each at most once but for `where`.
+#[derive(Default)]
+struct Given<'a> {
+    once: BTreeMap<&'a str, &'a str>,
+    filters: Vec<&'a str>,
+}
+
+impl<'a> Given<'a> {
+    fn read(parameters: &'a [(String, String)]) -> Result<Self, PlanError> {
+        let mut given = Self::default();
+        for (name, value) in parameters {
+            match name.as_str() {
+                "where" => given.filters.push(value),
+                "from" | "to" | "step" | "group_by" | "measures" | "tz" | "top" | "at_least" | "timeout_ms" => {
+                    if given.once.insert(name, value).is_some() {
+                        return wrong(format!("`{name}` is given twice"));
+                    }
+                }
+                _ => return wrong(format!("there is no parameter `{name}`; there are {PARAMETERS}")),
+            }
+        }
+        Ok(given)
+    }
+
+    fn get(&self, name: &str) -> Option<&'a str> {
+        self.once.get(name).copied().filter(|value| !value.is_empty())
+    }
+}
+
+/// Plans a query given as decoded query-string pairs.
+pub fn plan(rules: &Rules, parameters: &[(String, String)]) -> Result<Plan, PlanError> {
+    let given = Given::read(parameters)?;
+    let step = step(given.get("step"))?;
+    let range = range(given.get("from"), given.get("to"))?;
+    let buckets = buckets(step, given.get("tz"), range)?;
+    let group_by = list(given.get("group_by")).map(|name| dimension(rules, name)).collect::<Result<Vec<_>, _>>()?;
+    if let Some(twice) = group_by.iter().enumerate().find(|(n, d)| group_by[..*n].contains(d)) {
+        return wrong(format!("group_by names `{}` twice", twice.1));
+    }
+    let filters = filters(rules, &given.filters)?;
+    let wanted: Vec<Dimension> = group_by.iter().chain(filters.keys()).copied().collect();
+    let Some(view) = rules.views.smallest_with(&wanted) else {
+        return wrong(format!("no view has {} together; {}", names(&wanted), declared(rules)));
+    };
+    let mut measures = list(given.get("measures")).map(measure).collect::<Result<Vec<_>, _>>()?;
+    if measures.is_empty() {
+        measures.push(Measure::Count);
+    }
+    let identity = format!("{}|{}|{}|{}|{filters:?}", step, given.get("tz").unwrap_or("UTC"), range_text(range), names(&group_by));
+    Ok(Plan {
+        question: Question { view, range, buckets, group_by, filters },
+        measures,
+        top: given.get("top").map(top).transpose()?,
+        at_least: given.get("at_least").map(|text| text.parse().map_err(|e: tidemark_core::cut::CutParseError| PlanError(format!("at_least: {e}")))).transpose()?,
+        timeout: timeout(given.get("timeout_ms"))?,
+        identity,
+    })
+}
+
+fn list(text: Option<&str>) -> impl Iterator<Item = &str> {
+    text.unwrap_or_default().split(',').map(str::trim).filter(|item| !item.is_empty())
+}
+
+fn step(text: Option<&str>) -> Result<Step, PlanError> {
+    let known: Vec<&str> = Step::NAMES.iter().map(|(name, _)| *name).collect();
+    text.map_or(Ok(Step::Total), |text| Step::from_str(text).or_else(|()| wrong(format!("step `{text}` is unknown; choose from {}", known.join(", ")))))
+}
+
+fn range(from: Option<&str>, to: Option<&str>) -> Result<TimeRange, PlanError> {
+    let range = TimeRange { from_ms: from.map(|text| edge("from", text)).transpose()?, to_ms: to.map(|text| edge("to", text)).transpose()? };
+    if let (Some(from), Some(to)) = (range.from_ms, range.to_ms)
+        && from >= to
+    {
+        return wrong(format!("from ({}) must be before to ({})", rfc3339(from), rfc3339(to)));
+    }
+    Ok(range)
+}
+
+/// An instant that must lie on a window's edge.
+fn edge(name: &str, text: &str) -> Result<i64, PlanError> {
+    let ms = match text.parse::<i64>() {
+        Ok(ms) => ms,
+        Err(_) => match text.parse::<jiff::Timestamp>() {
+            Ok(at) => at.as_millisecond(),
+            Err(_) => return wrong(format!("{name} `{text}` is neither RFC 3339, such as 2013-01-01T10:15:00Z (a + in it is written %2B), nor epoch milliseconds")),
+        },
+    };
+    if ms < CALENDAR.0 || ms > CALENDAR.1 {
+        return wrong(format!("{name} is outside {} to {}", rfc3339(CALENDAR.0), rfc3339(CALENDAR.1)));
+    }
+    let below = ms - ms.rem_euclid(WINDOW_MS);
+    if below != ms {
+        return wrong(format!("{name} is not on the edge of a 5-minute window; the nearest are {} and {}", rfc3339(below), rfc3339(below + WINDOW_MS)));
+    }
+    Ok(ms)
+}
+
+fn range_text(range: TimeRange) -> String {
+    let side = |ms: Option<i64>| ms.map(|ms| ms.to_string()).unwrap_or_default();
+    format!("{}..{}", side(range.from_ms), side(range.to_ms))
+}
+
+fn buckets(step: Step, zone: Option<&str>, range: TimeRange) -> Result<Buckets, PlanError> {
+    let buckets = Buckets::new(step, zone).map_err(|error| PlanError(format!("tz: {error}; write a name such as America/New_York")))?;
+    if let (true, Some(from), Some(to)) = (buckets.is_calendar(), range.from_ms, range.to_ms) {
+        let day_ms = 24 * 60 * 60 * 1000;
+        if (to - from) / day_ms > MAX_CALENDAR_BUCKETS {
+            return wrong(format!("the range spans more than {MAX_CALENDAR_BUCKETS} days; ask for less, or without tz"));
+        }
+        buckets.starts(from, to).map_err(|error| PlanError(format!("tz: {error}; ask for UTC days, or for hours")))?;
+    }
+    Ok(buckets)
+}
+
+fn dimension(rules: &Rules, name: &str) -> Result<Dimension, PlanError> {
+    let known = name.parse::<Dimension>().ok().filter(|d| rules.views.smallest_with(&[*d]).is_some());
+    known.ok_or_else(|| PlanError(format!("no view has a dimension `{}`; {}", name.escape_debug(), declared(rules))))
+}
+
+fn declared(rules: &Rules) -> String {
+    let views: Vec<String> = rules.views.iter().map(|view| format!("{} ({})", view.name(), names(view.dimensions()))).collect();
+    format!("the declared views are {}", views.join(", "))
+}
+
+fn names(dimensions: &[Dimension]) -> String {
+    dimensions.iter().map(|d| d.name()).collect::<Vec<_>>().join(", ")
+}
+
+fn filters(rules: &Rules, given: &[&str]) -> Result<BTreeMap<Dimension, Vec<String>>, PlanError> {
+    if given.len() > MAX_FILTER_VALUES {
+        return wrong(format!("more than {MAX_FILTER_VALUES} where parameters; ask in several queries"));
+    }
+    let mut filters: BTreeMap<Dimension, Vec<String>> = BTreeMap::new();
+    for text in given {
+        let Some((name, value)) = text.split_once(':') else {
+            return wrong(format!("where `{}` must be dimension:value, such as event_type:UA", text.escape_debug()));
+        };
+        filters.entry(dimension(rules, name)?).or_default().push(value.to_owned());
+    }
+    for values in filters.values_mut() {
+        values.sort();
+        values.dedup();
+    }
+    Ok(filters)
+}
+
+fn measure(name: &str) -> Result<Measure, PlanError> {
+    name.parse().or_else(|()| wrong(format!("measure `{}` is unknown; choose from count, amount_count, sum, avg, min, max", name.escape_debug())))
+}
+
+fn top(text: &str) -> Result<(usize, Measure), PlanError> {
+    let (n, name) = text.split_once(':').unwrap_or((text, "count"));
+    match n.parse::<usize>() {
+        Ok(n) if (1..=MAX_TOP).contains(&n) => Ok((n, measure(name)?)),
+        _ => wrong(format!("top `{}` must be N:measure with N from 1 to {MAX_TOP}, such as 10:count", text.escape_debug())),
+    }
+}
+
+fn timeout(text: Option<&str>) -> Result<Duration, PlanError> {
+    let Some(text) = text else { return Ok(DEFAULT_TIMEOUT) };
+    match text.parse::<u64>().map(Duration::from_millis) {
+        Ok(timeout) if timeout <= MAX_TIMEOUT => Ok(timeout),
+        _ => wrong(format!("timeout_ms must be a number of milliseconds up to {}", MAX_TIMEOUT.as_millis())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tidemark_core::epoch::EpochBits;
+    use tidemark_core::event::Limits;
+    use tidemark_core::generation::Generation;
+    use tidemark_core::view::Views;
+
+    fn rules() -> Rules {
+        let views = Views::declare([("by_type", vec!["event_type"]), ("by_product", vec!["event_type", "product_id"])]).expect("valid");
+        Rules { generation: Generation(1), epoch_bits: EpochBits::new(18).expect("valid"), views, limits: Limits::default(), dedup: true }
+    }
+
+    fn planned(query: &str) -> Result<Plan, PlanError> {
+        let pairs: Vec<(String, String)> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+        plan(&rules(), &pairs)
+    }
+
+    #[test]
+    fn a_bad_query_is_told_what_to_write_instead() {
+        let check = |query: &str, says: &str| {
+            let error = planned(query).expect_err(query).to_string();
+            assert!(error.contains(says), "{query}: {error}");
+        };
+        check("group_by=nonsense", "no view has a dimension `nonsense`; the declared views are by_type (event_type)");
+        check("group_by=user_id", "no view has a dimension `user_id`");
+        check("group_by=event_type,event_type", "twice");
+        check("from=2013-01-01T00:01:00Z", "nearest are 2013-01-01T00:00:00.000Z and 2013-01-01T00:05:00.000Z");
+        check("from=2014-01-01T00:00:00Z&to=2013-01-01T00:00:00Z", "must be before");
+        check("from=0&to=0", "must be before");
+        check("from=9999999999999999", "outside 1970");
+        check("from=yesterday", "neither RFC 3339");
+        check("tz=Mars/Phobos&step=1d", "not an IANA time zone");
+        check("step=7m", "choose from 5m, 15m");
+        check("measures=median", "`median` is unknown");
+        check("top=0:count", "N from 1");
+        check("where=UA", "dimension:value");
+        check("at_least=1", "partition:next-offset");
+        check("timeout_ms=x", "milliseconds");
+        check("colour=red", "no parameter `colour`");
+        check("step=1h&step=1d", "given twice");
+    }
+
+    #[test]
+    fn equal_questions_have_one_identity() {
+        let identity = |query| planned(query).expect("valid").identity;
+        assert_eq!(identity("where=event_type:b&where=event_type:a&measures=sum"), identity("where=event_type:a&where=event_type:b&top=3:count"));
+        assert_ne!(identity("step=1h"), identity("step=1d"));
+        assert_ne!(identity("where=event_type:a"), identity("where=product_id:a"));
+    }
+}

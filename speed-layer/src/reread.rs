@@ -1,0 +1,86 @@
+//! Reading an epoch of the log again, to repair its history.
+
+use crate::reconcile::{CloseError, Yard};
+use crate::segment::Segment;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tidemark_core::generation::Rules;
+use tidemark_core::judge::Judge;
+use tidemark_core::offset::{NextOffset, OffsetRange, Partition};
+use tidemark_history::block::{Block, BlockBuilder};
+use tidemark_topic::{Consumer, Error, Happened};
+
+/// Rows of a repair's insert.
+const MAX_ROWS: u64 = 200_000;
+
+/// A log that is silent for so long will not answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The real clock, and a consumer made for each repair.
+#[derive(Debug)]
+pub struct LogYard<F> {
+    pub rules: Arc<Rules>,
+    /// Makes a consumer that gets every partition and belongs to no group.
+    pub connect: Arc<F>,
+}
+
+impl<C: Consumer, F: Fn() -> Result<C, Error> + Send + Sync + 'static> Yard for LogYard<F> {
+    fn now_ms(&self) -> i64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    }
+
+    async fn reread(&self, partition: Partition, segment: &Segment) -> Result<Vec<Block>, CloseError> {
+        let range = self.rules.epoch_bits.range_of(segment.epoch());
+        let (rules, connect) = (Arc::clone(&self.rules), Arc::clone(&self.connect));
+        let read = tokio::task::spawn_blocking(move || read_blocks(connect()?, &rules, partition, range)).await;
+        match read {
+            Ok(Ok(blocks)) => Ok(blocks),
+            Ok(Err(error)) => Err(CloseError::Log(error.to_string())),
+            Err(panic) => Err(CloseError::Log(panic.to_string())),
+        }
+    }
+}
+
+/// The rows of a range, judged as they were the first time.
+pub fn read_blocks(mut consumer: impl Consumer, rules: &Rules, partition: Partition, range: OffsetRange) -> Result<Vec<Block>, Error> {
+    let mut judge = Judge::new(rules);
+    let mut builder = BlockBuilder::new(partition, range.from());
+    let (mut blocks, mut reached, mut started) = (Vec::new(), NextOffset::ZERO, false);
+    let mut heard = Instant::now();
+    while reached < range.to() {
+        let mut ours = false;
+        let happened = consumer.poll(Duration::from_millis(500), |happened| match happened {
+            Happened::Assigned(partitions) => ours |= partitions.contains(&partition),
+            Happened::End { partition: p, next } if p == partition => reached = reached.max(next),
+            Happened::Record(record) if record.partition == partition => {
+                reached = record.offset.next();
+                let verdict = judge.judge(record.offset, record.payload, record.timestamp_ms);
+                if range.contains(record.offset) {
+                    builder.push(record.offset, &verdict, record.payload, record.timestamp_ms);
+                    if builder.rows() >= MAX_ROWS {
+                        let full = std::mem::replace(&mut builder, BlockBuilder::new(partition, range.to()));
+                        let (block, next) = full.finish();
+                        blocks.extend(block);
+                        builder = next;
+                    }
+                }
+            }
+            _ => {}
+        })?;
+        if ours && !started {
+            started = true;
+            let start = consumer.extent(partition)?.start;
+            let begin_at = Judge::lookback(rules, range.from()).max(start.min(range.from()));
+            consumer.start(partition, begin_at)?;
+        }
+        if happened > 0 {
+            heard = Instant::now();
+        } else if heard.elapsed() > PATIENCE {
+            return Err(Error::Unavailable { broker: "the log".into(), reason: format!("nothing of {range} came for {} s", PATIENCE.as_secs()) });
+        }
+    }
+    builder.skip_to(range.to());
+    blocks.extend(builder.finish().0);
+    Ok(blocks)
+}

@@ -1,0 +1,275 @@
+//! The speed layer's loop: one thread that polls the log and counts, and a task that closes epochs.
+
+use crate::reconcile::{CloseError, Closing, Yard, close};
+use crate::tide::{Tide, Waterline};
+use dashmap::DashMap;
+use parking_lot::{ArcRwLockWriteGuard, RawRwLock, RwLock};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tidemark_core::cut::Cut;
+use tidemark_core::generation::Rules;
+use tidemark_core::offset::{NextOffset, Partition};
+use tidemark_core::question::{Question, Rows};
+use tidemark_core::window::BucketError;
+use tidemark_history::History;
+use tidemark_topic::{Consumer, Control, Happened};
+use tokio::sync::watch;
+
+/// Longest wait in a poll; events end it earlier.
+const POLL: Duration = Duration::from_millis(500);
+
+/// Before an epoch that could not be closed is looked at again.
+const CLOSE_PAUSE: Duration = Duration::from_millis(500);
+
+/// The speed layer as the rest of the system sees it: the partitions that this process owns.
+#[derive(Debug)]
+pub struct Speed {
+    pub control: Control,
+    rules: Arc<Rules>,
+    /// Written by the loop's thread when partitions come and go, read by queries. The lock within guards one
+    /// partition's tide: the loop writes under it a batch of records at a time, queries read under it.
+    tides: DashMap<Partition, Arc<RwLock<Tide>>>,
+    /// The log's end as of the last fetch.
+    ends: DashMap<Partition, NextOffset>,
+    /// Counts the batches applied: whoever waits for a position looks again when it moves.
+    changed: watch::Sender<u64>,
+    pub closed: AtomicU64,
+    pub repaired: AtomicU64,
+}
+
+/// The speed layer's part of an answer.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    pub rows: Rows,
+    pub waterlines: BTreeMap<Partition, Waterline>,
+    pub ends: Cut,
+}
+
+/// What a status page says about one partition.
+#[derive(Clone, Copy, Debug)]
+pub struct PartitionStatus {
+    pub waterline: Waterline,
+    pub end: NextOffset,
+    pub taught: bool,
+    pub open_epochs: usize,
+    pub cells: usize,
+}
+
+impl Speed {
+    pub fn new(rules: Arc<Rules>) -> Self {
+        Self {
+            control: Control::default(),
+            rules,
+            tides: DashMap::new(),
+            ends: DashMap::new(),
+            changed: watch::Sender::new(0),
+            closed: AtomicU64::new(0),
+            repaired: AtomicU64::new(0),
+        }
+    }
+
+    /// Answers from the open epochs; `None` while some partition of `0..partitions` is not yet ready to.
+    pub fn snapshot(&self, question: &Question, partitions: u32) -> Result<Option<Snapshot>, BucketError> {
+        let mut snapshot = Snapshot::default();
+        for partition in (0..partitions).map(Partition) {
+            let Some(tide) = self.tide(partition) else { return Ok(None) };
+            let tide = tide.read();
+            if !tide.is_taught() {
+                return Ok(None);
+            }
+            let waterline = tide.answer(question, &mut snapshot.rows)?;
+            snapshot.waterlines.insert(partition, waterline);
+            let end = self.ends.get(&partition).map_or(waterline.position, |end| (*end).max(waterline.position));
+            snapshot.ends.set(partition, end);
+        }
+        Ok(Some(snapshot))
+    }
+
+    /// S of each partition that is ready.
+    pub fn positions(&self) -> Cut {
+        let taught = |entry: dashmap::mapref::multiple::RefMulti<'_, Partition, Arc<RwLock<Tide>>>| {
+            let tide = entry.value().read();
+            tide.is_taught().then(|| (*entry.key(), tide.waterline().position))
+        };
+        self.tides.iter().filter_map(taught).collect()
+    }
+
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    pub fn status(&self) -> BTreeMap<Partition, PartitionStatus> {
+        let of = |entry: dashmap::mapref::multiple::RefMulti<'_, Partition, Arc<RwLock<Tide>>>| {
+            let tide = entry.value().read();
+            let waterline = tide.waterline();
+            let end = self.ends.get(entry.key()).map_or(waterline.position, |end| (*end).max(waterline.position));
+            let cells = tide.segments().map(crate::segment::Segment::cells).sum();
+            let status = PartitionStatus { waterline, end, taught: tide.is_taught(), open_epochs: tide.segments().count(), cells };
+            (*entry.key(), status)
+        };
+        self.tides.iter().map(of).collect()
+    }
+
+    fn tide(&self, partition: Partition) -> Option<Arc<RwLock<Tide>>> {
+        self.tides.get(&partition).map(|tide| Arc::clone(&tide))
+    }
+
+    fn change(&self) {
+        self.changed.send_modify(|n| *n = n.wrapping_add(1));
+    }
+}
+
+/// The write lock of the partition that records are coming from: taken once for a run of them, not for each.
+#[derive(Default)]
+struct Holding(Option<(Partition, ArcRwLockWriteGuard<RawRwLock, Tide>)>);
+
+impl Holding {
+    fn tide(&mut self, speed: &Speed, partition: Partition) -> Option<&mut Tide> {
+        if self.0.as_ref().is_none_or(|(held, _)| *held != partition) {
+            self.0 = None;
+            self.0 = Some((partition, speed.tide(partition)?.write_arc()));
+        }
+        self.0.as_mut().map(|(_, tide)| &mut **tide)
+    }
+}
+
+/// Polls and counts until told to stop. Blocks: it wants a thread of its own, with `runtime` for history's calls.
+pub fn run<C: Consumer, H: History>(mut consumer: C, history: &H, speed: &Arc<Speed>, runtime: &tokio::runtime::Handle) -> Result<(), tidemark_topic::Error> {
+    speed.control.wake_by(consumer.waker());
+    let mut owned: Vec<Partition> = Vec::new();
+    let mut paused = false;
+    while !speed.control.is_stopping() {
+        if speed.control.is_paused() != paused {
+            paused = !paused;
+            if paused { consumer.pause(&owned)? } else { consumer.resume(&owned)? }
+        }
+        let (mut holding, mut changes) = (Holding::default(), Vec::new());
+        let happened = consumer.poll(POLL, |happened| match happened {
+            Happened::Record(record) => {
+                if let Some(tide) = holding.tide(speed, record.partition) {
+                    tide.apply(record.offset, record.payload, record.timestamp_ms);
+                }
+            }
+            Happened::End { partition, next } => {
+                if let Some(tide) = holding.tide(speed, partition) {
+                    tide.passed(next);
+                }
+            }
+            Happened::Assigned(partitions) => changes.push((partitions, true)),
+            Happened::Revoked(partitions) | Happened::Lost(partitions) => changes.push((partitions, false)),
+        })?;
+        drop(holding);
+        for (partitions, ours) in changes {
+            if ours {
+                assigned(&mut consumer, history, speed, runtime, &partitions)?;
+                owned.extend(&partitions);
+                if paused {
+                    consumer.pause(&partitions)?;
+                }
+            } else {
+                owned.retain(|partition| !partitions.contains(partition));
+                partitions.iter().for_each(|partition| drop(speed.tides.remove(partition)));
+                consumer.release(&partitions)?;
+            }
+        }
+        for &partition in &owned {
+            if let Some(end) = consumer.known_end(partition) {
+                speed.ends.insert(partition, end);
+            }
+        }
+        if happened > 0 {
+            speed.change();
+        }
+    }
+    Ok(())
+}
+
+fn assigned<C: Consumer, H: History>(consumer: &mut C, history: &H, speed: &Speed, runtime: &tokio::runtime::Handle, partitions: &[Partition]) -> Result<(), tidemark_topic::Error> {
+    let marks = loop {
+        match runtime.block_on(history.marks()) {
+            Ok(marks) => break marks,
+            Err(error) => {
+                speed.control.trouble(Some(format!("the speed layer waits for the ledger: {error}")));
+                if speed.control.is_stopping() {
+                    return Ok(());
+                }
+                std::thread::sleep(CLOSE_PAUSE);
+            }
+        }
+    };
+    speed.control.trouble(None);
+    for &partition in partitions {
+        let mark = marks.get(&partition).copied().unwrap_or(tidemark_core::epoch::Mark::START);
+        let tide = Tide::new(partition, Arc::clone(&speed.rules), mark);
+        let extent = consumer.extent(partition)?;
+        let begin_at = tide.begin_at().max(extent.start.min(tide.waterline().position));
+        speed.tides.insert(partition, Arc::new(RwLock::new(tide)));
+        speed.ends.insert(partition, extent.end);
+        consumer.start(partition, begin_at)?;
+    }
+    Ok(())
+}
+
+/// Closes epochs as both layers pass their ends, until told to stop.
+pub async fn close_epochs<H: History>(speed: Arc<Speed>, history: Arc<H>, yard: impl Yard, mut reached: watch::Receiver<Cut>) {
+    let mut changed = speed.changes();
+    while !speed.control.is_stopping() {
+        let history_at = reached.borrow_and_update().clone();
+        let _ = changed.borrow_and_update();
+        let partitions: Vec<Partition> = speed.tides.iter().map(|entry| *entry.key()).collect();
+        let mut again = None;
+        for partition in partitions {
+            if !close_partition(&speed, &*history, &yard, partition, history_at.get(partition)).await {
+                again = Some(CLOSE_PAUSE);
+            }
+        }
+        tokio::select! {
+            _ = reached.changed() => {}
+            () = sleep_or_never(again) => {}
+            // Only the speed layer's own lag can make it the later of the two; then its next batches matter.
+            () = next_change(&mut changed) => {}
+        }
+    }
+}
+
+async fn sleep_or_never(pause: Option<Duration>) {
+    match pause {
+        Some(pause) => tokio::time::sleep(pause).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Batches come by the thousand; closing need not look after each.
+async fn next_change(changed: &mut watch::Receiver<u64>) {
+    let _ = changed.changed().await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+}
+
+/// Closes what can be closed of one partition; false if something has to be looked at again later.
+async fn close_partition<H: History>(speed: &Speed, history: &H, yard: &impl Yard, partition: Partition, history_at: NextOffset) -> bool {
+    while let Some(tide) = speed.tide(partition) {
+        let Some(segment) = tide.write().closable(history_at) else { return true };
+        let epoch = segment.epoch();
+        match close(yard, history, &speed.rules, partition, &segment).await {
+            Ok(Closing::Closed) => {
+                tide.write().closed(epoch);
+                speed.closed.fetch_add(1, Ordering::Relaxed);
+                speed.control.trouble(None);
+                speed.change();
+            }
+            Ok(Closing::Waiting { .. }) => return false,
+            Ok(Closing::Repaired { difference, .. }) => {
+                speed.repaired.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(%partition, %epoch, ?difference, "history differed from the speed layer and has been written again");
+                return false;
+            }
+            Err(error @ (CloseError::History(_) | CloseError::Log(_))) => {
+                speed.control.trouble(Some(format!("partition {partition}: epoch {epoch} cannot be closed yet: {error}")));
+                return false;
+            }
+        }
+    }
+    true
+}

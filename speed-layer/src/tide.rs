@@ -1,0 +1,131 @@
+//! A partition's tide: the mark M, the speed position S, and the segments of the open epochs between them. Pure.
+
+use crate::segment::Segment;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use tidemark_core::check;
+use tidemark_core::epoch::{Epoch, Mark};
+use tidemark_core::generation::Rules;
+use tidemark_core::judge::{Judge, Verdict};
+use tidemark_core::offset::{NextOffset, Offset, Partition};
+use tidemark_core::question::{Question, Rows};
+use tidemark_core::window::BucketError;
+
+/// What one partition contributes to an answer: everything below `position`, split at `mark`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Waterline {
+    pub mark: Mark,
+    pub position: NextOffset,
+}
+
+/// One partition's state in the speed layer.
+#[derive(Debug)]
+pub struct Tide {
+    partition: Partition,
+    rules: Arc<Rules>,
+    judge: Judge,
+    mark: Mark,
+    /// S: every offset below has been counted, or is below the mark.
+    position: NextOffset,
+    /// The first offset not yet judged. Behind `position` only while the judge is being taught the epoch before.
+    read: NextOffset,
+    /// Epochs that are complete but not closed, oldest first, and after them the one being counted. Consecutive.
+    complete: VecDeque<Arc<Segment>>,
+    current: Segment,
+}
+
+impl Tide {
+    /// A partition as the ledger leaves it. Records must be applied from [`Tide::begin_at`] on.
+    pub fn new(partition: Partition, rules: Arc<Rules>, mark: Mark) -> Self {
+        let position = mark.position(rules.epoch_bits);
+        let current = Segment::new(mark.oldest_open(), &rules.views);
+        let (judge, read) = (Judge::new(&rules), Judge::lookback(&rules, position));
+        Self { partition, rules, judge, mark, position, read, complete: VecDeque::new(), current }
+    }
+
+    /// The first record that is needed.
+    pub fn begin_at(&self) -> NextOffset {
+        self.read
+    }
+
+    pub fn waterline(&self) -> Waterline {
+        Waterline { mark: self.mark, position: self.position }
+    }
+
+    /// True once the judge knows all that it must remember, and S means what it says.
+    pub fn is_taught(&self) -> bool {
+        self.read >= self.position
+    }
+
+    /// Counts one record. One that has been applied before changes nothing.
+    #[inline]
+    pub fn apply(&mut self, offset: Offset, payload: Option<&[u8]>, record_timestamp_ms: i64) {
+        if self.read.includes(offset) {
+            return;
+        }
+        let verdict = self.judge.judge(offset, payload, record_timestamp_ms);
+        self.read = offset.next();
+        if self.position.includes(offset) {
+            return;
+        }
+        let epoch = self.rules.epoch_bits.epoch_of(offset);
+        if epoch != self.current.epoch() {
+            self.turn_to(epoch);
+        }
+        match verdict {
+            Verdict::Event(event) => self.current.count(offset, &event),
+            Verdict::Duplicate(_) => self.current.duplicate(),
+            Verdict::DeadLetter(_) => self.current.dead_letter(),
+        }
+        self.position = offset.next();
+    }
+
+    /// There is nothing but holes up to `next`.
+    pub fn passed(&mut self, next: NextOffset) {
+        self.read = self.read.max(next);
+        if next > self.position {
+            self.position = next;
+            self.turn_to(self.rules.epoch_bits.epoch_at(next));
+        }
+    }
+
+    #[cold]
+    fn turn_to(&mut self, epoch: Epoch) {
+        while self.current.epoch() < epoch {
+            let next = Segment::new(self.current.epoch().next(), &self.rules.views);
+            self.complete.push_back(Arc::new(std::mem::replace(&mut self.current, next)));
+        }
+    }
+
+    /// The oldest open epoch, if both layers have passed its end: the one that may be closed.
+    pub fn closable(&mut self, history: NextOffset) -> Option<Arc<Segment>> {
+        let end = self.rules.epoch_bits.end_of(self.mark.oldest_open());
+        if self.position < end || history < end {
+            return None;
+        }
+        self.turn_to(self.rules.epoch_bits.epoch_at(self.position));
+        self.complete.front().cloned()
+    }
+
+    /// The epoch is closed in the ledger: history answers for it from now on. Only the oldest can be.
+    pub fn closed(&mut self, epoch: Epoch) {
+        let oldest = self.mark.oldest_open();
+        check!(I2, epoch == oldest && !self.complete.is_empty(), "partition {}: epoch {epoch} closed, but {oldest} is the oldest open one", self.partition);
+        if epoch == oldest && self.complete.pop_front().is_some() {
+            self.mark = self.mark.advanced();
+        }
+    }
+
+    /// This partition's open part of an answer, and the line that it is exact at.
+    pub fn answer(&self, question: &Question, rows: &mut Rows) -> Result<Waterline, BucketError> {
+        for segment in self.segments() {
+            segment.answer(question, rows)?;
+        }
+        Ok(self.waterline())
+    }
+
+    /// The open epochs, oldest first.
+    pub fn segments(&self) -> impl Iterator<Item = &Segment> {
+        self.complete.iter().map(Arc::as_ref).chain(std::iter::once(&self.current))
+    }
+}

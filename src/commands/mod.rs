@@ -1,0 +1,20 @@
+//! One file a command. Each wires crates together and decides nothing.
+
+pub mod bench;
+pub mod demo;
+pub mod send;
+pub mod up;
+
+use anyhow::{Context as _, Result};
+use tracing_subscriber::EnvFilter;
+
+/// The runtime that all of a process's tasks share.
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")
+}
+
+/// Logs go to standard error; `RUST_LOG` chooses.
+fn log() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,rdkafka=error,librdkafka=error"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+}

@@ -1,0 +1,258 @@
+//! `tidemark up`: everything in one process tree, on one data directory.
+
+use crate::config::Config;
+use anyhow::{Context as _, Result, anyhow};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tidemark_batch_layer::Batch;
+use tidemark_core::generation::Rules;
+use tidemark_embedded::{DataDir, Embedded, EmbeddedOptions, EngineCommand, Engines};
+use tidemark_history::clickhouse::{ClickHouse, Server};
+use tidemark_ingest::Ingest;
+use tidemark_serving::engine::Engine;
+use tidemark_speed_layer::Speed;
+use tidemark_speed_layer::reread::LogYard;
+use tidemark_topic::Membership;
+use tidemark_topic::kafka::{ConsumerOptions, Kafka, ProducerOptions};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Settings that differ from the defaults (see tidemark.default.toml)
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// Data directory [default: tidemark-data]
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// Address of the HTTP interface [default: 127.0.0.1:8080]
+    #[arg(long)]
+    listen: Option<String>,
+    /// A Kafka that runs elsewhere, host:port, instead of an embedded one
+    #[arg(long)]
+    kafka: Option<String>,
+    /// A ClickHouse that runs elsewhere, its URL, instead of an embedded one
+    #[arg(long)]
+    clickhouse: Option<String>,
+    /// The topic that is counted [default: events]
+    #[arg(long)]
+    topic: Option<String>,
+    /// Feed a sample stream of real flights
+    #[arg(long)]
+    demo: bool,
+}
+
+/// How long an engine may take to answer at the start.
+const START_DEADLINE: Duration = Duration::from_secs(60);
+
+/// How long requests under way may take at the end.
+const DRAIN: Duration = Duration::from_secs(10);
+
+pub fn run(arguments: Arguments) -> Result<()> {
+    super::log();
+    let demo = arguments.demo;
+    let config = configured(arguments)?;
+    let rules = Arc::new(config.rules()?);
+    super::runtime()?.block_on(up(config, rules, demo))
+}
+
+fn configured(arguments: Arguments) -> Result<Config> {
+    let mut config = Config::load(arguments.config.as_deref())?;
+    config.data = arguments.data.unwrap_or(config.data);
+    config.listen = arguments.listen.unwrap_or(config.listen);
+    config.kafka.bootstrap = arguments.kafka.unwrap_or(config.kafka.bootstrap);
+    config.kafka.topic = arguments.topic.unwrap_or(config.kafka.topic);
+    config.clickhouse.url = arguments.clickhouse.unwrap_or(config.clickhouse.url);
+    Ok(config)
+}
+
+async fn up(config: Config, rules: Arc<Rules>, demo: bool) -> Result<()> {
+    let mut stop = std::pin::pin!(stop_signal());
+    let listener = TcpListener::bind(&config.listen).await.with_context(|| format!("listening on {}; is another tidemark running? --listen takes another address", config.listen))?;
+    let http = format!("http://{}", listener.local_addr()?);
+    let embedded = tokio::select! {
+        started = start_engines(&config) => started?,
+        () = &mut stop => return Ok(()),
+    };
+    let outcome = tokio::select! {
+        parts = Parts::start(&config, rules, &embedded) => match parts {
+            Ok(parts) => serve(parts, listener, &http, &embedded, demo, stop).await,
+            Err(error) => Err(error),
+        },
+        () = stop_signal() => Ok(()),
+    };
+    tracing::info!("stopping the engines");
+    embedded.stop().await;
+    outcome
+}
+
+async fn start_engines(config: &Config) -> Result<Embedded> {
+    let dir = DataDir::open(&config.data)?;
+    let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let program = std::env::current_exe().context("finding the program's own file")?;
+    let mut options = EmbeddedOptions::new(EngineCommand { program, args: vec!["__engine".into()] });
+    options.kafka_heap_mib = config.kafka.heap_mib;
+    options.kafka_port = (config.kafka.port > 0).then_some(config.kafka.port);
+    options.clickhouse_port = (config.clickhouse.port > 0).then_some(config.clickhouse.port);
+    options.limits.memory_bytes = config.clickhouse.memory_mib << 20;
+    options.other_kafka = given(&config.kafka.bootstrap);
+    options.other_clickhouse = given(&config.clickhouse.url);
+    tracing::info!(data = %config.data.display(), "starting the engines");
+    Ok(Embedded::start(dir, &Engines::locate()?, options).await?)
+}
+
+/// The process's parts, wired through memory.
+struct Parts {
+    engine: Arc<Engine<ClickHouse>>,
+    kafka: Kafka,
+    /// A layer that ends by itself says why; every one is a reason to stop.
+    ended: mpsc::Receiver<anyhow::Error>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Parts {
+    async fn start(config: &Config, rules: Arc<Rules>, embedded: &Embedded) -> Result<Self> {
+        let runtime = embedded.runtime();
+        let kafka = Kafka { client_options: config.kafka.client.clone(), ..Kafka::new(runtime.kafka, config.kafka.topic.clone()) };
+        let retention_ms = if config.kafka.retention_hours < 0 { -1 } else { config.kafka.retention_hours * 3_600_000 };
+        let topic_config = [("retention.ms", retention_ms.to_string()), ("message.timestamp.type", "CreateTime".to_owned())];
+        let topic_config: Vec<(&str, &str)> = topic_config.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let topic = kafka.admin()?.ensure_topic(config.kafka.partitions, 1, &topic_config).await?;
+        let history = Arc::new(open_history(config, &runtime.clickhouse, &rules).await?);
+
+        let (speed, batch) = (Arc::new(Speed::new(Arc::clone(&rules))), Batch::default());
+        let engine = Engine::new(Arc::clone(&rules), config.kafka.topic.clone(), topic.partitions, Arc::clone(&speed), batch.clone(), Arc::clone(&history));
+        let (say, ended) = mpsc::channel(2);
+        let options = ConsumerOptions { queued_kbytes: config.kafka.queued_kbytes, ..ConsumerOptions::default() };
+        let handle = tokio::runtime::Handle::current();
+
+        let consumer = kafka.consumer(Membership::All { group: None }, options.clone())?;
+        let speed_thread = thread("speed", say.clone(), {
+            let (speed, history, handle) = (Arc::clone(&speed), Arc::clone(&history), handle.clone());
+            move || tidemark_speed_layer::run::run(consumer, &*history, &speed, &handle).context("the speed layer ended")
+        })?;
+        let consumer = batch_kafka(&kafka).consumer(batch_membership(config, &rules), options.clone())?;
+        let batch_thread = thread("batch", say, {
+            let (batch, history, rules, limits) = (batch.clone(), Arc::clone(&history), Arc::clone(&rules), config.block_limits()?);
+            move || tidemark_batch_layer::run(consumer, history, rules, limits, batch, handle).context("the batch layer ended")
+        })?;
+        let connect = { let kafka = kafka.clone(); move || kafka.consumer(Membership::All { group: None }, options.clone()) };
+        let yard = LogYard { rules: Arc::clone(&rules), connect: Arc::new(connect) };
+        tokio::spawn(tidemark_speed_layer::run::close_epochs(speed, history, yard, batch.reached()));
+        Ok(Self { engine: Arc::new(engine), kafka, ended, threads: vec![speed_thread, batch_thread] })
+    }
+
+    fn stop(self) {
+        self.engine.speed.control.stop();
+        self.engine.batch.control.stop();
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a layer's thread panicked while stopping");
+            }
+        }
+    }
+}
+
+/// While history does not answer, the batch layer waits inside a block and does not poll; the session's heartbeat, not
+/// the pace of polling, tells whether it lives.
+fn batch_kafka(kafka: &Kafka) -> Kafka {
+    let mut kafka = kafka.clone();
+    kafka.client_options.entry("max.poll.interval.ms".into()).or_insert_with(|| "86400000".into());
+    kafka
+}
+
+/// A static member: a restart takes its partitions back at once, and fences a former process that still runs.
+fn batch_membership(config: &Config, rules: &Rules) -> Membership {
+    Membership::Group {
+        group: format!("{}-batch-g{}", config.kafka.group, rules.generation),
+        instance: Some("up".into()),
+        session_timeout: Duration::from_millis(config.kafka.session_timeout_ms),
+    }
+}
+
+async fn open_history(config: &Config, url: &str, rules: &Rules) -> Result<ClickHouse> {
+    let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let ClickHouseConfig { database, user, password, .. } = &config.clickhouse;
+    let server = Server { url: url.to_owned(), database: database.clone(), user: given(user), password: given(password) };
+    let deadline = tokio::time::Instant::now() + START_DEADLINE;
+    loop {
+        match ClickHouse::open(&server, &config.kafka.topic, rules.clone()).await {
+            Err(error @ tidemark_history::Error::Unavailable { .. }) if tokio::time::Instant::now() < deadline => {
+                tracing::info!("waiting for ClickHouse: {error}");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            opened => return Ok(opened?),
+        }
+    }
+}
+
+type ClickHouseConfig = crate::config::ClickHouse;
+
+fn thread(name: &str, ended: mpsc::Sender<anyhow::Error>, work: impl FnOnce() -> Result<()> + Send + 'static) -> Result<std::thread::JoinHandle<()>> {
+    let body = move || {
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        let error = match done {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error,
+            Err(_) => anyhow!("a layer panicked; the log has the place"),
+        };
+        // Only the first one matters: it stops the process.
+        let _ = ended.blocking_send(error);
+    };
+    std::thread::Builder::new().name(name.to_owned()).spawn(body).context("starting a thread")
+}
+
+async fn serve(mut parts: Parts, listener: TcpListener, http: &str, embedded: &Embedded, demo: bool, stop: impl Future<Output = ()>) -> Result<()> {
+    use axum::serve::ListenerExt as _;
+    let producer = parts.kafka.producer(ProducerOptions::default())?;
+    let ingest = Arc::new(Ingest::new(producer, parts.engine.rules.limits.clone()));
+    let routes = tidemark_serving::api::routes(Arc::clone(&parts.engine)).merge(tidemark_ingest::routes(ingest)).fallback(tidemark_serving::api::not_found);
+    let (close, mut closed) = tokio::sync::watch::channel(false);
+    let listener = listener.tap_io(|connection| drop(connection.set_nodelay(true)));
+    let server = axum::serve(listener, routes).with_graceful_shutdown(async move { drop(closed.wait_for(|closed| *closed).await) });
+    let mut server = tokio::spawn(server.into_future());
+    embedded.set_http(http)?;
+    let ready = tokio::spawn(announce(Arc::clone(&parts.engine), http.to_owned()));
+    let demo = demo.then(|| parts.kafka.producer(ProducerOptions::default())).transpose()?.map(|producer| tokio::spawn(super::demo::stream(producer)));
+    let outcome = tokio::select! {
+        () = stop => Ok(()),
+        error = parts.ended.recv() => Err(error.unwrap_or_else(|| anyhow!("the layers ended"))),
+        served = &mut server => served.context("the HTTP server")?.context("the HTTP server"),
+    };
+    tracing::info!("stopping");
+    ready.abort();
+    demo.inspect(tokio::task::JoinHandle::abort);
+    let _ = close.send(true);
+    if !server.is_finished() && tokio::time::timeout(DRAIN, server).await.is_err() {
+        tracing::warn!("requests were still under way after {} s", DRAIN.as_secs());
+    }
+    tokio::task::spawn_blocking(move || parts.stop()).await.context("stopping the layers")?;
+    outcome
+}
+
+/// Says that it is ready when a query can be answered, and what to try.
+async fn announce(engine: Arc<Engine<ClickHouse>>, http: String) {
+    let mut changes = engine.speed.changes();
+    while engine.speed.positions().iter().len() < engine.partitions as usize {
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+    tracing::info!("ready: {http}/");
+    eprintln!("\n  Tidemark is ready: {http}/\n\n  Try:  curl '{http}/v1/query?step=5m&group_by=event_type&measures=count,sum'\n");
+}
+
+async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let wait = |kind| async move {
+        match signal(kind) {
+            Ok(mut signal) => drop(signal.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = wait(SignalKind::interrupt()) => {}
+        () = wait(SignalKind::terminate()) => {}
+    }
+}

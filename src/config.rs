@@ -1,0 +1,175 @@
+//! The configuration: the default file, the operator's file over it, the command line over both.
+
+use anyhow::{Context as _, Result, bail};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tidemark_batch_layer::BlockLimits;
+use tidemark_core::epoch::EpochBits;
+use tidemark_core::event::Limits;
+use tidemark_core::generation::{Generation, Rules};
+use tidemark_core::view::Views;
+
+/// The manual, and the defaults: there is no second list of them.
+const DEFAULT: &str = include_str!("../tidemark.default.toml");
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub listen: String,
+    pub data: PathBuf,
+    pub kafka: Kafka,
+    pub clickhouse: ClickHouse,
+    counting: Counting,
+    event: Event,
+    view: Vec<View>,
+    batch: Batch,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kafka {
+    pub bootstrap: String,
+    pub topic: String,
+    pub partitions: u32,
+    pub retention_hours: i64,
+    pub group: String,
+    pub session_timeout_ms: u64,
+    pub queued_kbytes: u32,
+    pub heap_mib: u32,
+    pub port: u16,
+    pub client: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClickHouse {
+    pub url: String,
+    pub database: String,
+    pub user: String,
+    pub password: String,
+    pub memory_mib: u64,
+    pub port: u16,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Counting {
+    epoch_bits: u8,
+    dedup: Switch,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Switch {
+    On,
+    Off,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Event {
+    max_bytes: usize,
+    max_depth: u32,
+    earliest: String,
+    max_ahead_ms: i64,
+    order_amount_strings: bool,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct View {
+    name: String,
+    dimensions: Vec<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Batch {
+    max_rows: u64,
+    max_age_ms: u64,
+    max_bytes: usize,
+}
+
+/// The engine takes no more rows in one insert (measured: beyond a million it may write half of them).
+const MAX_BLOCK_ROWS: u64 = 400_000;
+
+impl Config {
+    /// The defaults, with what `file` says instead.
+    pub fn load(file: Option<&Path>) -> Result<Self> {
+        let Some(path) = file else { return Self::parse("") };
+        let text = std::fs::read_to_string(path).with_context(|| format!("reading the configuration {}", path.display()))?;
+        Self::parse(&text).with_context(|| format!("in the configuration {}", path.display()))
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        let mut merged: toml::Table = DEFAULT.parse().context("the built-in defaults")?;
+        merge(&mut merged, text.parse().context("not TOML")?);
+        serde_path_to_error::deserialize(toml::Value::Table(merged)).map_err(|error| anyhow::anyhow!("{}: {}", error.path(), error.inner().message()))
+    }
+
+    pub fn rules(&self) -> Result<Rules> {
+        let declared = self.view.iter().map(|view| (view.name.as_str(), view.dimensions.iter().map(String::as_str).collect()));
+        let views = Views::declare(declared)?;
+        let earliest_ms = self.event.earliest.parse::<jiff::Timestamp>().with_context(|| format!("event.earliest `{}` is not RFC 3339", self.event.earliest))?.as_millisecond();
+        if earliest_ms < 0 {
+            bail!("event.earliest is before 1970, which history's windows cannot name");
+        }
+        let Event { max_bytes, max_depth, max_ahead_ms, order_amount_strings, .. } = self.event;
+        if max_depth == 0 || max_depth > 128 {
+            bail!("event.max_depth must be between 1 and 128");
+        }
+        Ok(Rules {
+            generation: Generation(1),
+            epoch_bits: EpochBits::new(self.counting.epoch_bits).context("counting.epoch_bits")?,
+            views,
+            limits: Limits { max_bytes, max_depth, earliest_ms, max_ahead_ms, amount_strings: order_amount_strings },
+            dedup: self.counting.dedup == Switch::On,
+        })
+    }
+
+    pub fn block_limits(&self) -> Result<BlockLimits> {
+        let Batch { max_rows, max_age_ms, max_bytes } = self.batch;
+        if max_rows == 0 || max_rows > MAX_BLOCK_ROWS {
+            bail!("batch.max_rows must be between 1 and {MAX_BLOCK_ROWS}");
+        }
+        Ok(BlockLimits { max_rows, max_age: Duration::from_millis(max_age_ms), max_bytes, ..BlockLimits::default() })
+    }
+}
+
+/// Tables are merged key by key; everything else, arrays too, is replaced.
+fn merge(into: &mut toml::Table, from: toml::Table) {
+    for (key, value) in from {
+        match (into.get_mut(&key), value) {
+            (Some(toml::Value::Table(into)), toml::Value::Table(from)) => merge(into, from),
+            (_, value) => drop(into.insert(key, value)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_file_says_what_the_code_believes_to_be_the_default() {
+        let config = Config::parse("").expect("the defaults are valid");
+        let rules = config.rules().expect("the defaults are valid");
+        assert_eq!(rules.limits, Limits::default());
+        assert_eq!(config.block_limits().expect("the defaults are valid"), BlockLimits::default());
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_by_its_path() {
+        let error = Config::parse("[counting]\nepoch_bit = 3").expect_err("refused").to_string();
+        assert!(error.contains("counting") && error.contains("epoch_bit"), "{error}");
+    }
+
+    #[test]
+    fn a_file_changes_only_what_it_names() {
+        let config = Config::parse("[counting]\nepoch_bits = 10\n[[view]]\nname = \"all\"\ndimensions = [\"user_id\"]").expect("valid");
+        let rules = config.rules().expect("valid");
+        assert_eq!((rules.epoch_bits.get(), rules.dedup, rules.views.len()), (10, true, 1));
+    }
+}

@@ -1,0 +1,63 @@
+//! The handle on a consuming loop, for everybody but its own thread: stop it, pause it, see what troubles it.
+
+use crate::Waker;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Shared by a layer's loop and those who steer or watch it.
+#[derive(Clone, Debug, Default)]
+pub struct Control(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    stopping: AtomicBool,
+    paused: AtomicBool,
+    /// Guards what holds the loop up now, in words; empty while it runs well.
+    trouble: Mutex<Option<String>>,
+    /// Guards the way to interrupt the loop's poll, once there is one.
+    waker: Mutex<Option<Waker>>,
+}
+
+impl Control {
+    /// The loop tells how it can be woken.
+    pub fn wake_by(&self, waker: Waker) {
+        *self.0.waker.lock() = Some(waker);
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &*self.0.waker.lock() {
+            waker.wake();
+        }
+    }
+
+    pub fn stop(&self) {
+        self.0.stopping.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.0.stopping.load(Ordering::Acquire)
+    }
+
+    /// A paused layer keeps its partitions and its state, and takes nothing more from the log.
+    pub fn pause(&self, paused: bool) {
+        self.0.paused.store(paused, Ordering::Release);
+        self.wake();
+    }
+
+    pub fn is_paused(&self) -> bool {
+        self.0.paused.load(Ordering::Acquire)
+    }
+
+    pub fn trouble(&self, trouble: Option<String>) {
+        if let Some(text) = &trouble {
+            tracing::warn!("{text}");
+        }
+        *self.0.trouble.lock() = trouble;
+    }
+
+    pub fn current_trouble(&self) -> Option<String> {
+        self.0.trouble.lock().clone()
+    }
+}

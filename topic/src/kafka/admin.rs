@@ -1,0 +1,159 @@
+//! The topic itself: making it, its partitions, their extents.
+
+use super::{ANSWER_DEADLINE, Journal, Kafka, number};
+use crate::{Error, Extent, NextOffset, Partition};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication, TopicResult};
+use rdkafka::client::ClientContext;
+use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::{Offset as RawOffset, TopicPartitionList};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long a topic that was just made may take until every partition has a leader.
+const READY_DEADLINE: Duration = Duration::from_secs(30);
+/// Between two looks whether it has.
+const READY_PAUSE: Duration = Duration::from_millis(20);
+
+/// What [`Admin::ensure_topic`] found or made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TopicInfo {
+    /// As the topic has them: an existing topic keeps its own number.
+    pub partitions: u32,
+    pub created: bool,
+}
+
+/// Asks and changes what the brokers know of the topic. Cheap to clone.
+#[derive(Clone)]
+pub struct Admin {
+    kafka: Kafka,
+    client: Arc<AdminClient<Context>>,
+}
+
+impl std::fmt::Debug for Admin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Admin").field("kafka", &self.kafka).finish_non_exhaustive()
+    }
+}
+
+impl Admin {
+    pub(super) fn new(kafka: &Kafka) -> Result<Self, Error> {
+        let config = kafka.config(&[], &[])?;
+        let client = AdminClient::from_config_and_context(&config, Context::default())
+            .map_err(|error| Error::Refused { reason: format!("making an admin client: {error}") })?;
+        Ok(Self { kafka: kafka.clone(), client: Arc::new(client) })
+    }
+
+    /// Makes the topic if there is none, and waits until every partition can be used. An existing topic is left as it
+    /// is, its number of partitions and its settings included.
+    pub async fn ensure_topic(&self, partitions: u32, replication: u32, config: &[(&str, &str)]) -> Result<TopicInfo, Error> {
+        let refused = |what: &str, n: u32| Error::Refused { reason: format!("{n} is not a number of {what}") };
+        let count = i32::try_from(partitions).map_err(|_| refused("partitions", partitions))?;
+        let replicas = i32::try_from(replication).map_err(|_| refused("replicas", replication))?;
+        let mut topic = NewTopic::new(&self.kafka.topic, count, TopicReplication::Fixed(replicas));
+        for (key, value) in config {
+            topic = topic.set(key, value);
+        }
+        let answers = self.client.create_topics([&topic], &options()).await;
+        let created = match self.only(answers, "making the topic") {
+            Ok(()) => true,
+            Err((Some(RDKafkaErrorCode::TopicAlreadyExists), _)) => false,
+            Err((_, error)) => return Err(error),
+        };
+        Ok(TopicInfo { partitions: self.ready(Instant::now() + READY_DEADLINE).await?, created })
+    }
+
+    /// Waits until every partition has a leader.
+    async fn ready(&self, deadline: Instant) -> Result<u32, Error> {
+        loop {
+            let error = match self.look().await {
+                Ok(found) if found.led && found.count > 0 => return Ok(found.count),
+                Ok(_) => None,
+                Err(error @ (Error::NoSuchTopic { .. } | Error::Unavailable { .. })) => Some(error),
+                Err(error) => return Err(error),
+            };
+            if Instant::now() >= deadline {
+                let reason = "not every partition of the topic has a leader".to_owned();
+                return Err(error.unwrap_or(Error::Unavailable { broker: self.kafka.bootstrap.clone(), reason }));
+            }
+            tokio::time::sleep(READY_PAUSE).await;
+        }
+    }
+
+    /// The number of the topic's partitions.
+    pub async fn partitions(&self) -> Result<u32, Error> {
+        Ok(self.look().await?.count)
+    }
+
+    /// What each partition holds.
+    pub async fn extents(&self) -> Result<BTreeMap<Partition, Extent>, Error> {
+        self.blocking(|admin| {
+            let client = admin.client.inner();
+            let count = admin.kafka.partitions(client, ANSWER_DEADLINE)?.count;
+            (0..count).map(Partition).map(|partition| Ok((partition, admin.kafka.extent(client, partition, ANSWER_DEADLINE)?))).collect()
+        })
+        .await
+    }
+
+    /// Drops the topic and all it holds.
+    pub async fn delete_topic(&self) -> Result<(), Error> {
+        let answers = self.client.delete_topics(&[&self.kafka.topic], &options()).await;
+        self.only(answers, "deleting the topic").map_err(|(_, error)| error)
+    }
+
+    /// Drops a partition's records below `start`, as retention does.
+    pub async fn delete_records_below(&self, partition: Partition, start: NextOffset) -> Result<(), Error> {
+        let doing = "deleting records";
+        let mut list = TopicPartitionList::new();
+        let offset = i64::try_from(start.get()).map_err(|_| Error::Refused { reason: format!("{start} is not an offset of Kafka") })?;
+        list.add_partition_offset(&self.kafka.topic, number(partition), RawOffset::Offset(offset))
+            .map_err(|error| self.kafka.client_error(&error, doing))?;
+        let answer = self.client.delete_records(&list, &options()).await;
+        let answer = answer.map_err(|error| self.kafka.client_error(&error, doing))?;
+        for element in answer.elements() {
+            element.error().map_err(|error| self.kafka.client_error(&error, doing))?;
+        }
+        Ok(())
+    }
+
+    async fn look(&self) -> Result<super::Partitions, Error> {
+        self.blocking(|admin| admin.kafka.partitions(admin.client.inner(), ANSWER_DEADLINE)).await
+    }
+
+    /// Calls of the client that wait for the broker's answer run where they may block.
+    async fn blocking<T: Send + 'static>(&self, ask: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+        let admin = self.clone();
+        let asked = tokio::task::spawn_blocking(move || ask(&admin)).await;
+        asked.unwrap_or_else(|stopped| Err(Error::Unavailable { broker: self.kafka.bootstrap.clone(), reason: stopped.to_string() }))
+    }
+
+    /// The answer for the one topic that was asked about.
+    fn only(&self, answers: KafkaResult<Vec<TopicResult>>, doing: &str) -> Result<(), (Option<RDKafkaErrorCode>, Error)> {
+        let answers = answers.map_err(|error| (error.rdkafka_error_code(), self.kafka.client_error(&error, doing)))?;
+        match answers.into_iter().next() {
+            Some(Err((_, code))) => Err((Some(code), self.kafka.error(code, doing))),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn options() -> AdminOptions {
+    AdminOptions::new().request_timeout(Some(ANSWER_DEADLINE)).operation_timeout(Some(ANSWER_DEADLINE))
+}
+
+/// What the client calls back.
+#[derive(Debug, Default)]
+struct Context {
+    journal: Journal,
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        Journal::log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.journal.error(&error, reason);
+    }
+}

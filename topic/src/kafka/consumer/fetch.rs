@@ -1,0 +1,175 @@
+//! Records, ends, and where reading begins: the data queue.
+
+use super::client::Connected;
+use super::{KafkaConsumer, index, slot};
+use crate::kafka::native::{self, Fetched};
+use crate::kafka::{ANSWER_DEADLINE, is_transient, number};
+use crate::{Error, Extent, Happened, NextOffset, Partition, Record};
+use rdkafka::consumer::Consumer as _;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::Offset as RawOffset;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// How long a poll may be held up by the question where a doubtful partition stands.
+const DOUBT_PATIENCE: Duration = Duration::from_millis(500);
+
+/// A partition that is being read.
+#[derive(Debug)]
+pub(super) struct Reading {
+    /// The first offset not yet handed over.
+    pub(super) next: NextOffset,
+    /// The log's end when reading began; later ends come with the fetches.
+    pub(super) end_at_start: NextOffset,
+    /// Where the last `End` was announced.
+    ended: Option<NextOffset>,
+}
+
+impl KafkaConsumer {
+    /// Hands over what has been fetched, at most a batch, then the ends that have been reached.
+    pub(super) fn read(&mut self, deliver: &mut impl FnMut(Happened<'_>)) -> usize {
+        let Self { client: Connected { data, .. }, reading, doubtful, kafka, failed, .. } = self;
+        let mut handed = 0;
+        let mut broken = Vec::new();
+        let full = data.take(|fetched| match fetched {
+            Fetched::Record(record) => {
+                if accept(reading, &record) {
+                    deliver(Happened::Record(record));
+                    handed += 1;
+                }
+            }
+            Fetched::Failed { partition, code: RDKafkaErrorCode::AutoOffsetReset, .. } => {
+                doubtful.insert(partition);
+            }
+            Fetched::Failed { code, .. } if is_transient(code) => {}
+            Fetched::Failed { partition, code, reason } => {
+                *failed = Some(kafka.error(code, &format!("reading partition {partition} ({reason})")));
+                broken.push(partition);
+            }
+        });
+        // What follows a record that cannot be read must not be taken for the next one.
+        for partition in broken {
+            self.stop_reading(partition);
+            self.idle.insert(partition);
+            self.settle();
+        }
+        if handed > 0 {
+            self.client.base.context().journal.reached();
+        }
+        if full {
+            self.parking.ready();
+            return handed;
+        }
+        handed + self.announce_ends(deliver)
+    }
+
+    /// Announces each partition that has been read up to the log's end and was not there before.
+    pub(super) fn announce_ends(&mut self, deliver: &mut impl FnMut(Happened<'_>)) -> usize {
+        if self.reading().next().is_none() {
+            return 0;
+        }
+        let positions = self.list(self.reading().map(|(partition, _)| partition));
+        native::read_positions(self.client.base.client(), &positions);
+        let mut handed = 0;
+        for element in positions.elements() {
+            let partition = Partition(element.partition().unsigned_abs());
+            let Some(Some(reading)) = self.reading.get_mut(index(partition)) else { continue };
+            let fetched = native::fetched_end(self.client.base.client(), &self.topic, partition).map(NextOffset::new);
+            let end = fetched.unwrap_or(reading.end_at_start).max(reading.end_at_start);
+            // Invisible records (transactions' markers, aborted ones) carry the position past the last record.
+            let read = match element.offset() {
+                RawOffset::Offset(offset) => u64::try_from(offset).map_or(reading.next, NextOffset::new),
+                _ => reading.next,
+            };
+            if read.max(reading.next) == end && reading.ended != Some(end) {
+                reading.next = end;
+                reading.ended = Some(end);
+                deliver(Happened::End { partition, next: end });
+                handed += 1;
+            }
+        }
+        handed
+    }
+
+    /// Looks into the partitions whose position librdkafka has given up on: out of range, or to be fetched again.
+    pub(super) fn resolve_doubts(&mut self) -> Result<(), Error> {
+        while let Some(partition) = self.doubtful.first().copied() {
+            let Some(next) = slot(&self.reading, partition).map(|reading| reading.next) else {
+                self.doubtful.remove(&partition);
+                continue;
+            };
+            let extent = match self.kafka.extent(self.client.base.client(), partition, DOUBT_PATIENCE) {
+                Ok(extent) => extent,
+                Err(Error::Unavailable { .. }) => return Ok(()), // still doubtful at the next poll
+                Err(error) => return Err(error),
+            };
+            self.stop_reading(partition);
+            self.idle.insert(partition);
+            self.settle();
+            if !extent.admits(next) {
+                return Err(Error::OutOfRange { partition, wanted: next, extent });
+            }
+            match self.begin(partition, next, extent) {
+                Err(Error::Unavailable { .. }) => {
+                    // A revocation is open: again when it is over.
+                    self.set_reading(partition, Reading { next, end_at_start: extent.end, ended: None });
+                    self.doubtful.insert(partition);
+                    return Ok(());
+                }
+                outcome => outcome?,
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn set_reading(&mut self, partition: Partition, reading: Reading) {
+        let at = index(partition);
+        if self.reading.len() <= at {
+            self.reading.resize_with(at + 1, || None);
+        }
+        self.reading[at] = Some(reading);
+    }
+
+    /// Begins to fetch at a position known to be in the log.
+    pub(super) fn begin(&mut self, partition: Partition, at: NextOffset, extent: Extent) -> Result<(), Error> {
+        // Nothing is taken from the partition until the new position stands: a record of the old one would pass for one
+        // of the new.
+        let was_reading = self.stop_reading(partition).is_some();
+        if was_reading && self.assigned.contains(&partition) {
+            let offset = i64::try_from(at.get()).map_err(|_| Error::Refused { reason: format!("{at} is not an offset of Kafka") })?;
+            let sought = self.client.base.seek(&self.kafka.topic, number(partition), RawOffset::Offset(offset), ANSWER_DEADLINE);
+            sought.map_err(|error| Error::Unavailable { broker: self.kafka.bootstrap.clone(), reason: error.to_string() })?;
+            self.unpause(&BTreeSet::from([partition]));
+        } else {
+            if self.assigned.contains(&partition) {
+                self.idle.insert(partition);
+                self.settle();
+            }
+            if self.assigned.contains(&partition) {
+                let reason = "a rebalance is under way; repeat when it is over".to_owned();
+                return Err(Error::Unavailable { broker: self.kafka.bootstrap.clone(), reason });
+            }
+            self.client.data.forward(self.client.base.client(), &self.topic, partition);
+            let assignment = self.list_at(partition, at, None)?;
+            let refused = |error: KafkaError| Error::Refused { reason: format!("assigning partition {partition}: {error}") };
+            self.client.base.incremental_assign(&assignment).map_err(refused)?;
+            self.client.data.forward(self.client.base.client(), &self.topic, partition);
+            self.assigned.insert(partition);
+        }
+        self.set_reading(partition, Reading { next: at, end_at_start: extent.end, ended: None });
+        // An empty remainder is an `End` that no fetch will announce.
+        self.parking.ready();
+        Ok(())
+    }
+}
+
+/// Takes a record's offset into account; false if it has been handed over before, or is not being read.
+fn accept(reading: &mut [Option<Reading>], record: &Record<'_>) -> bool {
+    match reading.get_mut(index(record.partition)) {
+        Some(Some(reading)) if !reading.next.includes(record.offset) => {
+            reading.next = record.offset.next();
+            true
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,233 @@
+//! The one door to Kafka: the only place that names `rdkafka`.
+//!
+//! [`Kafka`] says where the topic is; `consumer`, `producer` and `admin` connect to it; `native` has the calls
+//! that librdkafka offers and its wrapper does not.
+
+mod admin;
+mod consumer;
+mod native;
+mod producer;
+
+pub use admin::{Admin, TopicInfo};
+pub use consumer::{ConsumerOptions, KafkaConsumer};
+pub use producer::{KafkaProducer, ProducerOptions};
+
+use crate::{Error, Extent, Membership, NextOffset, Partition};
+use rdkafka::client::{Client, ClientContext};
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// How long a question to the broker (extent, committed position, metadata) may take.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Settings on which exactness rests. Another value would be wrong, so it is refused rather than overridden.
+const RESERVED: [&str; 17] = [
+    "acks",
+    "auto.offset.reset",
+    "bootstrap.servers",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "enable.idempotence",
+    "enable.partition.eof",
+    "group.id",
+    "group.instance.id",
+    "group.protocol",
+    "isolation.level",
+    "metadata.broker.list",
+    "partition.assignment.strategy",
+    "partitioner",
+    "request.required.acks",
+    "session.timeout.ms",
+    "transactional.id",
+];
+
+/// Where a topic is, and how to speak to its brokers.
+#[derive(Clone, Debug)]
+pub struct Kafka {
+    /// `host:port`, comma separated.
+    pub bootstrap: String,
+    pub topic: String,
+    /// librdkafka settings passed through (security, timeouts, buffers). Those on which exactness rests are refused.
+    pub client_options: BTreeMap<String, String>,
+}
+
+impl Kafka {
+    pub fn new(bootstrap: impl Into<String>, topic: impl Into<String>) -> Self {
+        Self { bootstrap: bootstrap.into(), topic: topic.into(), client_options: BTreeMap::new() }
+    }
+
+    pub fn admin(&self) -> Result<Admin, Error> {
+        Admin::new(self)
+    }
+
+    pub fn consumer(&self, membership: Membership, options: ConsumerOptions) -> Result<KafkaConsumer, Error> {
+        KafkaConsumer::new(self, membership, options)
+    }
+
+    pub fn producer(&self, options: ProducerOptions) -> Result<KafkaProducer, Error> {
+        KafkaProducer::new(self, options)
+    }
+
+    /// The settings of a client: `defaults`, then the operator's, then `fixed`.
+    fn config(&self, defaults: &[(&str, &str)], fixed: &[(&str, &str)]) -> Result<ClientConfig, Error> {
+        if let Some(reserved) = RESERVED.iter().find(|&&key| self.client_options.contains_key(key)) {
+            let reason = format!("the client option `{reserved}` is set by tidemark and cannot be configured");
+            return Err(Error::Refused { reason });
+        }
+        let mut config = ClientConfig::new();
+        config.set_log_level(RDKafkaLogLevel::Info);
+        // A broker that is back is found within a second or two, not ten.
+        config.set("reconnect.backoff.max.ms", "1000").set("socket.keepalive.enable", "true");
+        for (key, value) in defaults {
+            config.set(*key, *value);
+        }
+        for (key, value) in &self.client_options {
+            config.set(key, value);
+        }
+        for (key, value) in fixed {
+            config.set(*key, *value);
+        }
+        config.set("bootstrap.servers", &self.bootstrap);
+        Ok(config)
+    }
+
+    /// What an error code of the broker or the client means to the caller.
+    fn error(&self, code: RDKafkaErrorCode, doing: &str) -> Error {
+        let reason = format!("{doing}: {code}");
+        match code {
+            RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownPartition => {
+                Error::NoSuchTopic { topic: self.topic.clone() }
+            }
+            _ if is_transient(code) => Error::Unavailable { broker: self.bootstrap.clone(), reason },
+            _ => Error::Refused { reason },
+        }
+    }
+
+    /// The same for the wrapper's errors.
+    fn client_error(&self, error: &KafkaError, doing: &str) -> Error {
+        match error.rdkafka_error_code() {
+            Some(code) => self.error(code, doing),
+            None => Error::Refused { reason: format!("{doing}: {error}") },
+        }
+    }
+
+    /// Asks the broker for a partition's extent.
+    fn extent<C: ClientContext>(&self, client: &Client<C>, partition: Partition, patience: Duration) -> Result<Extent, Error> {
+        let (start, end) = client
+            .fetch_watermarks(&self.topic, number(partition), patience)
+            .map_err(|error| self.client_error(&error, "asking for the extent of a partition"))?;
+        let position = |offset: i64| {
+            let reason = || Error::Refused { reason: format!("the broker gives {offset} as a limit of partition {partition}") };
+            u64::try_from(offset).map(NextOffset::new).map_err(|_| reason())
+        };
+        Ok(Extent { start: position(start)?, end: position(end)? })
+    }
+
+    /// The topic's partitions; `NoSuchTopic` if there is no such topic.
+    fn partitions<C: ClientContext>(&self, client: &Client<C>, patience: Duration) -> Result<Partitions, Error> {
+        let doing = "asking for the topic's partitions";
+        let metadata = client.fetch_metadata(Some(&self.topic), patience).map_err(|error| self.client_error(&error, doing))?;
+        let topic = metadata.topics().iter().find(|topic| topic.name() == self.topic);
+        let topic = topic.ok_or_else(|| Error::NoSuchTopic { topic: self.topic.clone() })?;
+        if let Some(code) = topic.error() {
+            return Err(self.error(code.into(), doing));
+        }
+        let led = topic.partitions().iter().all(|partition| partition.leader() >= 0 && partition.error().is_none());
+        Ok(Partitions { count: u32::try_from(topic.partitions().len()).unwrap_or(u32::MAX), led })
+    }
+}
+
+/// What metadata says of the topic.
+struct Partitions {
+    count: u32,
+    /// Every partition has a leader.
+    led: bool,
+}
+
+/// librdkafka's partition number. Partitions come from Kafka, which numbers them with a non-negative i32.
+fn number(partition: Partition) -> i32 {
+    i32::try_from(partition.0).expect("Kafka numbers partitions with an i32")
+}
+
+/// The broker cannot be reached, or is not ready: repeating may help.
+fn is_transient(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as E;
+    matches!(
+        code,
+        E::AllBrokersDown
+            | E::BrokerDestroy
+            | E::BrokerNotAvailable
+            | E::BrokerTransportFailure
+            | E::CoordinatorLoadInProgress
+            | E::CoordinatorNotAvailable
+            | E::Fail
+            | E::InProgress
+            | E::KafkaStorageError
+            | E::LeaderNotAvailable
+            | E::MessageTimedOut
+            | E::NetworkException
+            | E::NodeUpdate
+            | E::NotController
+            | E::NotCoordinator
+            | E::NotEnoughReplicas
+            | E::NotEnoughReplicasAfterAppend
+            | E::NotLeaderForPartition
+            | E::OffsetNotAvailable
+            | E::OperationTimedOut
+            | E::Outdated
+            | E::PreviousInProgress
+            | E::RebalanceInProgress
+            | E::ReplicaNotAvailable
+            | E::RequestTimedOut
+            | E::Resolve
+            | E::Retry
+            | E::TimedOutQueue
+            | E::WaitCache
+            | E::WaitingForCoordinator
+    )
+}
+
+/// librdkafka's log lines and connection errors, in tracing. An outage is logged once, when it begins and when it ends.
+#[derive(Debug, Default)]
+struct Journal {
+    outage: AtomicBool,
+}
+
+impl Journal {
+    fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // Connection failures come again with every attempt; `error` tells of them once.
+        if matches!(facility, "FAIL" | "ERROR") {
+            tracing::debug!(target: "kafka", facility, "{message}");
+            return;
+        }
+        match level {
+            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
+                tracing::error!(target: "kafka", facility, "{message}");
+            }
+            RDKafkaLogLevel::Warning => tracing::warn!(target: "kafka", facility, "{message}"),
+            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => tracing::info!(target: "kafka", facility, "{message}"),
+            RDKafkaLogLevel::Debug => tracing::debug!(target: "kafka", facility, "{message}"),
+        }
+    }
+
+    fn error(&self, error: &KafkaError, reason: &str) {
+        match error.rdkafka_error_code() {
+            Some(code) if is_transient(code) => {
+                if !self.outage.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(target: "kafka", "the broker cannot be reached, trying again: {reason}");
+                }
+            }
+            _ => tracing::error!(target: "kafka", "{error}: {reason}"),
+        }
+    }
+
+    /// The broker has answered.
+    fn reached(&self) {
+        if self.outage.load(Ordering::Relaxed) && self.outage.swap(false, Ordering::Relaxed) {
+            tracing::info!(target: "kafka", "the broker answers again");
+        }
+    }
+}
