@@ -58,6 +58,13 @@ fn each_broken_rule_has_its_own_reason() {
 }
 
 #[test]
+fn what_history_cannot_name_is_too_far_ahead_whatever_the_record_says() {
+    let at = |ms: i64| decode(Some(format!(r#"{{"event_type":"a","timestamp":{ms}}}"#).as_bytes()), i64::MAX, &Limits::default()).map(|e| e.timestamp_ms);
+    assert_eq!(at(4_294_967_100_000), Ok(4_294_967_100_000));
+    assert_eq!(at(4_294_967_100_001), Err(Reject::TooFarAhead));
+}
+
+#[test]
 fn depth_counts_the_event_itself() {
     let nested = |levels: usize| with(&format!(r#""x":{}{}"#, "[".repeat(levels), "]".repeat(levels)));
     assert!(decoded(&nested(31)).is_ok());

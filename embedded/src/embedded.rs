@@ -58,18 +58,22 @@ pub struct Embedded {
 }
 
 impl Embedded {
-    /// Starts both at the same time and waits until both answer. If one fails, the other is killed.
+    /// Finds the engines and starts both at the same time and waits until both answer. If one fails, the other is killed.
     ///
     /// # Errors
     /// Those of [`Broker::start`] and [`Engine::start`].
     pub async fn start(
         dir: DataDir,
-        engines: &Engines,
         options: EmbeddedOptions,
     ) -> Result<Self, Error> {
         let [kafka_port, controller_port, clickhouse_port] = free_ports()?;
         let kafka_port = options.kafka_port.unwrap_or(kafka_port);
         let clickhouse_port = options.clickhouse_port.unwrap_or(clickhouse_port);
+        // Needed only by what is started here.
+        let own_kafka = options.other_kafka.is_none();
+        let own_engine = options.other_clickhouse.is_none();
+        let engines = (own_kafka || own_engine).then(Engines::locate).transpose()?;
+        let library = engines.as_ref().map(|e| e.libchdb.clone()).unwrap_or_default();
         let broker = BrokerOptions {
             dir: dir.kafka(),
             logs: dir.logs(),
@@ -78,24 +82,23 @@ impl Embedded {
             heap_mib: options.kafka_heap_mib,
         };
         let args = EngineArgs {
-            library: engines.libchdb.clone(),
+            library,
             data: dir.clickhouse(),
             port: clickhouse_port,
             limits: options.limits,
         };
         let logs = dir.logs();
         let start_kafka = async {
-            match options.other_kafka {
-                Some(_) => Ok(None),
-                None => Broker::start(engines, &broker).await.map(Some),
+            match &engines {
+                Some(engines) if own_kafka => Broker::start(engines, &broker).await.map(Some),
+                _ => Ok(None),
             }
         };
         let start_engine = async {
-            match options.other_clickhouse {
-                Some(_) => Ok(None),
-                None => Engine::start(options.engine, &args, &logs)
-                    .await
-                    .map(Some),
+            if own_engine {
+                Engine::start(options.engine, &args, &logs).await.map(Some)
+            } else {
+                Ok(None)
             }
         };
         let (kafka, engine) = tokio::try_join!(start_kafka, start_engine)?;

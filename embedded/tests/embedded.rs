@@ -8,7 +8,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use support::{engine_command, engines, eventually, is_alive, kill};
+use support::{engine_command, eventually, is_alive, kill};
 use tidemark_embedded::{DataDir, Embedded, EmbeddedOptions, Error, Runtime};
 
 /// Makes this test program the owner instead of a test; names the data directory.
@@ -16,7 +16,7 @@ const OWNER: &str = "TIDEMARK_TEST_OWNER";
 
 async fn start(dir: DataDir) -> Embedded {
     let options = EmbeddedOptions::new(engine_command());
-    Embedded::start(dir, &engines(), options)
+    Embedded::start(dir, options)
         .await
         .unwrap_or_else(|error| panic!("{error}"))
 }

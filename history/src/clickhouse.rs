@@ -239,6 +239,10 @@ impl ClickHouse {
                 (from.unwrap_or(first), to.unwrap_or(last + Level::FiveMinutes.ms()))
             }
         };
+        // An open range that begins after all that is closed, or ends before it, has no buckets here.
+        if from >= to {
+            return Ok(None);
+        }
         question.buckets.starts(from, to).map(Some).map_err(|error| Error::Nonsense(error.to_string()))
     }
 }

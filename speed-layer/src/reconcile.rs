@@ -77,7 +77,7 @@ pub async fn close(yard: &impl Yard, history: &impl History, rules: &Rules, part
     }
     let span = rules.epoch_bits.span();
     let mut tally = segment.tally();
-    tally.holes = span - tally.span();
+    tally.holes = span.saturating_sub(tally.span());
     tidemark_core::check!(I3, tally.span() == span, "partition {partition} epoch {epoch}: {tally:?}");
     let row = LedgerRow { partition, epoch, entry: Entry::Closed, tally, fold: segment.fold(), at_ms: yard.now_ms() };
     let Some(difference) = compare(history, rules, partition, segment).await? else {

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 use tidemark_batch_layer::Batch;
 use tidemark_core::generation::Rules;
-use tidemark_embedded::{DataDir, Embedded, EmbeddedOptions, EngineCommand, Engines};
+use tidemark_embedded::{DataDir, Embedded, EmbeddedOptions, EngineCommand};
 use tidemark_history::clickhouse::{ClickHouse, Server};
 use tidemark_ingest::Ingest;
 use tidemark_serving::engine::Engine;
 use tidemark_speed_layer::Speed;
 use tidemark_speed_layer::reread::LogYard;
-use tidemark_topic::Membership;
+use tidemark_topic::{Control, Membership};
 use tidemark_topic::kafka::{ConsumerOptions, Kafka, ProducerOptions};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -99,8 +99,11 @@ async fn start_engines(config: &Config) -> Result<Embedded> {
     options.other_kafka = given(&config.kafka.bootstrap);
     options.other_clickhouse = given(&config.clickhouse.url);
     tracing::info!(data = %config.data.display(), "starting the engines");
-    Ok(Embedded::start(dir, &Engines::locate()?, options).await?)
+    Ok(Embedded::start(dir, options).await?)
 }
+
+/// Before the batch layer joins its group again.
+const REJOIN_PAUSE: Duration = Duration::from_secs(1);
 
 /// The process's parts, wired through memory.
 struct Parts {
@@ -132,10 +135,15 @@ impl Parts {
             let (speed, history, handle) = (Arc::clone(&speed), Arc::clone(&history), handle.clone());
             move || tidemark_speed_layer::run::run(consumer, &*history, &speed, &handle).context("the speed layer ended")
         })?;
-        let consumer = batch_kafka(&kafka).consumer(batch_membership(config, &rules), options.clone())?;
         let batch_thread = thread("batch", say, {
             let (batch, history, rules, limits) = (batch.clone(), Arc::clone(&history), Arc::clone(&rules), config.block_limits()?);
-            move || tidemark_batch_layer::run(consumer, history, rules, limits, batch, handle).context("the batch layer ended")
+            let (kafka, membership, options) = (batch_kafka(&kafka), batch_membership(config, &rules), options.clone());
+            let (alone, control) = (config.kafka.bootstrap.is_empty(), batch.control.clone());
+            let run = move || -> Result<(), tidemark_batch_layer::run::Error> {
+                let consumer = kafka.consumer(membership.clone(), options.clone())?;
+                tidemark_batch_layer::run(consumer, Arc::clone(&history), Arc::clone(&rules), limits, batch.clone(), handle.clone())
+            };
+            move || rejoining(&control, alone, run).context("the batch layer ended")
         })?;
         let connect = { let kafka = kafka.clone(); move || kafka.consumer(Membership::All { group: None }, options.clone()) };
         let yard = LogYard { rules: Arc::clone(&rules), connect: Arc::new(connect) };
@@ -151,6 +159,23 @@ impl Parts {
                 tracing::error!("a layer's thread panicked while stopping");
             }
         }
+    }
+}
+
+/// Runs the batch layer, and again under a new membership where the old one is lost for good. A broker that is killed can
+/// have given this member a new id in an answer that never came, and then fences it by its own name; it can also go away
+/// in the middle of an assignment. Where the broker is the embedded one, nobody else can have the name; elsewhere being
+/// fenced means that another process has it, and ends this one.
+fn rejoining(control: &Control, alone: bool, run: impl Fn() -> Result<(), tidemark_batch_layer::run::Error>) -> Result<(), tidemark_batch_layer::run::Error> {
+    use tidemark_batch_layer::run::Error::Log;
+    use tidemark_topic::Error::{Refused, Unavailable};
+    loop {
+        match run() {
+            Err(error @ Log(Unavailable { .. })) if !control.is_stopping() => control.trouble(Some(format!("history stands still: {error}"))),
+            Err(error @ Log(Refused { .. })) if alone && !control.is_stopping() => control.trouble(Some(format!("history stands still: {error}"))),
+            ended => return ended,
+        }
+        std::thread::sleep(REJOIN_PAUSE);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Measures the door to Kafka: writing, reading and the latency of a trickle, with the CPU time of this process.
 //!
-//!     TIDEMARK_TEST_KAFKA=127.0.0.1:9092 cargo run --release -p tidemark-topic --example measure -- [records] [partitions]
+//!     TIDEMARK_TEST_KAFKA=127.0.0.1:9092 cargo run --release -p tidemark-topic --example measure -- [records] [partitions] [tasks] [buffer kbytes]
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -11,7 +11,6 @@ use tidemark_topic::kafka::{ConsumerOptions, Kafka, KafkaConsumer, ProducerOptio
 use tidemark_topic::{Consumer, Error, Happened, Membership, Outgoing, Producer};
 
 const BATCH: u32 = 1000;
-const TASKS: u32 = 8;
 const TRICKLE: u32 = 500;
 
 /// CPU seconds of this process so far.
@@ -64,12 +63,13 @@ fn event(n: u32, text: &mut String) {
     }
 }
 
-async fn write(kafka: &Kafka, records: u32) -> Result<(), Error> {
-    let producer = Arc::new(kafka.producer(ProducerOptions::default())?);
+async fn write(kafka: &Kafka, records: u32, writers: u32, options: ProducerOptions) -> Result<(), Error> {
+    let buffer_kbytes = options.buffer_kbytes;
+    let producer = Arc::new(kafka.producer(options)?);
     let next = Arc::new(AtomicU32::new(0));
     let meter = Meter::start();
     let mut tasks = tokio::task::JoinSet::new();
-    for _ in 0..TASKS {
+    for _ in 0..writers {
         let (producer, next) = (Arc::clone(&producer), Arc::clone(&next));
         tasks.spawn(async move {
             let mut payloads = vec![String::new(); usize::try_from(BATCH).expect("small")];
@@ -92,7 +92,10 @@ async fn write(kafka: &Kafka, records: u32) -> Result<(), Error> {
         });
     }
     tasks.join_all().await;
-    meter.report("producer, batches of 1000 from 8 tasks, acks=all, lz4", records.into());
+    meter.report(
+        &format!("producer, batches of {BATCH} from {writers} tasks, buffer {buffer_kbytes} kbytes, acks=all, lz4"),
+        records.into(),
+    );
     Ok(())
 }
 
@@ -184,7 +187,9 @@ fn main() -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     let admin = kafka.admin()?;
     runtime.block_on(admin.ensure_topic(partitions, 1, &[]))?;
-    runtime.block_on(write(&kafka, records))?;
+    let mut options = ProducerOptions::default();
+    options.buffer_kbytes = argument(4).unwrap_or(options.buffer_kbytes);
+    runtime.block_on(write(&kafka, records, argument(3).unwrap_or(8), options))?;
     for _ in 0..2 {
         read(&kafka, "consumer, checksums compared", ConsumerOptions::default())?;
         read(&kafka, "consumer, checksums not compared", ConsumerOptions { check_crcs: false, ..ConsumerOptions::default() })?;

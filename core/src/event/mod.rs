@@ -36,6 +36,9 @@ impl Default for Limits {
     }
 }
 
+/// The last window that history can name: its windows are 32-bit seconds, to February 2106. Part of the format.
+const LATEST_MS: i64 = 4_294_967_100_000;
+
 const MAX_EVENT_TYPE_BYTES: usize = 128;
 const MAX_ID_BYTES: usize = 256;
 
@@ -98,7 +101,7 @@ impl Reject {
             Self::OrderAmountOutOfRange => ("order_amount_out_of_range", "order_amount must lie within ±10^14"),
             Self::BadProperties => ("bad_properties", "properties must be an object"),
             Self::TooOld => ("too_old", "timestamp is before the earliest that is accepted (2000-01-01 by default)"),
-            Self::TooFarAhead => ("too_far_ahead", "timestamp is further ahead of the record's own than is accepted (24 h by default)"),
+            Self::TooFarAhead => ("too_far_ahead", "timestamp is further ahead of the record's own than is accepted (24 h by default), or after January 2106"),
         }
     }
 
@@ -197,12 +200,13 @@ pub fn decode<'a>(payload: Option<&'a [u8]>, record_timestamp_ms: i64, limits: &
     if event.timestamp_ms < limits.earliest_ms {
         return Err(Reject::TooOld);
     }
-    if event.timestamp_ms > record_timestamp_ms.saturating_add(limits.max_ahead_ms) {
+    if event.timestamp_ms > record_timestamp_ms.saturating_add(limits.max_ahead_ms).min(LATEST_MS) {
         return Err(Reject::TooFarAhead);
     }
     Ok(event)
 }
 
+#[inline(always)]
 fn event_type(value: Option<Value<'_>>) -> Result<Cow<'_, str>, Reject> {
     match value {
         None => Err(Reject::MissingEventType),
@@ -214,6 +218,7 @@ fn event_type(value: Option<Value<'_>>) -> Result<Cow<'_, str>, Reject> {
     }
 }
 
+#[inline(always)]
 fn timestamp(value: Option<Value<'_>>) -> Result<i64, Reject> {
     let ms = match value {
         None => return Err(Reject::MissingTimestamp),
@@ -224,6 +229,7 @@ fn timestamp(value: Option<Value<'_>>) -> Result<i64, Reject> {
     ms.ok_or(Reject::BadTimestamp)
 }
 
+#[inline(always)]
 fn optional_string(value: Option<Value<'_>>, reject: Reject) -> Result<Option<Cow<'_, str>>, Reject> {
     match value {
         None | Some(Value::Null) => Ok(None),
@@ -235,6 +241,7 @@ fn optional_string(value: Option<Value<'_>>, reject: Reject) -> Result<Option<Co
     }
 }
 
+#[inline(always)]
 fn order_amount(value: Option<Value<'_>>, limits: &Limits) -> Result<Option<Amount>, Reject> {
     let parsed = match value {
         None | Some(Value::Null) => return Ok(None),
@@ -248,6 +255,7 @@ fn order_amount(value: Option<Value<'_>>, limits: &Limits) -> Result<Option<Amou
     })
 }
 
+#[inline(always)]
 fn properties(value: Option<Value<'_>>) -> Result<Properties<'_>, Reject> {
     match value {
         None | Some(Value::Null) => Ok(Properties::default()),

@@ -1,7 +1,7 @@
 //! The topic of a bench: one that exists, or one that is generated in a Kafka started for the run.
 
 use anyhow::{Context as _, Result};
-use tidemark_embedded::{DataDir, Embedded, EmbeddedOptions, EngineCommand, Engines};
+use tidemark_embedded::{DataDir, Embedded, EmbeddedOptions, EngineCommand};
 use tidemark_topic::kafka::{Kafka, ProducerOptions};
 use tidemark_topic::{Outgoing, Producer as _};
 
@@ -27,7 +27,7 @@ impl Bench {
         if !engine {
             options.other_clickhouse = Some(String::new());
         }
-        let embedded = Embedded::start(DataDir::open(&dir.path().join("data"))?, &Engines::locate()?, options).await?;
+        let embedded = Embedded::start(DataDir::open(&dir.path().join("data"))?, options).await?;
         let runtime = embedded.runtime();
         let bench = Self { kafka: Kafka::new(runtime.kafka, topic), clickhouse: runtime.clickhouse, embedded: Some((embedded, dir)) };
         if kafka.is_none() {

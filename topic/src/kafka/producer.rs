@@ -33,7 +33,9 @@ pub struct ProducerOptions {
     pub message_timeout: Duration,
     /// `lz4`, `zstd`, `gzip`, `snappy` or `none`.
     pub compression: String,
-    /// Bytes that wait for an acknowledgement. At the limit `send_batch` waits.
+    /// Bytes that wait for an acknowledgement, some 9,000 records of 180 bytes by default. At the limit `send_batch`
+    /// waits. More in flight cost more CPU a record, not less (`examples/measure.rs`: 64 MB against 3 MB, 32 tasks);
+    /// raise it for brokers that are far away.
     pub buffer_kbytes: u32,
 }
 
@@ -43,7 +45,7 @@ impl Default for ProducerOptions {
             linger: Duration::from_millis(2),
             message_timeout: Duration::from_secs(30),
             compression: "lz4".to_owned(),
-            buffer_kbytes: 64 * 1024,
+            buffer_kbytes: 3 * 1024,
         }
     }
 }

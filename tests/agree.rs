@@ -1,0 +1,115 @@
+//! The SQL and the Rust computation of a view agree, on generated events, through the real engine: cell by cell at every
+//! level, and for whole questions.
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use std::cell::Cell as Counter;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tidemark_core::epoch::{Epoch, EpochBits, Mark};
+use tidemark_core::event::Limits;
+use tidemark_core::generation::{Generation, Rules};
+use tidemark_core::judge::Judge;
+use tidemark_core::offset::{Offset, Partition};
+use tidemark_core::question::{Question, Rows};
+use tidemark_core::view::{Dimension, Views};
+use tidemark_core::window::{Buckets, Level, Step, TimeRange, WINDOW_MS};
+use tidemark_embedded::{DataDir, Embedded, EmbeddedOptions, EngineCommand};
+use tidemark_history::block::BlockBuilder;
+use tidemark_history::clickhouse::{ClickHouse, Server};
+use tidemark_history::{History as _, Marks};
+use tidemark_speed_layer::tide::Tide;
+
+/// 2026-11-24: the records' own timestamp.
+const NOW: i64 = 1_795_564_800_000;
+/// 2013-02-27: three days around the end of a month, and a change of the clock in some zone.
+const FROM: i64 = 1_361_923_200_000;
+const SPAN: i64 = 3 * 24 * 60 * 60 * 1000;
+const BITS: u8 = 6;
+
+fn payload() -> impl Strategy<Value = Option<String>> {
+    let text = prop_oneof![Just("UA".to_owned()), Just("it's \\ \"x\"?".to_owned()), Just("漢字".to_owned()), Just(String::new()), "[a-c]{1,2}"];
+    let amount = prop_oneof![Just("null".to_owned()), (-99_999i64..99_999).prop_map(|n| n.to_string()), Just("0.00005".to_owned()), Just("-99999999999999.99995".to_owned())];
+    let event = ("[A-D]", text, 0i64..SPAN, amount, 0u32..40).prop_map(|(kind, product, at, amount, id)| {
+        let product = serde_json::Value::from(product);
+        Some(format!(r#"{{"event_type":"{kind}","product_id":{product},"timestamp":{},"order_amount":{amount},"event_id":"{id}"}}"#, FROM + at))
+    });
+    prop_oneof![8 => event, 1 => Just(Some("{}".to_owned())), 1 => Just(None)]
+}
+
+fn question() -> impl Strategy<Value = Question> {
+    let step = prop::sample::select(vec![Step::FiveMinutes, Step::QuarterHour, Step::Hour, Step::Day, Step::Week, Step::Total]);
+    let zone = prop::sample::select(vec![None, Some("America/New_York"), Some("Asia/Kathmandu")]);
+    let edge = || prop::option::of((0..SPAN / WINDOW_MS).prop_map(|n| FROM + n * WINDOW_MS));
+    let group = prop::sample::select(vec![vec![], vec![Dimension::EventType], vec![Dimension::ProductId], vec![Dimension::ProductId, Dimension::EventType]]);
+    let filter = prop::option::of(prop::sample::select(vec!["UA", "it's \\ \"x\"?", ""]));
+    (step, zone, edge(), edge(), group, filter).prop_map(|(step, zone, from_ms, to_ms, group_by, filter)| {
+        let filters: BTreeMap<Dimension, Vec<String>> = filter.map(|value| (Dimension::ProductId, vec![value.to_owned()])).into_iter().collect();
+        let wanted: Vec<Dimension> = group_by.iter().chain(filters.keys()).copied().collect();
+        let view = rules().views.smallest_with(&wanted).expect("by_product has both");
+        Question { view, range: TimeRange { from_ms, to_ms }, buckets: Buckets::new(step, zone).expect("known zone"), group_by, filters }
+    })
+}
+
+fn rules() -> Rules {
+    let views = Views::declare([("by_type", vec!["event_type"]), ("by_product", vec!["event_type", "product_id"])]).expect("valid");
+    Rules { generation: Generation(1), epoch_bits: EpochBits::new(BITS).expect("valid"), views, limits: Limits::default(), dedup: true }
+}
+
+/// Feeds the same records to both layers' code.
+fn both(partition: Partition, rules: &Arc<Rules>, records: &[Option<String>]) -> (Tide, BlockBuilder) {
+    let mut tide = Tide::new(partition, Arc::clone(rules), Mark::START);
+    let mut judge = Judge::new(rules);
+    let mut block = BlockBuilder::new(partition, tide.begin_at());
+    for (n, record) in records.iter().enumerate() {
+        let (offset, payload) = (Offset::new(n as u64), record.as_ref().map(String::as_bytes));
+        tide.apply(offset, payload, NOW);
+        block.push(offset, &judge.judge(offset, payload, NOW), payload, NOW);
+    }
+    let end = rules.epoch_bits.end_of(Epoch(0));
+    tide.passed(end);
+    block.skip_to(end);
+    (tide, block)
+}
+
+async fn check(history: &ClickHouse, partition: Partition, rules: &Arc<Rules>, records: &[Option<String>], question: &Question) {
+    let (mut tide, block) = both(partition, rules, records);
+    let block = block.finish().0.expect("the epoch is not empty");
+    for rows in block.inserts(&block.part_keys()) {
+        history.insert(&rows, &format!("agree/{partition}")).await.expect("inserted");
+    }
+    assert!(block.is_whole_in(&history.found(partition, block.range).await.expect("read back")));
+    let segment = tide.closable(rules.epoch_bits.end_of(Epoch(0))).expect("complete");
+    for view in rules.views.ids() {
+        for level in Level::ALL {
+            let sql = history.cells(view, level, partition, Epoch(0)).await.expect("cells");
+            assert_eq!(sql, segment.rows(view, level), "{view:?} {level:?}");
+        }
+    }
+    let mut ours = Rows::new();
+    tide.answer(question, &mut ours).expect("on an edge");
+    let marks = Marks::from([(partition, Mark::START.advanced())]);
+    assert_eq!(history.answer(question, &marks).await.expect("answered"), ours, "{question:?}");
+}
+
+#[test]
+fn sql_and_rust_compute_the_same_views() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut options = EmbeddedOptions::new(EngineCommand { program: env!("CARGO_BIN_EXE_tidemark").into(), args: vec!["__engine".into()] });
+    options.other_kafka = Some(String::new());
+    let embedded = runtime.block_on(async { Embedded::start(DataDir::open(&dir.path().join("data")).expect("free"), options).await }).unwrap_or_else(|e| panic!("{e}"));
+    let server = Server { url: embedded.runtime().clickhouse, database: "agree".into(), user: None, password: None };
+    let rules = Arc::new(rules());
+    let history = runtime.block_on(ClickHouse::open(&server, "agree", (*rules).clone())).expect("opened");
+    let next = Counter::new(0);
+    let mut runner = TestRunner::new(Config { cases: 60, failure_persistence: None, ..Config::default() });
+    let cases = (prop::collection::vec(payload(), 1..=1 << BITS), question());
+    let outcome = runner.run(&cases, |(records, question)| {
+        let partition = Partition(next.replace(next.get() + 1));
+        runtime.block_on(check(&history, partition, &rules, &records, &question));
+        Ok(())
+    });
+    runtime.block_on(embedded.stop());
+    outcome.unwrap_or_else(|failure| panic!("{failure}"));
+}
