@@ -106,13 +106,19 @@ impl Config {
     fn parse(text: &str) -> Result<Self> {
         let mut merged: toml::Table = DEFAULT.parse().context("the built-in defaults")?;
         merge(&mut merged, text.parse().context("not TOML")?);
-        serde_path_to_error::deserialize(toml::Value::Table(merged)).map_err(|error| anyhow::anyhow!("{}: {}", error.path(), error.inner().message()))
+        serde_path_to_error::deserialize(toml::Value::Table(merged))
+            .map_err(|error| anyhow::anyhow!("{}: {}", error.path(), error.inner().message()))
     }
 
     pub fn rules(&self) -> Result<Rules> {
         let declared = self.view.iter().map(|view| (view.name.as_str(), view.dimensions.iter().map(String::as_str).collect()));
         let views = Views::declare(declared)?;
-        let earliest_ms = self.event.earliest.parse::<jiff::Timestamp>().with_context(|| format!("event.earliest `{}` is not RFC 3339", self.event.earliest))?.as_millisecond();
+        let earliest_ms = self
+            .event
+            .earliest
+            .parse::<jiff::Timestamp>()
+            .with_context(|| format!("event.earliest `{}` is not RFC 3339", self.event.earliest))?
+            .as_millisecond();
         if earliest_ms < 0 {
             bail!("event.earliest is before 1970, which history's windows cannot name");
         }

@@ -28,11 +28,20 @@ const SPAN: i64 = 3 * 24 * 60 * 60 * 1000;
 const BITS: u8 = 6;
 
 fn payload() -> impl Strategy<Value = Option<String>> {
-    let text = prop_oneof![Just("UA".to_owned()), Just("it's \\ \"x\"?".to_owned()), Just("漢字".to_owned()), Just(String::new()), "[a-c]{1,2}"];
-    let amount = prop_oneof![Just("null".to_owned()), (-99_999i64..99_999).prop_map(|n| n.to_string()), Just("0.00005".to_owned()), Just("-99999999999999.99995".to_owned())];
+    let text =
+        prop_oneof![Just("UA".to_owned()), Just("it's \\ \"x\"?".to_owned()), Just("漢字".to_owned()), Just(String::new()), "[a-c]{1,2}"];
+    let amount = prop_oneof![
+        Just("null".to_owned()),
+        (-99_999i64..99_999).prop_map(|n| n.to_string()),
+        Just("0.00005".to_owned()),
+        Just("-99999999999999.99995".to_owned())
+    ];
     let event = ("[A-D]", text, 0i64..SPAN, amount, 0u32..40).prop_map(|(kind, product, at, amount, id)| {
         let product = serde_json::Value::from(product);
-        Some(format!(r#"{{"event_type":"{kind}","product_id":{product},"timestamp":{},"order_amount":{amount},"event_id":"{id}"}}"#, FROM + at))
+        Some(format!(
+            r#"{{"event_type":"{kind}","product_id":{product},"timestamp":{},"order_amount":{amount},"event_id":"{id}"}}"#,
+            FROM + at
+        ))
     });
     prop_oneof![8 => event, 1 => Just(Some("{}".to_owned())), 1 => Just(None)]
 }
@@ -41,10 +50,16 @@ fn question() -> impl Strategy<Value = Question> {
     let step = prop::sample::select(vec![Step::FiveMinutes, Step::QuarterHour, Step::Hour, Step::Day, Step::Week, Step::Total]);
     let zone = prop::sample::select(vec![None, Some("America/New_York"), Some("Asia/Kathmandu")]);
     let edge = || prop::option::of((0..SPAN / WINDOW_MS).prop_map(|n| FROM + n * WINDOW_MS));
-    let group = prop::sample::select(vec![vec![], vec![Dimension::EventType], vec![Dimension::ProductId], vec![Dimension::ProductId, Dimension::EventType]]);
+    let group = prop::sample::select(vec![
+        vec![],
+        vec![Dimension::EventType],
+        vec![Dimension::ProductId],
+        vec![Dimension::ProductId, Dimension::EventType],
+    ]);
     let filter = prop::option::of(prop::sample::select(vec!["UA", "it's \\ \"x\"?", ""]));
     (step, zone, edge(), edge(), group, filter).prop_map(|(step, zone, from_ms, to_ms, group_by, filter)| {
-        let filters: BTreeMap<Dimension, Vec<String>> = filter.map(|value| (Dimension::ProductId, vec![value.to_owned()])).into_iter().collect();
+        let filters: BTreeMap<Dimension, Vec<String>> =
+            filter.map(|value| (Dimension::ProductId, vec![value.to_owned()])).into_iter().collect();
         let wanted: Vec<Dimension> = group_by.iter().chain(filters.keys()).copied().collect();
         let view = rules().views.smallest_with(&wanted).expect("by_product has both");
         Question { view, range: TimeRange { from_ms, to_ms }, buckets: Buckets::new(step, zone).expect("known zone"), group_by, filters }
@@ -98,7 +113,9 @@ fn sql_and_rust_compute_the_same_views() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut options = EmbeddedOptions::new(EngineCommand { program: env!("CARGO_BIN_EXE_tidemark").into(), args: vec!["__engine".into()] });
     options.other_kafka = Some(String::new());
-    let embedded = runtime.block_on(async { Embedded::start(DataDir::open(&dir.path().join("data")).expect("free"), options).await }).unwrap_or_else(|e| panic!("{e}"));
+    let embedded = runtime
+        .block_on(async { Embedded::start(DataDir::open(dir.path().join("data")).expect("free"), options).await })
+        .unwrap_or_else(|e| panic!("{e}"));
     let server = Server { url: embedded.runtime().clickhouse, database: "agree".into(), user: None, password: None };
     let rules = Arc::new(rules());
     let history = runtime.block_on(ClickHouse::open(&server, "agree", (*rules).clone())).expect("opened");

@@ -77,7 +77,13 @@ pub trait Desk {
 }
 
 /// Brings one block into history. `found` is the intent under which a former owner may have sent it already.
-pub async fn commit_block(desk: &mut impl Desk, history: &impl History, generation: Generation, block: &Block, found: Option<Intent>) -> Result<(), Fenced> {
+pub async fn commit_block(
+    desk: &mut impl Desk,
+    history: &impl History,
+    generation: Generation,
+    block: &Block,
+    found: Option<Intent>,
+) -> Result<(), Fenced> {
     let from = block.range.from();
     let mut unknown = found.is_some();
     let mut attempt = match found {
@@ -130,7 +136,11 @@ mod tests {
 
     #[test]
     fn an_intent_is_written_as_it_is_read() {
-        for parts in [vec![], vec![PartKey::DeadLetters], vec![PartKey::Events(Month(201_301)), PartKey::Events(Month(201_302)), PartKey::DeadLetters]] {
+        for parts in [
+            vec![],
+            vec![PartKey::DeadLetters],
+            vec![PartKey::Events(Month(201_301)), PartKey::Events(Month(201_302)), PartKey::DeadLetters],
+        ] {
             let intent = Intent { to: NextOffset::new(77), attempt: 3, parts: parts.into_iter().collect() };
             assert_eq!(intent.to_string().parse(), Ok(intent));
         }

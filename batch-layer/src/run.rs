@@ -69,7 +69,14 @@ struct Loop<C, H> {
 }
 
 /// Runs until told to stop. Blocks: it wants a thread of its own, with `runtime` for history's calls.
-pub fn run<C: Consumer, H: History>(consumer: C, history: Arc<H>, rules: Arc<Rules>, limits: BlockLimits, batch: Batch, runtime: tokio::runtime::Handle) -> Result<(), Error> {
+pub fn run<C: Consumer, H: History>(
+    consumer: C,
+    history: Arc<H>,
+    rules: Arc<Rules>,
+    limits: BlockLimits,
+    batch: Batch,
+    runtime: tokio::runtime::Handle,
+) -> Result<(), Error> {
     batch.control.wake_by(consumer.waker());
     let mut state = Loop { consumer, history, rules, limits, batch, runtime, lanes: BTreeMap::new(), paused: false };
     while !state.batch.control.is_stopping() {
@@ -114,7 +121,11 @@ impl<C: Consumer, H: History> Loop<C, H> {
         let wanted = self.batch.control.is_paused();
         if wanted != self.paused {
             let partitions: Vec<Partition> = self.lanes.keys().copied().collect();
-            if wanted { self.consumer.pause(&partitions)? } else { self.consumer.resume(&partitions)? }
+            if wanted {
+                self.consumer.pause(&partitions)?
+            } else {
+                self.consumer.resume(&partitions)?
+            }
             self.paused = wanted;
         }
         Ok(())
@@ -172,7 +183,11 @@ impl<C: Consumer> GroupDesk<'_, C> {
     async fn pause(&self, failures: u32) -> Result<(), Fenced> {
         let pause = FIRST_PAUSE.saturating_mul(1 << failures.min(10)).min(MAX_PAUSE);
         tokio::time::sleep(pause).await;
-        if self.batch.control.is_stopping() { Err(Fenced("stopping with a block under way; the next start finishes it".into())) } else { Ok(()) }
+        if self.batch.control.is_stopping() {
+            Err(Fenced("stopping with a block under way; the next start finishes it".into()))
+        } else {
+            Ok(())
+        }
     }
 }
 

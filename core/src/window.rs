@@ -252,7 +252,8 @@ impl Buckets {
                 let start = timestamp(start_ms)?.to_zoned_datetime(zone.clone());
                 let days = if self.step == Step::Week { 7 } else { 1 };
                 // Noon of the day after is in the next bucket whatever the clocks do at midnight.
-                let next = start.datetime().date().checked_add(days.days()).and_then(|date| date.at(12, 0, 0, 0).to_zoned_datetime(zone.clone()));
+                let next =
+                    start.datetime().date().checked_add(days.days()).and_then(|date| date.at(12, 0, 0, 0).to_zoned_datetime(zone.clone()));
                 let next = next.map_err(|_| BucketError::OutOfCalendar(start_ms))?;
                 local_start(zone, self.step, next.timestamp().as_millisecond())
             }
@@ -346,7 +347,11 @@ mod tests {
     fn the_coarsest_roll_up_never_straddles_two_buckets() {
         let level = |step, zone| {
             let buckets = Buckets::new(step, zone).expect("known zone");
-            let starts = if buckets.is_calendar() { buckets.starts(ms("2013-03-01T00:00:00Z"), ms("2013-04-01T00:00:00Z")).expect("ok") } else { vec![] };
+            let starts = if buckets.is_calendar() {
+                buckets.starts(ms("2013-03-01T00:00:00Z"), ms("2013-04-01T00:00:00Z")).expect("ok")
+            } else {
+                vec![]
+            };
             buckets.coarsest_level(&starts)
         };
         assert_eq!(level(Step::Total, None), Level::Day);

@@ -59,7 +59,9 @@ fn each_broken_rule_has_its_own_reason() {
 
 #[test]
 fn what_history_cannot_name_is_too_far_ahead_whatever_the_record_says() {
-    let at = |ms: i64| decode(Some(format!(r#"{{"event_type":"a","timestamp":{ms}}}"#).as_bytes()), i64::MAX, &Limits::default()).map(|e| e.timestamp_ms);
+    let at = |ms: i64| {
+        decode(Some(format!(r#"{{"event_type":"a","timestamp":{ms}}}"#).as_bytes()), i64::MAX, &Limits::default()).map(|e| e.timestamp_ms)
+    };
     assert_eq!(at(4_294_967_100_000), Ok(4_294_967_100_000));
     assert_eq!(at(4_294_967_100_001), Err(Reject::TooFarAhead));
 }
@@ -139,21 +141,26 @@ fn of_the_dirty_file_exactly_the_lines_that_the_manifest_names_are_refused() {
 /// A document that is JSON, or nearly.
 fn nearly_json() -> impl Strategy<Value = String> {
     let seeds = prop_oneof![
-        Just(r#"{"event_type":"a","timestamp":"2013-01-01T10:15:00.000Z","order_amount":-12.5e-1,"properties":{"a":1,"b":"\u00e9\n"}}"#.to_owned()),
+        Just(
+            r#"{"event_type":"a","timestamp":"2013-01-01T10:15:00.000Z","order_amount":-12.5e-1,"properties":{"a":1,"b":"\u00e9\n"}}"#
+                .to_owned()
+        ),
         Just(r#"[1,2.0,-0,0e0,1E+5,"x\"\\\/\b",true,false,null,{"":[]},{}]"#.to_owned()),
         Just(r#""😀\ud83d\ude00é""#.to_owned()),
         "[\\[\\]{}\",:0-9eE+.truefalsn \\\\u-]{0,24}",
     ];
-    (seeds, proptest::collection::vec((any::<prop::sample::Index>(), "[\\[\\]{}\",:0-9eE+.tn \\\\ud\t-]?"), 0..4)).prop_map(|(text, edits)| {
-        let mut chars: Vec<char> = text.chars().collect();
-        for (at, with) in edits {
-            if !chars.is_empty() {
-                let at = at.index(chars.len());
-                chars.splice(at..=at, with.chars());
+    (seeds, proptest::collection::vec((any::<prop::sample::Index>(), "[\\[\\]{}\",:0-9eE+.tn \\\\ud\t-]?"), 0..4)).prop_map(
+        |(text, edits)| {
+            let mut chars: Vec<char> = text.chars().collect();
+            for (at, with) in edits {
+                if !chars.is_empty() {
+                    let at = at.index(chars.len());
+                    chars.splice(at..=at, with.chars());
+                }
             }
-        }
-        chars.into_iter().collect()
-    })
+            chars.into_iter().collect()
+        },
+    )
 }
 
 proptest! {

@@ -52,19 +52,14 @@ impl Broker {
     pub async fn start(engines: &Engines, options: &BrokerOptions) -> Result<Supervisor, Error> {
         let properties = options.dir.join("node.properties");
         let log4j = options.dir.join("log4j2.properties");
-        for (path, text) in [
-            (&properties, node_properties(options)),
-            (&log4j, LOG4J.to_owned()),
-        ] {
+        for (path, text) in [(&properties, node_properties(options)), (&log4j, LOG4J.to_owned())] {
             fs::write(path, text).map_err(Error::file("write", path))?;
         }
         if !is_formatted(&options.dir) {
             format(engines, options, &properties).await?;
         }
         let mut launch = java(engines, options, "Kafka");
-        launch
-            .args
-            .extend(["kafka.Kafka".into(), properties.into()]);
+        launch.args.extend(["kafka.Kafka".into(), properties.into()]);
         Supervisor::start(launch).await
     }
 }
@@ -78,21 +73,10 @@ fn is_formatted(dir: &Path) -> bool {
     data(dir).join("meta.properties").is_file()
 }
 
-async fn format(
-    engines: &Engines,
-    options: &BrokerOptions,
-    properties: &Path,
-) -> Result<(), Error> {
+async fn format(engines: &Engines, options: &BrokerOptions, properties: &Path) -> Result<(), Error> {
     let mut launch = java(engines, options, "Kafka's formatter");
     launch.log = options.logs.join("kafka-format.log");
-    let words = [
-        "kafka.tools.StorageTool",
-        "format",
-        "--ignore-formatted",
-        "--cluster-id",
-        CLUSTER_ID,
-        "--config",
-    ];
+    let words = ["kafka.tools.StorageTool", "format", "--ignore-formatted", "--cluster-id", CLUSTER_ID, "--config"];
     launch.args.extend(words.map(OsString::from));
     launch.args.push(properties.into());
     run_to_end(&launch).await
@@ -121,10 +105,7 @@ fn java(engines: &Engines, options: &BrokerOptions, name: &'static str) -> Launc
         argument
     };
     args.push(property("tidemark.logs", options.logs.clone()));
-    args.push(property(
-        "log4j2.configurationFile",
-        options.dir.join("log4j2.properties"),
-    ));
+    args.push(property("log4j2.configurationFile", options.dir.join("log4j2.properties")));
     args.push("-cp".into());
     args.push(class_path);
     Launch {
@@ -142,11 +123,7 @@ fn java(engines: &Engines, options: &BrokerOptions, name: &'static str) -> Launc
 }
 
 fn node_properties(options: &BrokerOptions) -> String {
-    let BrokerOptions {
-        port,
-        controller_port,
-        ..
-    } = options;
+    let BrokerOptions { port, controller_port, .. } = options;
     let data = data(&options.dir);
     format!(
         "# Written at every start; changes are lost.

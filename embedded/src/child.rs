@@ -74,19 +74,13 @@ impl Probe {
             let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
             match self {
                 Self::Http => {
-                    stream
-                        .write_all(
-                            b"GET /ping HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
-                        )
-                        .await?;
+                    stream.write_all(b"GET /ping HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
                     let mut start = [0; 12];
                     stream.read_exact(&mut start).await?;
                     Ok(&start == b"HTTP/1.1 200")
                 }
                 Self::Kafka => {
-                    stream
-                        .write_all(&[0, 0, 0, 10, 0, 18, 0, 0, 0, 0, 0, 1, 0xff, 0xff])
-                        .await?;
+                    stream.write_all(&[0, 0, 0, 10, 0, 18, 0, 0, 0, 0, 0, 1, 0xff, 0xff]).await?;
                     // length, correlation, error code
                     let mut start = [0; 10];
                     stream.read_exact(&mut start).await?;
@@ -131,10 +125,7 @@ impl Supervisor {
     pub(crate) async fn start(launch: Launch) -> Result<Self, Error> {
         for &port in &launch.ports {
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-            TcpListener::bind(address).map_err(|_| Error::PortTaken {
-                name: launch.name,
-                port,
-            })?;
+            TcpListener::bind(address).map_err(|_| Error::PortTaken { name: launch.name, port })?;
         }
         let mut child = spawn(&launch).await?;
         let pid = ready(&launch, &mut child).await?;
@@ -171,12 +162,7 @@ enum Event {
     StopAsked,
 }
 
-async fn supervise(
-    launch: Launch,
-    mut child: Child,
-    state: watch::Sender<ChildState>,
-    mut stop: watch::Receiver<bool>,
-) {
+async fn supervise(launch: Launch, mut child: Child, state: watch::Sender<ChildState>, mut stop: watch::Receiver<bool>) {
     let mut failures = 0;
     'lives: loop {
         let since = Instant::now();
@@ -186,25 +172,14 @@ async fn supervise(
                 break;
             }
             Event::Exited(status) => {
-                failures = if since.elapsed() > STEADY_AFTER {
-                    1
-                } else {
-                    failures + 1
-                };
-                let reason = format!(
-                    "{} ended unasked ({}); it is started again",
-                    launch.name,
-                    ending(&status)
-                );
+                failures = if since.elapsed() > STEADY_AFTER { 1 } else { failures + 1 };
+                let reason = format!("{} ended unasked ({}); it is started again", launch.name, ending(&status));
                 tracing::warn!(log = %launch.log.display(), "{reason}");
                 state.send_replace(ChildState::Down { reason });
             }
         }
         loop {
-            if unless_stopped(sleep(backoff(failures)), &mut stop)
-                .await
-                .is_none()
-            {
+            if unless_stopped(sleep(backoff(failures)), &mut stop).await.is_none() {
                 break 'lives;
             }
             state.send_replace(ChildState::Starting);
@@ -224,9 +199,7 @@ async fn supervise(
                 Some(Err(error)) => {
                     failures += 1;
                     tracing::error!("{} does not come back: {error}", launch.name);
-                    state.send_replace(ChildState::Down {
-                        reason: error.to_string(),
-                    });
+                    state.send_replace(ChildState::Down { reason: error.to_string() });
                 }
             }
         }
@@ -243,10 +216,7 @@ async fn next_event(child: &mut Child, stop: &mut watch::Receiver<bool>) -> Even
 }
 
 /// What `work` gives, or None as soon as a stop is asked; `work` is dropped then, and a child in it killed.
-async fn unless_stopped<T>(
-    work: impl Future<Output = T>,
-    stop: &mut watch::Receiver<bool>,
-) -> Option<T> {
+async fn unless_stopped<T>(work: impl Future<Output = T>, stop: &mut watch::Receiver<bool>) -> Option<T> {
     tokio::select! {
         done = work => Some(done),
         _ = stop.wait_for(|asked| *asked) => None,
@@ -263,11 +233,7 @@ async fn end(launch: &Launch, child: &mut Child) {
         ffi::process::terminate(pid);
     }
     if timeout(launch.stop_limit, child.wait()).await.is_err() {
-        tracing::warn!(
-            "{} did not end within {:?} and is killed",
-            launch.name,
-            launch.stop_limit
-        );
+        tracing::warn!("{} did not end within {:?} and is killed", launch.name, launch.stop_limit);
         if let Err(error) = child.kill().await {
             tracing::error!("{} could not be killed: {error}", launch.name);
         }
@@ -318,56 +284,27 @@ pub(crate) async fn run_to_end(launch: &Launch) -> Result<(), Error> {
     let (log, tail_now) = (launch.log.clone(), || tail(&launch.log));
     match timeout(launch.start_limit, child.wait()).await {
         Ok(Ok(status)) if status.success() => Ok(()),
-        Ok(status) => Err(Error::EndedAtStart {
-            name: launch.name,
-            status: ending(&status),
-            log,
-            tail: tail_now(),
-        }),
-        Err(_) => Err(Error::NotReady {
-            name: launch.name,
-            after: launch.start_limit,
-            log,
-            tail: tail_now(),
-        }),
+        Ok(status) => Err(Error::EndedAtStart { name: launch.name, status: ending(&status), log, tail: tail_now() }),
+        Err(_) => Err(Error::NotReady { name: launch.name, after: launch.start_limit, log, tail: tail_now() }),
     }
 }
 
 async fn spawn(launch: &Launch) -> Result<Child, Error> {
     let log = open_log(&launch.log).map_err(Error::file("open the log", &launch.log))?;
-    let second = log
-        .try_clone()
-        .map_err(Error::file("open the log", &launch.log))?;
+    let second = log.try_clone().map_err(Error::file("open the log", &launch.log))?;
     let mut command = std::process::Command::new(&launch.program);
-    command
-        .args(&launch.args)
-        .stdin(Stdio::null())
-        .stdout(log)
-        .stderr(second);
+    command.args(&launch.args).stdin(Stdio::null()).stdout(log).stderr(second);
     if launch.bare {
-        command.env_clear().envs(
-            KEPT.iter()
-                .filter_map(|&name| Some((name, std::env::var_os(name)?))),
-        );
+        command.env_clear().envs(KEPT.iter().filter_map(|&name| Some((name, std::env::var_os(name)?))));
     }
     ffi::process::die_with_parent(&mut command);
     let mut command = Command::from(command);
     command.process_group(0).kill_on_drop(true);
 
-    let failed = |source| Error::Spawn {
-        name: launch.name,
-        program: launch.program.clone(),
-        source,
-    };
+    let failed = |source| Error::Spawn { name: launch.name, program: launch.program.clone(), source };
     let (reply, answer) = oneshot::channel();
     let gone = || io::Error::other("the thread that starts children is gone");
-    spawner()
-        .send(Job {
-            command,
-            runtime: Handle::current(),
-            reply,
-        })
-        .map_err(|_| failed(gone()))?;
+    spawner().send(Job { command, runtime: Handle::current(), reply }).map_err(|_| failed(gone()))?;
     answer.await.map_err(|_| failed(gone()))?.map_err(failed)
 }
 
@@ -390,10 +327,7 @@ fn spawner() -> &'static mpsc::Sender<Job> {
                 let _ = job.reply.send(job.command.spawn());
             }
         };
-        if let Err(error) = std::thread::Builder::new()
-            .name("children".to_owned())
-            .spawn(work)
-        {
+        if let Err(error) = std::thread::Builder::new().name("children".to_owned()).spawn(work) {
             tracing::error!("no thread to start children from: {error}");
         }
         jobs
@@ -452,17 +386,10 @@ mod tests {
     #[tokio::test]
     async fn a_first_start_that_fails_shows_the_log() {
         let dir = tempfile::tempdir().unwrap();
-        let error = Supervisor::start(launch(dir.path(), "echo no disk left; exit 3"))
-            .await
-            .unwrap_err();
-        assert!(
-            matches!(&error, Error::EndedAtStart { tail, .. } if tail == "no disk left"),
-            "{error}"
-        );
+        let error = Supervisor::start(launch(dir.path(), "echo no disk left; exit 3")).await.unwrap_err();
+        assert!(matches!(&error, Error::EndedAtStart { tail, .. } if tail == "no disk left"), "{error}");
         assert!(error.to_string().contains("exit status: 3"), "{error}");
-        let error = Supervisor::start(launch(dir.path(), "exec sleep 60"))
-            .await
-            .unwrap_err();
+        let error = Supervisor::start(launch(dir.path(), "exec sleep 60")).await.unwrap_err();
         assert!(matches!(error, Error::NotReady { .. }), "{error}");
     }
 

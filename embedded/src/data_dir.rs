@@ -35,9 +35,7 @@ impl DataDir {
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, Error> {
         let dir = dir.as_ref();
         fs::create_dir_all(dir).map_err(Error::file("create the directory", dir))?;
-        let root = dir
-            .canonicalize()
-            .map_err(Error::file("open the directory", dir))?;
+        let root = dir.canonicalize().map_err(Error::file("open the directory", dir))?;
         let path = root.join("lock");
         let mut lock = OpenOptions::new()
             .read(true)
@@ -49,15 +47,9 @@ impl DataDir {
         if !try_lock(&lock).map_err(Error::file("lock", &path))? {
             let mut pid = String::new();
             let _ = lock.read_to_string(&mut pid);
-            return Err(Error::DirectoryLocked {
-                dir: root,
-                pid: pid.trim().parse().ok(),
-            });
+            return Err(Error::DirectoryLocked { dir: root, pid: pid.trim().parse().ok() });
         }
-        let written = lock
-            .set_len(0)
-            .and_then(|()| lock.rewind())
-            .and_then(|()| writeln!(lock, "{}", std::process::id()));
+        let written = lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| writeln!(lock, "{}", std::process::id()));
         written.map_err(Error::file("write the lock", &path))?;
 
         let this = Self { root, _lock: lock };
@@ -99,19 +91,12 @@ impl DataDir {
         let Some(runtime) = Runtime::read(&self.root) else {
             return Ok(());
         };
-        for (name, pid) in [
-            ("Kafka", runtime.kafka_pid),
-            ("the ClickHouse engine", runtime.engine_pid),
-        ] {
+        for (name, pid) in [("Kafka", runtime.kafka_pid), ("the ClickHouse engine", runtime.engine_pid)] {
             let Some(pid) = pid else { continue };
             // A pid can be another program's by now; ours has the directory among its arguments.
             let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             if String::from_utf8_lossy(&arguments).contains(&*self.root.to_string_lossy()) {
-                return Err(Error::StaleChild {
-                    name,
-                    pid,
-                    dir: self.root.clone(),
-                });
+                return Err(Error::StaleChild { name, pid, dir: self.root.clone() });
             }
         }
         Ok(())
@@ -122,10 +107,7 @@ impl DataDir {
     /// # Errors
     /// [`Error::File`].
     pub fn write_runtime(&self, runtime: &Runtime) -> Result<(), Error> {
-        let (path, new) = (
-            self.root.join(Runtime::FILE),
-            self.root.join("tidemark.json.new"),
-        );
+        let (path, new) = (self.root.join(Runtime::FILE), self.root.join("tidemark.json.new"));
         let mut text = serde_json::to_vec_pretty(runtime).unwrap_or_default();
         text.push(b'\n');
         fs::write(&new, text).map_err(Error::file("write", &new))?;
@@ -215,20 +197,12 @@ pub fn free_ports<const N: usize>() -> Result<[u16; N], Error> {
             held.push(listener);
         }
     }
-    if held.len() == N {
-        Ok(ports)
-    } else {
-        Err(Error::NoFreePort)
-    }
+    if held.len() == N { Ok(ports) } else { Err(Error::NoFreePort) }
 }
 
 fn first_ephemeral_port() -> u16 {
     let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
-    range
-        .split_whitespace()
-        .next()
-        .and_then(|first| first.parse().ok())
-        .unwrap_or(32_768)
+    range.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(32_768)
 }
 
 #[cfg(test)]
@@ -240,14 +214,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = DataDir::open(dir.path()).unwrap();
         let refused = DataDir::open(dir.path()).unwrap_err().to_string();
-        assert!(
-            refused.contains(&first.path().display().to_string()),
-            "{refused}"
-        );
-        assert!(
-            refused.contains(&format!("process {}", std::process::id())),
-            "{refused}"
-        );
+        assert!(refused.contains(&first.path().display().to_string()), "{refused}");
+        assert!(refused.contains(&format!("process {}", std::process::id())), "{refused}");
         drop(first);
         DataDir::open(dir.path()).unwrap();
     }
@@ -266,18 +234,10 @@ mod tests {
             .unwrap();
         // Its arguments can be read for sure once it runs.
         stale.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
-        owner
-            .write_runtime(&Runtime {
-                engine_pid: Some(stale.id()),
-                ..Runtime::default()
-            })
-            .unwrap();
+        owner.write_runtime(&Runtime { engine_pid: Some(stale.id()), ..Runtime::default() }).unwrap();
         drop(owner);
         let refused = DataDir::open(dir.path()).unwrap_err();
-        assert!(
-            matches!(refused, Error::StaleChild { pid, .. } if pid == stale.id()),
-            "{refused}"
-        );
+        assert!(matches!(refused, Error::StaleChild { pid, .. } if pid == stale.id()), "{refused}");
         stale.kill().unwrap();
         stale.wait().unwrap();
         DataDir::open(dir.path()).unwrap();
@@ -287,12 +247,7 @@ mod tests {
     fn the_runtime_file_reads_as_written_and_goes() {
         let dir = tempfile::tempdir().unwrap();
         let owner = DataDir::open(dir.path()).unwrap();
-        let runtime = Runtime {
-            pid: 7,
-            kafka: "127.0.0.1:1".into(),
-            kafka_pid: Some(8),
-            ..Runtime::default()
-        };
+        let runtime = Runtime { pid: 7, kafka: "127.0.0.1:1".into(), kafka_pid: Some(8), ..Runtime::default() };
         owner.write_runtime(&runtime).unwrap();
         assert_eq!(Runtime::read(owner.path()), Some(runtime));
         owner.remove_runtime();
@@ -302,15 +257,7 @@ mod tests {
     #[test]
     fn ports_differ_and_are_below_the_ephemeral_range() {
         let ports: [u16; 3] = free_ports().unwrap();
-        assert!(
-            ports[0] != ports[1] && ports[1] != ports[2] && ports[0] != ports[2],
-            "{ports:?}"
-        );
-        assert!(
-            ports
-                .iter()
-                .all(|port| (FIRST_PORT..first_ephemeral_port()).contains(port)),
-            "{ports:?}"
-        );
+        assert!(ports[0] != ports[1] && ports[1] != ports[2] && ports[0] != ports[2], "{ports:?}");
+        assert!(ports.iter().all(|port| (FIRST_PORT..first_ephemeral_port()).contains(port)), "{ports:?}");
     }
 }

@@ -62,10 +62,7 @@ impl Embedded {
     ///
     /// # Errors
     /// Those of [`Broker::start`] and [`Engine::start`].
-    pub async fn start(
-        dir: DataDir,
-        options: EmbeddedOptions,
-    ) -> Result<Self, Error> {
+    pub async fn start(dir: DataDir, options: EmbeddedOptions) -> Result<Self, Error> {
         let [kafka_port, controller_port, clickhouse_port] = free_ports()?;
         let kafka_port = options.kafka_port.unwrap_or(kafka_port);
         let clickhouse_port = options.clickhouse_port.unwrap_or(clickhouse_port);
@@ -74,19 +71,9 @@ impl Embedded {
         let own_engine = options.other_clickhouse.is_none();
         let engines = (own_kafka || own_engine).then(Engines::locate).transpose()?;
         let library = engines.as_ref().map(|e| e.libchdb.clone()).unwrap_or_default();
-        let broker = BrokerOptions {
-            dir: dir.kafka(),
-            logs: dir.logs(),
-            port: kafka_port,
-            controller_port,
-            heap_mib: options.kafka_heap_mib,
-        };
-        let args = EngineArgs {
-            library,
-            data: dir.clickhouse(),
-            port: clickhouse_port,
-            limits: options.limits,
-        };
+        let broker =
+            BrokerOptions { dir: dir.kafka(), logs: dir.logs(), port: kafka_port, controller_port, heap_mib: options.kafka_heap_mib };
+        let args = EngineArgs { library, data: dir.clickhouse(), port: clickhouse_port, limits: options.limits };
         let logs = dir.logs();
         let start_kafka = async {
             match &engines {
@@ -94,13 +81,7 @@ impl Embedded {
                 _ => Ok(None),
             }
         };
-        let start_engine = async {
-            if own_engine {
-                Engine::start(options.engine, &args, &logs).await.map(Some)
-            } else {
-                Ok(None)
-            }
-        };
+        let start_engine = async { if own_engine { Engine::start(options.engine, &args, &logs).await.map(Some) } else { Ok(None) } };
         let (kafka, engine) = tokio::try_join!(start_kafka, start_engine)?;
 
         let own_kafka = format!("127.0.0.1:{kafka_port}");
@@ -113,19 +94,11 @@ impl Embedded {
             kafka_pid: kafka.as_ref().and_then(|s| pid(&s.state().borrow())),
             engine_pid: engine.as_ref().and_then(|s| pid(&s.state().borrow())),
         };
-        let board = Arc::new(Board {
-            dir,
-            runtime: Mutex::new(runtime),
-        });
+        let board = Arc::new(Board { dir, runtime: Mutex::new(runtime) });
         board.change(|_| {})?;
         let states = [kafka.as_ref(), engine.as_ref()].map(|child| child.map(Supervisor::state));
         let keeper = tokio::spawn(keep(Arc::clone(&board), states));
-        Ok(Self {
-            kafka,
-            engine,
-            board,
-            keeper,
-        })
+        Ok(Self { kafka, engine, board, keeper })
     }
 
     /// Where things listen, as written to `DIR/tidemark.json`.
@@ -184,9 +157,7 @@ async fn keep(board: Arc<Board>, [mut kafka, mut engine]: [Option<watch::Receive
         if changed.is_err() {
             return;
         }
-        let now = |state: &mut Option<watch::Receiver<ChildState>>| {
-            state.as_mut().and_then(|state| pid(&state.borrow_and_update()))
-        };
+        let now = |state: &mut Option<watch::Receiver<ChildState>>| state.as_mut().and_then(|state| pid(&state.borrow_and_update()));
         let (kafka_pid, engine_pid) = (now(&mut kafka), now(&mut engine));
         let written = board.change(|runtime| (runtime.kafka_pid, runtime.engine_pid) = (kafka_pid, engine_pid));
         if let Err(error) = written {

@@ -9,10 +9,7 @@ mod data_dir;
 mod embedded;
 mod engine;
 mod error;
-#[expect(
-    unsafe_code,
-    reason = "the C interface of libchdb and three process calls; each block says why it is sound"
-)]
+#[expect(unsafe_code, reason = "the C interface of libchdb and three process calls; each block says why it is sound")]
 mod ffi;
 mod locate;
 

@@ -14,19 +14,11 @@ use tokio::net::TcpStream;
 
 fn options(dir: &Path) -> BrokerOptions {
     let [port, controller_port] = free_ports().unwrap();
-    BrokerOptions {
-        dir: dir.to_owned(),
-        logs: dir.to_owned(),
-        port,
-        controller_port,
-        heap_mib: BrokerOptions::DEFAULT_HEAP_MIB,
-    }
+    BrokerOptions { dir: dir.to_owned(), logs: dir.to_owned(), port, controller_port, heap_mib: BrokerOptions::DEFAULT_HEAP_MIB }
 }
 
 async fn start(options: &BrokerOptions) -> Supervisor {
-    Broker::start(&engines(), options)
-        .await
-        .unwrap_or_else(|error| panic!("{error}"))
+    Broker::start(&engines(), options).await.unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Sends one request of an old, fixed-layout version and gives the answer behind its correlation id.
@@ -36,10 +28,7 @@ async fn ask(port: u16, key: u16, version: u16, body: &[u8]) -> Vec<u8> {
         request.extend([0, 0, 0, 9, 0xff, 0xff]);
         request.extend(body);
         let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-        stream
-            .write_u32(u32::try_from(request.len()).unwrap())
-            .await
-            .unwrap();
+        stream.write_u32(u32::try_from(request.len()).unwrap()).await.unwrap();
         stream.write_all(&request).await.unwrap();
         let length = stream.read_u32().await.unwrap();
         let mut answer = vec![0; usize::try_from(length).unwrap()];
@@ -69,11 +58,7 @@ async fn the_node_starts_and_keeps_its_data_over_a_stop_and_a_kill() {
     let time = Instant::now();
     let broker = start(&options).await;
     let pid = pid_when_ready(&broker, 0).await;
-    println!(
-        "first start, with formatting: {:?}, {} MiB",
-        time.elapsed(),
-        rss_mib(pid)
-    );
+    println!("first start, with formatting: {:?}, {} MiB", time.elapsed(), rss_mib(pid));
     assert_eq!(create_topic(options.port).await, 0);
     assert_eq!(create_topic(options.port).await, TOPIC_ALREADY_EXISTS);
     let time = Instant::now();
@@ -89,17 +74,8 @@ async fn the_node_starts_and_keeps_its_data_over_a_stop_and_a_kill() {
     let time = Instant::now();
     kill(pid);
     let pid = pid_when_ready(&broker, pid).await;
-    println!(
-        "back after a kill: {:?}, {} MiB",
-        time.elapsed(),
-        rss_mib(pid)
-    );
+    println!("back after a kill: {:?}, {} MiB", time.elapsed(), rss_mib(pid));
     assert_eq!(create_topic(options.port).await, TOPIC_ALREADY_EXISTS);
     broker.stop().await;
-    assert!(
-        std::fs::metadata(dir.path().join("kafka.log"))
-            .unwrap()
-            .len()
-            > 0
-    );
+    assert!(std::fs::metadata(dir.path().join("kafka.log")).unwrap().len() > 0);
 }

@@ -121,7 +121,8 @@ impl Block {
     /// The inserts that bring `parts` of this block: at most one for each table.
     pub fn inserts(&self, parts: &BTreeSet<PartKey>) -> Vec<RowBlock> {
         let of = |table: Table| {
-            let belongs = |key: &PartKey| matches!((key, table), (PartKey::Events(_), Table::Events) | (PartKey::DeadLetters, Table::DeadLetters));
+            let belongs =
+                |key: &PartKey| matches!((key, table), (PartKey::Events(_), Table::Events) | (PartKey::DeadLetters, Table::DeadLetters));
             let chosen = self.parts.iter().filter(|(key, _)| parts.contains(key) && belongs(key));
             let pieces: Vec<Bytes> = chosen.map(|(_, (_, bytes))| bytes.clone()).collect();
             (!pieces.is_empty()).then_some(RowBlock { table, pieces })

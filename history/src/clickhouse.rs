@@ -159,11 +159,15 @@ impl ClickHouse {
     async fn migrate(&self) -> Result<(), Error> {
         self.execute(&schema::generations()).await?;
         let generation = self.rules.generation;
-        let known: Vec<GenerationRow> = self.select(&format!("SELECT topic, rules FROM generations WHERE generation = {generation}")).await?;
+        let known: Vec<GenerationRow> =
+            self.select(&format!("SELECT topic, rules FROM generations WHERE generation = {generation}")).await?;
         let ours = schema::rules_text(&self.rules);
         for row in &known {
             if row.topic != self.topic {
-                return Err(Error::OtherRules(format!("this history belongs to topic `{}`, not `{}`; use another database (clickhouse.database)", row.topic, self.topic)));
+                return Err(Error::OtherRules(format!(
+                    "this history belongs to topic `{}`, not `{}`; use another database (clickhouse.database)",
+                    row.topic, self.topic
+                )));
             }
             if row.rules != ours {
                 return Err(Error::OtherRules(format!(
@@ -177,7 +181,9 @@ impl ClickHouse {
                 self.execute(&statement).await?;
             }
             let (topic, rules) = (sql::literal(&self.topic), sql::literal(&ours));
-            let done = format!("SELECT {generation}, {version}, {topic}, {rules} WHERE (SELECT count() FROM generations WHERE generation = {generation} AND schema_version = {version}) = 0");
+            let done = format!(
+                "SELECT {generation}, {version}, {topic}, {rules} WHERE (SELECT count() FROM generations WHERE generation = {generation} AND schema_version = {version}) = 0"
+            );
             self.execute(&format!("INSERT INTO generations (generation, schema_version, topic, rules) {done}")).await?;
         }
         Ok(())
@@ -280,7 +286,9 @@ impl History for ClickHouse {
 
     async fn found(&self, partition: Partition, range: OffsetRange) -> Result<Found, Error> {
         let place = sql::in_range(partition, range.from().get(), range.to().get());
-        let events = format!("SELECT toYYYYMM(timestamp) AS part, count() AS n, sum(intHash64(offset)) AS fold FROM events WHERE {place} GROUP BY part");
+        let events = format!(
+            "SELECT toYYYYMM(timestamp) AS part, count() AS n, sum(intHash64(offset)) AS fold FROM events WHERE {place} GROUP BY part"
+        );
         let dead = format!("SELECT toUInt32(0) AS part, count() AS n, sum(intHash64(offset)) AS fold FROM dead_letters WHERE {place}");
         let rows: Vec<FoundRow> = self.select(&format!("{events} UNION ALL {dead}")).await?;
         let part = |part| if part == 0 { PartKey::DeadLetters } else { PartKey::Events(Month(part)) };
@@ -294,7 +302,12 @@ impl History for ClickHouse {
 
     async fn wipe(&self, partition: Partition, epoch: Epoch, deadline_secs: u32) -> Result<(), Error> {
         for statement in sql::wipe(&self.rules, partition, epoch) {
-            let delete = self.client.0.query(&statement).with_setting("max_execution_time", deadline_secs.to_string()).with_setting("wait_end_of_query", "1");
+            let delete = self
+                .client
+                .0
+                .query(&statement)
+                .with_setting("max_execution_time", deadline_secs.to_string())
+                .with_setting("wait_end_of_query", "1");
             self.within(Duration::from_secs(deadline_secs.into()), delete.execute()).await?;
         }
         Ok(())
@@ -320,7 +333,11 @@ impl History for ClickHouse {
 
     async fn marks(&self) -> Result<Marks, Error> {
         let generation = self.rules.generation;
-        let rows: Vec<MarkRow> = self.select(&format!("SELECT partition, max(epoch) AS last FROM ledger WHERE generation = {generation} AND entry = 'closed' GROUP BY partition")).await?;
+        let rows: Vec<MarkRow> = self
+            .select(&format!(
+                "SELECT partition, max(epoch) AS last FROM ledger WHERE generation = {generation} AND entry = 'closed' GROUP BY partition"
+            ))
+            .await?;
         Ok(rows.into_iter().map(|row| (Partition(row.partition), mark_after(Some(Epoch(row.last))))).collect())
     }
 
@@ -409,6 +426,10 @@ fn event_record(row: EventRow) -> RawRecord {
 }
 
 fn dead_record(row: DeadLetterRow) -> RawRecord {
-    let kind = if row.reason == "duplicate" { RawKind::Duplicate { payload: row.payload, record_timestamp_ms: row.at } } else { RawKind::DeadLetter };
+    let kind = if row.reason == "duplicate" {
+        RawKind::Duplicate { payload: row.payload, record_timestamp_ms: row.at }
+    } else {
+        RawKind::DeadLetter
+    };
     RawRecord { offset: Offset::new(row.offset), kind }
 }

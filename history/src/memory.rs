@@ -24,8 +24,21 @@ use tidemark_core::window::{Level, WindowStart};
 /// One stored row.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Stored {
-    Event { partition: Partition, offset: Offset, timestamp_ms: i64, event_id: String, values: [String; Dimension::COUNT], amount: Option<Amount> },
-    DeadLetter { partition: Partition, offset: Offset, record_timestamp_ms: i64, reason: String, payload: Vec<u8> },
+    Event {
+        partition: Partition,
+        offset: Offset,
+        timestamp_ms: i64,
+        event_id: String,
+        values: [String; Dimension::COUNT],
+        amount: Option<Amount>,
+    },
+    DeadLetter {
+        partition: Partition,
+        offset: Offset,
+        record_timestamp_ms: i64,
+        reason: String,
+        payload: Vec<u8>,
+    },
 }
 
 impl Stored {
@@ -315,7 +328,10 @@ impl History for MemoryHistory {
 
     async fn extent(&self, view: ViewId, marks: &Marks) -> Result<Option<(i64, i64)>, Error> {
         let state = self.state();
-        let closed = state.rollups.iter().filter(|((id, level, p, e), _)| *id == view && *level == Level::FiveMinutes && marks.get(p).is_some_and(|m| m.is_closed(*e)));
+        let closed = state
+            .rollups
+            .iter()
+            .filter(|((id, level, p, e), _)| *id == view && *level == Level::FiveMinutes && marks.get(p).is_some_and(|m| m.is_closed(*e)));
         let windows: Vec<i64> = closed.flat_map(|(_, rows)| rows.keys().map(|key| key.bucket_ms)).collect();
         Ok(windows.iter().min().copied().zip(windows.iter().max().copied()))
     }
@@ -344,15 +360,21 @@ impl History for MemoryHistory {
 
     fn dead_letters(&self, query: &DeadLetterQuery) -> impl Future<Output = Result<Vec<DeadLetter>, Error>> + Send {
         let letter = |row: &Stored| match row {
-            Stored::DeadLetter { partition, offset, record_timestamp_ms, reason, payload } => {
-                Some(DeadLetter { partition: *partition, offset: *offset, record_timestamp_ms: *record_timestamp_ms, reason: reason.clone(), payload: payload.clone() })
-            }
+            Stored::DeadLetter { partition, offset, record_timestamp_ms, reason, payload } => Some(DeadLetter {
+                partition: *partition,
+                offset: *offset,
+                record_timestamp_ms: *record_timestamp_ms,
+                reason: reason.clone(),
+                payload: payload.clone(),
+            }),
             Stored::Event { .. } => None,
         };
         let mut letters: Vec<DeadLetter> = self.state().base.iter().filter_map(letter).collect();
         let place = |l: &DeadLetter| (l.record_timestamp_ms, l.partition, l.offset);
         letters.retain(|l| {
-            query.partition.is_none_or(|p| p == l.partition) && query.reason.as_ref().is_none_or(|r| *r == l.reason) && query.before.is_none_or(|b| place(l) < b)
+            query.partition.is_none_or(|p| p == l.partition)
+                && query.reason.as_ref().is_none_or(|r| *r == l.reason)
+                && query.before.is_none_or(|b| place(l) < b)
         });
         letters.sort_by_key(|l| std::cmp::Reverse(place(l)));
         letters.truncate(query.limit as usize);
@@ -370,8 +392,12 @@ impl History for MemoryHistory {
 fn raw_record(row: Stored) -> RawRecord {
     let (_, offset) = row.place();
     let kind = match row {
-        Stored::Event { timestamp_ms, event_id, values: [event_type, product_id, user_id], amount, .. } => RawKind::Event { event_id, event_type, timestamp_ms, product_id, user_id, order_amount: amount },
-        Stored::DeadLetter { reason, payload, record_timestamp_ms, .. } if reason == DUPLICATE => RawKind::Duplicate { payload, record_timestamp_ms },
+        Stored::Event { timestamp_ms, event_id, values: [event_type, product_id, user_id], amount, .. } => {
+            RawKind::Event { event_id, event_type, timestamp_ms, product_id, user_id, order_amount: amount }
+        }
+        Stored::DeadLetter { reason, payload, record_timestamp_ms, .. } if reason == DUPLICATE => {
+            RawKind::Duplicate { payload, record_timestamp_ms }
+        }
         Stored::DeadLetter { .. } => RawKind::DeadLetter,
     };
     RawRecord { offset, kind }

@@ -132,7 +132,15 @@ impl PartRows {
     }
 
     /// `partition, offset, record_timestamp, reason, payload`; the payload is cut at `max_payload` bytes.
-    pub fn push_dead_letter(&mut self, partition: Partition, offset: Offset, record_timestamp_ms: i64, reason: &str, payload: &[u8], max_payload: usize) {
+    pub fn push_dead_letter(
+        &mut self,
+        partition: Partition,
+        offset: Offset,
+        record_timestamp_ms: i64,
+        reason: &str,
+        payload: &[u8],
+        max_payload: usize,
+    ) {
         self.count.add(offset);
         let out = &mut self.encoded;
         out.extend_from_slice(&partition.0.to_le_bytes());
@@ -143,6 +151,7 @@ impl PartRows {
     }
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "seven bits at a time")]
 fn put_varint(out: &mut BytesMut, mut value: usize) {
     while value >= 0x80 {
         out.extend_from_slice(&[(value & 0x7f) as u8 | 0x80]);

@@ -11,7 +11,8 @@ use tidemark_core::question::Question;
 use tidemark_core::view::{Dimension, View, ViewId};
 use tidemark_core::window::{Level, TimeRange};
 
-const CELL: &str = "sum(count) AS c, sum(amount_count) AS ac, sum(amount_sum) AS s, min(amount_min) AS lo, max(amount_max) AS hi, sum(fold) AS f";
+const CELL: &str =
+    "sum(count) AS c, sum(amount_count) AS ac, sum(amount_sum) AS s, min(amount_min) AS lo, max(amount_max) AS hi, sum(fold) AS f";
 
 /// A string literal that ClickHouse reads back as `text`, whatever it contains.
 pub fn literal(text: &str) -> String {
@@ -114,13 +115,17 @@ pub fn cells(rules: &Rules, view: &View, level: Level, partition: Partition, epo
 
 pub fn extent(rules: &Rules, view: ViewId, marks: &Marks) -> String {
     let table = rollup_table(rules.views.get(view), Level::FiveMinutes, rules.generation);
-    format!("SELECT toInt64(toUnixTimestamp(min(window))) * 1000 AS lo, toInt64(toUnixTimestamp(max(window))) * 1000 AS hi, count() AS n FROM {table} WHERE {}", below(marks))
+    format!(
+        "SELECT toInt64(toUnixTimestamp(min(window))) * 1000 AS lo, toInt64(toUnixTimestamp(max(window))) * 1000 AS hi, count() AS n FROM {table} WHERE {}",
+        below(marks)
+    )
 }
 
 /// The DELETEs of a repair: roll-ups first, so that what is left over is never more than raw has.
 pub fn wipe(rules: &Rules, partition: Partition, epoch: Epoch) -> Vec<String> {
     let rollups = rules.views.iter().flat_map(|view| Level::ALL.map(|level| rollup_table(view, level, rules.generation)));
-    let mut statements: Vec<String> = rollups.map(|table| format!("DELETE FROM {table} WHERE partition = {partition} AND epoch = {epoch}")).collect();
+    let mut statements: Vec<String> =
+        rollups.map(|table| format!("DELETE FROM {table} WHERE partition = {partition} AND epoch = {epoch}")).collect();
     let range = in_epoch(rules.epoch_bits, partition, epoch);
     statements.extend(["events", "dead_letters"].map(|table| format!("DELETE FROM {table} WHERE {range}")));
     statements
@@ -141,7 +146,13 @@ mod tests {
 
     #[test]
     fn a_literal_cannot_be_left_from_inside() {
-        for (text, sql) in [("UA", "'UA'"), ("it's", r"'it\'s'"), (r"a\", r"'a\\'"), ("why?", r"'why\x3F'"), ("'; DROP TABLE events--", r"'\'; DROP TABLE events--'")] {
+        for (text, sql) in [
+            ("UA", "'UA'"),
+            ("it's", r"'it\'s'"),
+            (r"a\", r"'a\\'"),
+            ("why?", r"'why\x3F'"),
+            ("'; DROP TABLE events--", r"'\'; DROP TABLE events--'"),
+        ] {
             assert_eq!(literal(text), sql);
         }
     }

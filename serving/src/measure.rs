@@ -71,7 +71,9 @@ fn compare_ratios((a, m): (Sum, u64), (b, n): (Sum, u64)) -> Ordering {
     if m == 0 || n == 0 {
         return Ordering::Equal;
     }
-    let split = |sum: Sum, n: u64| (sum.ten_thousandths().div_euclid(i128::from(n)), sum.ten_thousandths().rem_euclid(i128::from(n)).unsigned_abs());
+    let split = |sum: Sum, n: u64| {
+        (sum.ten_thousandths().div_euclid(i128::from(n)), sum.ten_thousandths().rem_euclid(i128::from(n)).unsigned_abs())
+    };
     let ((whole_a, rest_a), (whole_b, rest_b)) = (split(a, m), split(b, n));
     whole_a.cmp(&whole_b).then((rest_a * u128::from(n)).cmp(&(rest_b * u128::from(m))))
 }

@@ -105,7 +105,10 @@ pub fn plan(rules: &Rules, parameters: &[(String, String)]) -> Result<Plan, Plan
         question: Question { view, range, buckets, group_by, filters },
         measures,
         top: given.get("top").map(top).transpose()?,
-        at_least: given.get("at_least").map(|text| text.parse().map_err(|e: tidemark_core::cut::CutParseError| PlanError(format!("at_least: {e}")))).transpose()?,
+        at_least: given
+            .get("at_least")
+            .map(|text| text.parse().map_err(|e: tidemark_core::cut::CutParseError| PlanError(format!("at_least: {e}"))))
+            .transpose()?,
         timeout: timeout(given.get("timeout_ms"))?,
         identity,
     })
@@ -117,11 +120,14 @@ fn list(text: Option<&str>) -> impl Iterator<Item = &str> {
 
 fn step(text: Option<&str>) -> Result<Step, PlanError> {
     let known: Vec<&str> = Step::NAMES.iter().map(|(name, _)| *name).collect();
-    text.map_or(Ok(Step::Total), |text| Step::from_str(text).or_else(|()| wrong(format!("step `{text}` is unknown; choose from {}", known.join(", ")))))
+    text.map_or(Ok(Step::Total), |text| {
+        Step::from_str(text).or_else(|()| wrong(format!("step `{text}` is unknown; choose from {}", known.join(", "))))
+    })
 }
 
 fn range(from: Option<&str>, to: Option<&str>) -> Result<TimeRange, PlanError> {
-    let range = TimeRange { from_ms: from.map(|text| edge("from", text)).transpose()?, to_ms: to.map(|text| edge("to", text)).transpose()? };
+    let range =
+        TimeRange { from_ms: from.map(|text| edge("from", text)).transpose()?, to_ms: to.map(|text| edge("to", text)).transpose()? };
     if let (Some(from), Some(to)) = (range.from_ms, range.to_ms)
         && from >= to
     {
@@ -136,7 +142,11 @@ fn edge(name: &str, text: &str) -> Result<i64, PlanError> {
         Ok(ms) => ms,
         Err(_) => match text.parse::<jiff::Timestamp>() {
             Ok(at) => at.as_millisecond(),
-            Err(_) => return wrong(format!("{name} `{text}` is neither RFC 3339, such as 2013-01-01T10:15:00Z (a + in it is written %2B), nor epoch milliseconds")),
+            Err(_) => {
+                return wrong(format!(
+                    "{name} `{text}` is neither RFC 3339, such as 2013-01-01T10:15:00Z (a + in it is written %2B), nor epoch milliseconds"
+                ));
+            }
         },
     };
     if ms < CALENDAR.0 || ms > CALENDAR.1 {
@@ -144,7 +154,11 @@ fn edge(name: &str, text: &str) -> Result<i64, PlanError> {
     }
     let below = ms - ms.rem_euclid(WINDOW_MS);
     if below != ms {
-        return wrong(format!("{name} is not on the edge of a 5-minute window; the nearest are {} and {}", rfc3339(below), rfc3339(below + WINDOW_MS)));
+        return wrong(format!(
+            "{name} is not on the edge of a 5-minute window; the nearest are {} and {}",
+            rfc3339(below),
+            rfc3339(below + WINDOW_MS)
+        ));
     }
     Ok(ms)
 }
@@ -199,7 +213,8 @@ fn filters(rules: &Rules, given: &[&str]) -> Result<BTreeMap<Dimension, Vec<Stri
 }
 
 fn measure(name: &str) -> Result<Measure, PlanError> {
-    name.parse().or_else(|()| wrong(format!("measure `{}` is unknown; choose from count, amount_count, sum, avg, min, max", name.escape_debug())))
+    name.parse()
+        .or_else(|()| wrong(format!("measure `{}` is unknown; choose from count, amount_count, sum, avg, min, max", name.escape_debug())))
 }
 
 fn top(text: &str) -> Result<(usize, Measure), PlanError> {
@@ -264,7 +279,10 @@ mod tests {
     #[test]
     fn equal_questions_have_one_identity() {
         let identity = |query| planned(query).expect("valid").identity;
-        assert_eq!(identity("where=event_type:b&where=event_type:a&measures=sum"), identity("where=event_type:a&where=event_type:b&top=3:count"));
+        assert_eq!(
+            identity("where=event_type:b&where=event_type:a&measures=sum"),
+            identity("where=event_type:a&where=event_type:b&top=3:count")
+        );
         assert_ne!(identity("step=1h"), identity("step=1d"));
         assert_ne!(identity("where=event_type:a"), identity("where=product_id:a"));
     }

@@ -25,10 +25,20 @@ pub const REPAIR_SECS: u32 = 60;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Difference {
     /// Raw rows: (found, expected).
-    Events { found: RowCount, expected: RowCount },
-    DeadLetters { found: u64, expected: u64 },
+    Events {
+        found: RowCount,
+        expected: RowCount,
+    },
+    DeadLetters {
+        found: u64,
+        expected: u64,
+    },
     /// Cells of a roll-up: how many are missing, more, or other.
-    Cells { view: String, level: Level, differing: usize },
+    Cells {
+        view: String,
+        level: Level,
+        differing: usize,
+    },
 }
 
 /// What came of trying to close an epoch.
@@ -61,7 +71,13 @@ pub trait Yard {
 }
 
 /// Compares one complete epoch and closes it, or repairs it.
-pub async fn close(yard: &impl Yard, history: &impl History, rules: &Rules, partition: Partition, segment: &Segment) -> Result<Closing, CloseError> {
+pub async fn close(
+    yard: &impl Yard,
+    history: &impl History,
+    rules: &Rules,
+    partition: Partition,
+    segment: &Segment,
+) -> Result<Closing, CloseError> {
     let epoch = segment.epoch();
     let entries = history.ledger(partition, epoch).await?;
     if entries.iter().any(|row| row.entry == Entry::Closed) {
@@ -108,7 +124,13 @@ async fn compare(history: &impl History, rules: &Rules, partition: Partition, se
     Ok(None)
 }
 
-async fn differing_cells(history: &impl History, partition: Partition, segment: &Segment, view: ViewId, level: Level) -> Result<usize, Error> {
+async fn differing_cells(
+    history: &impl History,
+    partition: Partition,
+    segment: &Segment,
+    view: ViewId,
+    level: Level,
+) -> Result<usize, Error> {
     let theirs = history.cells(view, level, partition, segment.epoch()).await?;
     let ours = segment.rows(view, level);
     let missing_or_other = ours.iter().filter(|(key, cell)| theirs.get(*key) != Some(*cell)).count();

@@ -77,7 +77,10 @@ pub fn read_blocks(mut consumer: impl Consumer, rules: &Rules, partition: Partit
         if happened > 0 {
             heard = Instant::now();
         } else if heard.elapsed() > PATIENCE {
-            return Err(Error::Unavailable { broker: "the log".into(), reason: format!("nothing of {range} came for {} s", PATIENCE.as_secs()) });
+            return Err(Error::Unavailable {
+                broker: "the log".into(),
+                reason: format!("nothing of {range} came for {} s", PATIENCE.as_secs()),
+            });
         }
     }
     builder.skip_to(range.to());

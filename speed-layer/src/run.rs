@@ -136,7 +136,12 @@ impl Holding {
 }
 
 /// Polls and counts until told to stop. Blocks: it wants a thread of its own, with `runtime` for history's calls.
-pub fn run<C: Consumer, H: History>(mut consumer: C, history: &H, speed: &Arc<Speed>, runtime: &tokio::runtime::Handle) -> Result<(), tidemark_topic::Error> {
+pub fn run<C: Consumer, H: History>(
+    mut consumer: C,
+    history: &H,
+    speed: &Arc<Speed>,
+    runtime: &tokio::runtime::Handle,
+) -> Result<(), tidemark_topic::Error> {
     speed.control.wake_by(consumer.waker());
     let mut owned: Vec<Partition> = Vec::new();
     let mut paused = false;
@@ -186,7 +191,13 @@ pub fn run<C: Consumer, H: History>(mut consumer: C, history: &H, speed: &Arc<Sp
     Ok(())
 }
 
-fn assigned<C: Consumer, H: History>(consumer: &mut C, history: &H, speed: &Speed, runtime: &tokio::runtime::Handle, partitions: &[Partition]) -> Result<(), tidemark_topic::Error> {
+fn assigned<C: Consumer, H: History>(
+    consumer: &mut C,
+    history: &H,
+    speed: &Speed,
+    runtime: &tokio::runtime::Handle,
+    partitions: &[Partition],
+) -> Result<(), tidemark_topic::Error> {
     let marks = loop {
         match runtime.block_on(history.marks()) {
             Ok(marks) => break marks,

@@ -18,7 +18,63 @@ use tidemark_core::window::{BucketError, Level, TimeRange, WindowStart};
 /// Interned values of a view's dimensions, in its order; unused places are 0.
 type Key = [u32; Dimension::COUNT];
 
-type Cells = HashMap<Key, Cell, FixedState>;
+/// One window's cells. In sparse data most windows hold one or two, and the smallest hash table has four places: there
+/// a list takes a third of the memory.
+#[derive(Debug)]
+enum Cells {
+    Few(Vec<(Key, Cell)>),
+    Many(HashMap<Key, Cell, FixedState>),
+}
+
+/// Up to so many keys are looked through one by one, which is no slower than hashing.
+const FEW: usize = 8;
+
+impl Default for Cells {
+    fn default() -> Self {
+        Self::Few(Vec::new())
+    }
+}
+
+impl Cells {
+    fn len(&self) -> usize {
+        match self {
+            Self::Few(few) => few.len(),
+            Self::Many(many) => many.len(),
+        }
+    }
+
+    /// The cell of a key, made if there is none.
+    #[inline]
+    fn cell(&mut self, key: Key) -> &mut Cell {
+        if let Self::Few(few) = self
+            && few.len() == FEW
+            && few.iter().all(|(own, _)| *own != key)
+        {
+            *self = Self::Many(few.drain(..).collect());
+        }
+        match self {
+            Self::Few(few) => {
+                let at = few.iter().position(|(own, _)| *own == key).unwrap_or(few.len());
+                if at == few.len() {
+                    if few.capacity() == at {
+                        few.reserve_exact(at.max(1)); // 1, 2, 4, 8: by itself a list would begin with four places
+                    }
+                    few.push((key, Cell::EMPTY));
+                }
+                &mut few[at].1
+            }
+            Self::Many(many) => many.entry(key).or_default(),
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&Key, &Cell)> {
+        let (few, many) = match self {
+            Self::Few(few) => (Some(few), None),
+            Self::Many(many) => (None, Some(many)),
+        };
+        few.into_iter().flatten().map(|(key, cell)| (key, cell)).chain(many.into_iter().flatten())
+    }
+}
 
 /// One epoch's counts.
 #[derive(Debug)]
@@ -158,7 +214,7 @@ impl Segment {
             for (place, dimension) in key.iter_mut().zip(&view.dimensions) {
                 *place = ids[dimension.index()];
             }
-            view.window(window).entry(key).or_default().add(fold, event.order_amount);
+            view.window(window).cell(key).add(fold, event.order_amount);
         }
     }
 
@@ -178,7 +234,7 @@ impl Segment {
         let mut groups: HashMap<(i64, Key), Cell, FixedState> = HashMap::default();
         for (window, cells) in view.windows_in(question.range) {
             let bucket = question.buckets.start_of(window.ms())?;
-            for (key, cell) in cells {
+            for (key, cell) in cells.iter() {
                 if allowed.iter().all(|(place, ids)| ids.contains(&key[*place])) {
                     let mut group: Key = [0; Dimension::COUNT];
                     for (to, &from) in group.iter_mut().zip(&places) {
@@ -211,7 +267,7 @@ impl Segment {
         let mut rows = Rows::new();
         for (window, cells) in &view.cells {
             let bucket_ms = window.at(level).ms();
-            for (key, cell) in cells {
+            for (key, cell) in cells.iter() {
                 let names = view.dimensions.iter().zip(key).map(|(d, &id)| self.values[d.index()].names[id as usize].clone());
                 rows.entry(RowKey { bucket_ms, values: names.collect() }).or_default().merge(cell);
             }

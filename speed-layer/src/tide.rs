@@ -110,7 +110,12 @@ impl Tide {
     /// The epoch is closed in the ledger: history answers for it from now on. Only the oldest can be.
     pub fn closed(&mut self, epoch: Epoch) {
         let oldest = self.mark.oldest_open();
-        check!(I2, epoch == oldest && !self.complete.is_empty(), "partition {}: epoch {epoch} closed, but {oldest} is the oldest open one", self.partition);
+        check!(
+            I2,
+            epoch == oldest && !self.complete.is_empty(),
+            "partition {}: epoch {epoch} closed, but {oldest} is the oldest open one",
+            self.partition
+        );
         if epoch == oldest && self.complete.pop_front().is_some() {
             self.mark = self.mark.advanced();
         }

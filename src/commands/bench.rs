@@ -130,7 +130,11 @@ async fn batch(common: &Common) -> Result<()> {
     let server = Server { url: bench.clickhouse().to_owned(), database: "bench".into(), user: None, password: None };
     let history = Arc::new(ClickHouse::open(&server, &common.topic, (*rules).clone()).await?);
     let (began, before) = (Instant::now(), Usage::now()?);
-    let group = Membership::Group { group: format!("bench-{}", std::process::id()), instance: None, session_timeout: std::time::Duration::from_secs(30) };
+    let group = Membership::Group {
+        group: format!("bench-{}", std::process::id()),
+        instance: None,
+        session_timeout: std::time::Duration::from_secs(30),
+    };
     let consumer = bench.kafka.consumer(group, ConsumerOptions::default())?;
     let (batch, handle) = (Batch::default(), tokio::runtime::Handle::current());
     let writing = std::thread::spawn({
@@ -144,7 +148,7 @@ async fn batch(common: &Common) -> Result<()> {
     batch.control.stop();
     writing.join().map_err(|_| anyhow::anyhow!("the writing thread panicked"))??;
     report("tidemark batch", n, took, &used);
-    let rows = history_by_type(&*history, &wanted).await?;
+    let rows = history_by_type(&history, &wanted).await?;
     finish(common, &bench, rows).await?;
     bench.stop().await;
     println!("RESULT peer=tidemark-batch n={n} secs={took:.3} steady_rate={:.0}", n as f64 / took);
@@ -158,7 +162,8 @@ async fn history_by_type(history: &ClickHouse, wanted: &Cut) -> Result<Rows> {
     let bits = history.rules().epoch_bits;
     for (partition, end) in wanted.iter() {
         for epoch in 0..=bits.epoch_at(end).0 {
-            let cells = history.cells(ViewId(0), tidemark_core::window::Level::FiveMinutes, partition, tidemark_core::epoch::Epoch(epoch)).await?;
+            let cells =
+                history.cells(ViewId(0), tidemark_core::window::Level::FiveMinutes, partition, tidemark_core::epoch::Epoch(epoch)).await?;
             tidemark_core::question::merge_rows(&mut rows, cells);
         }
     }
@@ -167,7 +172,12 @@ async fn history_by_type(history: &ClickHouse, wanted: &Cut) -> Result<Rows> {
 
 fn report(what: &str, n: u64, took: f64, used: &Usage) {
     let millions = n as f64 / 1e6;
-    println!("{what}: {n} events in {took:.2} s, {:.0} events/s, {:.3} CPU s per million events, peak RSS {} MiB", n as f64 / took, used.cpu_secs / millions, used.peak_mib);
+    println!(
+        "{what}: {n} events in {took:.2} s, {:.0} events/s, {:.3} CPU s per million events, peak RSS {} MiB",
+        n as f64 / took,
+        used.cpu_secs / millions,
+        used.peak_mib
+    );
 }
 
 /// Writes the counts, and compares them with the recount.

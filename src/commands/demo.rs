@@ -18,10 +18,16 @@ const HOUR_MS: i64 = 60 * 60 * 1000;
 /// Sends until the task is dropped.
 pub async fn stream(producer: impl Producer) -> Result<()> {
     let text = String::from_utf8(zstd::decode_all(FLIGHTS).context("the demo's flights")?).context("the demo's flights")?;
-    let flights = text.lines().map(serde_json::from_str).collect::<Result<Vec<serde_json::Map<_, _>>, _>>().context("the demo's flights")?;
+    let flights =
+        text.lines().map(serde_json::from_str).collect::<Result<Vec<serde_json::Map<_, _>>, _>>().context("the demo's flights")?;
     let start = now_ms();
-    let mut events = flights.iter().cycle().enumerate().map(|(n, flight)| move |at_ms: i64| retimed(flight, &format!("demo-{start}-{n}"), at_ms));
-    let past: Vec<Vec<u8>> = (0..PAST).filter_map(|n| events.next().map(|event| event(start - HOUR_MS + HOUR_MS * i64::try_from(n).unwrap_or(0) / i64::try_from(PAST).unwrap_or(1)))).collect();
+    let mut events =
+        flights.iter().cycle().enumerate().map(|(n, flight)| move |at_ms: i64| retimed(flight, &format!("demo-{start}-{n}"), at_ms));
+    let past: Vec<Vec<u8>> = (0..PAST)
+        .filter_map(|n| {
+            events.next().map(|event| event(start - HOUR_MS + HOUR_MS * i64::try_from(n).unwrap_or(0) / i64::try_from(PAST).unwrap_or(1)))
+        })
+        .collect();
     send(&producer, &past).await?;
     let mut tick = tokio::time::interval(Duration::from_secs(1) / PIECES);
     loop {

@@ -13,8 +13,8 @@ use tidemark_ingest::Ingest;
 use tidemark_serving::engine::Engine;
 use tidemark_speed_layer::Speed;
 use tidemark_speed_layer::reread::LogYard;
-use tidemark_topic::{Control, Membership};
 use tidemark_topic::kafka::{ConsumerOptions, Kafka, ProducerOptions};
+use tidemark_topic::{Control, Membership};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
@@ -69,7 +69,9 @@ fn configured(arguments: Arguments) -> Result<Config> {
 
 async fn up(config: Config, rules: Arc<Rules>, demo: bool) -> Result<()> {
     let mut stop = std::pin::pin!(stop_signal());
-    let listener = TcpListener::bind(&config.listen).await.with_context(|| format!("listening on {}; is another tidemark running? --listen takes another address", config.listen))?;
+    let listener = TcpListener::bind(&config.listen)
+        .await
+        .with_context(|| format!("listening on {}; is another tidemark running? --listen takes another address", config.listen))?;
     let http = format!("http://{}", listener.local_addr()?);
     let embedded = tokio::select! {
         started = start_engines(&config) => started?,
@@ -125,7 +127,14 @@ impl Parts {
         let history = Arc::new(open_history(config, &runtime.clickhouse, &rules).await?);
 
         let (speed, batch) = (Arc::new(Speed::new(Arc::clone(&rules))), Batch::default());
-        let engine = Engine::new(Arc::clone(&rules), config.kafka.topic.clone(), topic.partitions, Arc::clone(&speed), batch.clone(), Arc::clone(&history));
+        let engine = Engine::new(
+            Arc::clone(&rules),
+            config.kafka.topic.clone(),
+            topic.partitions,
+            Arc::clone(&speed),
+            batch.clone(),
+            Arc::clone(&history),
+        );
         let (say, ended) = mpsc::channel(2);
         let options = ConsumerOptions { queued_kbytes: config.kafka.queued_kbytes, ..ConsumerOptions::default() };
         let handle = tokio::runtime::Handle::current();
@@ -145,7 +154,10 @@ impl Parts {
             };
             move || rejoining(&control, alone, run).context("the batch layer ended")
         })?;
-        let connect = { let kafka = kafka.clone(); move || kafka.consumer(Membership::All { group: None }, options.clone()) };
+        let connect = {
+            let kafka = kafka.clone();
+            move || kafka.consumer(Membership::All { group: None }, options.clone())
+        };
         let yard = LogYard { rules: Arc::clone(&rules), connect: Arc::new(connect) };
         tokio::spawn(tidemark_speed_layer::run::close_epochs(speed, history, yard, batch.reached()));
         Ok(Self { engine: Arc::new(engine), kafka, ended, threads: vec![speed_thread, batch_thread] })
@@ -166,13 +178,21 @@ impl Parts {
 /// have given this member a new id in an answer that never came, and then fences it by its own name; it can also go away
 /// in the middle of an assignment. Where the broker is the embedded one, nobody else can have the name; elsewhere being
 /// fenced means that another process has it, and ends this one.
-fn rejoining(control: &Control, alone: bool, run: impl Fn() -> Result<(), tidemark_batch_layer::run::Error>) -> Result<(), tidemark_batch_layer::run::Error> {
+fn rejoining(
+    control: &Control,
+    alone: bool,
+    run: impl Fn() -> Result<(), tidemark_batch_layer::run::Error>,
+) -> Result<(), tidemark_batch_layer::run::Error> {
     use tidemark_batch_layer::run::Error::Log;
     use tidemark_topic::Error::{Refused, Unavailable};
     loop {
         match run() {
-            Err(error @ Log(Unavailable { .. })) if !control.is_stopping() => control.trouble(Some(format!("history stands still: {error}"))),
-            Err(error @ Log(Refused { .. })) if alone && !control.is_stopping() => control.trouble(Some(format!("history stands still: {error}"))),
+            Err(error @ Log(Unavailable { .. })) if !control.is_stopping() => {
+                control.trouble(Some(format!("history stands still: {error}")))
+            }
+            Err(error @ Log(Refused { .. })) if alone && !control.is_stopping() => {
+                control.trouble(Some(format!("history stands still: {error}")))
+            }
             ended => return ended,
         }
         std::thread::sleep(REJOIN_PAUSE);
@@ -214,7 +234,11 @@ async fn open_history(config: &Config, url: &str, rules: &Rules) -> Result<Click
 
 type ClickHouseConfig = crate::config::ClickHouse;
 
-fn thread(name: &str, ended: mpsc::Sender<anyhow::Error>, work: impl FnOnce() -> Result<()> + Send + 'static) -> Result<std::thread::JoinHandle<()>> {
+fn thread(
+    name: &str,
+    ended: mpsc::Sender<anyhow::Error>,
+    work: impl FnOnce() -> Result<()> + Send + 'static,
+) -> Result<std::thread::JoinHandle<()>> {
     let body = move || {
         let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
         let error = match done {
@@ -228,18 +252,30 @@ fn thread(name: &str, ended: mpsc::Sender<anyhow::Error>, work: impl FnOnce() ->
     std::thread::Builder::new().name(name.to_owned()).spawn(body).context("starting a thread")
 }
 
-async fn serve(mut parts: Parts, listener: TcpListener, http: &str, embedded: &Embedded, demo: bool, stop: impl Future<Output = ()>) -> Result<()> {
+async fn serve(
+    mut parts: Parts,
+    listener: TcpListener,
+    http: &str,
+    embedded: &Embedded,
+    demo: bool,
+    stop: impl Future<Output = ()>,
+) -> Result<()> {
     use axum::serve::ListenerExt as _;
     let producer = parts.kafka.producer(ProducerOptions::default())?;
     let ingest = Arc::new(Ingest::new(producer, parts.engine.rules.limits.clone()));
-    let routes = tidemark_serving::api::routes(Arc::clone(&parts.engine)).merge(tidemark_ingest::routes(ingest)).fallback(tidemark_serving::api::not_found);
+    let routes = tidemark_serving::api::routes(Arc::clone(&parts.engine))
+        .merge(tidemark_ingest::routes(ingest))
+        .fallback(tidemark_serving::api::not_found);
     let (close, mut closed) = tokio::sync::watch::channel(false);
     let listener = listener.tap_io(|connection| drop(connection.set_nodelay(true)));
     let server = axum::serve(listener, routes).with_graceful_shutdown(async move { drop(closed.wait_for(|closed| *closed).await) });
     let mut server = tokio::spawn(server.into_future());
     embedded.set_http(http)?;
     let ready = tokio::spawn(announce(Arc::clone(&parts.engine), http.to_owned()));
-    let demo = demo.then(|| parts.kafka.producer(ProducerOptions::default())).transpose()?.map(|producer| tokio::spawn(super::demo::stream(producer)));
+    let demo = demo
+        .then(|| parts.kafka.producer(ProducerOptions::default()))
+        .transpose()?
+        .map(|producer| tokio::spawn(super::demo::stream(producer)));
     let outcome = tokio::select! {
         () = stop => Ok(()),
         error = parts.ended.recv() => Err(error.unwrap_or_else(|| anyhow!("the layers ended"))),

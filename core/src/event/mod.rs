@@ -87,21 +87,30 @@ impl Reject {
             Self::NotUtf8 => ("not_utf8", "the record is not UTF-8"),
             Self::NotJson => ("not_json", "the record is not valid JSON"),
             Self::TooDeep => ("too_deep", "the record is nested deeper than the limit (32 by default)"),
-            Self::LoneSurrogate => ("lone_surrogate", "a \\u escape is half of a surrogate pair; escape both halves or send the character as UTF-8"),
+            Self::LoneSurrogate => {
+                ("lone_surrogate", "a \\u escape is half of a surrogate pair; escape both halves or send the character as UTF-8")
+            }
             Self::NotAnObject => ("not_an_object", "the record is JSON, but not one object"),
             Self::RepeatedField(_) => ("repeated_field", "a field stands twice in the object; send it once"),
             Self::MissingEventType => ("missing_event_type", "event_type is required"),
             Self::BadEventType => ("bad_event_type", "event_type must be a string of 1 to 128 bytes"),
             Self::MissingTimestamp => ("missing_timestamp", "timestamp is required"),
-            Self::BadTimestamp => ("bad_timestamp", "timestamp must be RFC 3339, such as 2013-01-01T10:15:00Z, or an integer of epoch milliseconds"),
+            Self::BadTimestamp => {
+                ("bad_timestamp", "timestamp must be RFC 3339, such as 2013-01-01T10:15:00Z, or an integer of epoch milliseconds")
+            }
             Self::BadEventId => ("bad_event_id", "event_id must be a string of at most 256 bytes"),
             Self::BadProductId => ("bad_product_id", "product_id must be a string of at most 256 bytes"),
             Self::BadUserId => ("bad_user_id", "user_id must be a string of at most 256 bytes"),
-            Self::BadOrderAmount => ("bad_order_amount", "order_amount must be a JSON number or null (a decimal string only where order_amount_strings is on)"),
+            Self::BadOrderAmount => {
+                ("bad_order_amount", "order_amount must be a JSON number or null (a decimal string only where order_amount_strings is on)")
+            }
             Self::OrderAmountOutOfRange => ("order_amount_out_of_range", "order_amount must lie within ±10^14"),
             Self::BadProperties => ("bad_properties", "properties must be an object"),
             Self::TooOld => ("too_old", "timestamp is before the earliest that is accepted (2000-01-01 by default)"),
-            Self::TooFarAhead => ("too_far_ahead", "timestamp is further ahead of the record's own than is accepted (24 h by default), or after January 2106"),
+            Self::TooFarAhead => (
+                "too_far_ahead",
+                "timestamp is further ahead of the record's own than is accepted (24 h by default), or after January 2106",
+            ),
         }
     }
 

@@ -15,23 +15,13 @@ pub struct EngineLimits {
 
 impl Default for EngineLimits {
     fn default() -> Self {
-        Self {
-            memory_bytes: 2 << 30,
-            merge_threads: 2,
-        }
+        Self { memory_bytes: 2 << 30, merge_threads: 2 }
     }
 }
 
 /// Table engines that may be named in CREATE TABLE. By name, because `TABLE ENGINE ON *` would include File, URL, S3, MySQL…
-const TABLE_ENGINES: [&str; 7] = [
-    "MergeTree",
-    "AggregatingMergeTree",
-    "ReplacingMergeTree",
-    "SummingMergeTree",
-    "Memory",
-    "Null",
-    "MaterializedView",
-];
+const TABLE_ENGINES: [&str; 7] =
+    ["MergeTree", "AggregatingMergeTree", "ReplacingMergeTree", "SummingMergeTree", "Memory", "Null", "MaterializedView"];
 
 /// Rights of the only user. No source (FILE, URL, REMOTE, S3, …), no dictionaries, functions or users.
 const RIGHTS: &str = "SHOW, SELECT, INSERT, ALTER, CREATE DATABASE, CREATE TABLE, CREATE VIEW, DROP DATABASE, DROP TABLE, \
@@ -52,9 +42,7 @@ pub(crate) fn write(dir: &Path, limits: EngineLimits) -> io::Result<PathBuf> {
 }
 
 fn users_xml() -> String {
-    let engines = TABLE_ENGINES
-        .map(|name| format!("TABLE ENGINE ON {name}"))
-        .join(", ");
+    let engines = TABLE_ENGINES.map(|name| format!("TABLE ENGINE ON {name}")).join(", ");
     format!(
         "<clickhouse>
   <profiles><default>
@@ -77,10 +65,7 @@ fn users_xml() -> String {
 fn config_xml(dir: &Path, users: &Path, limits: EngineLimits) -> String {
     let dir = escape(&dir.display().to_string());
     let users = escape(&users.display().to_string());
-    let EngineLimits {
-        memory_bytes,
-        merge_threads,
-    } = limits;
+    let EngineLimits { memory_bytes, merge_threads } = limits;
     format!(
         "<clickhouse>
   <users_config>{users}</users_config>
@@ -121,7 +106,5 @@ fn config_xml(dir: &Path, users: &Path, limits: EngineLimits) -> String {
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }

@@ -32,18 +32,13 @@ pub(crate) struct Exception {
 impl Exception {
     /// An error of this front, worded like the engine's own, so that clients parse both alike.
     pub(crate) fn new(code: u32, text: impl fmt::Display) -> Self {
-        Self {
-            code,
-            text: format!("Code: {code}. DB::Exception: {text}"),
-        }
+        Self { code, text: format!("Code: {code}. DB::Exception: {text}") }
     }
 
     /// An error text of the engine. The first `Code: N` counts: nested exceptions repeat the pattern.
     pub(crate) fn from_engine(text: String) -> Self {
         let digits = text.split_once("Code: ").map_or("", |(_, rest)| rest);
-        let end = digits
-            .find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(digits.len());
+        let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
         let code = digits[..end].parse().unwrap_or(code::ENGINE_LOST);
         Self { code, text }
     }
@@ -52,8 +47,8 @@ impl Exception {
     pub(crate) fn status(&self) -> StatusCode {
         match self.code {
             // malformed texts, values and settings
-            6 | 26 | 27 | 33 | 36 | 38 | 40 | 41 | 43 | 44 | 53 | 62 | 69 | 70 | 72 | 89 | 115
-            | 117 | 120 | 131 | 271 | 354 | 386 | 392 | 456 | 457 => StatusCode::BAD_REQUEST,
+            6 | 26 | 27 | 33 | 36 | 38 | 40 | 41 | 43 | 44 | 53 | 62 | 69 | 70 | 72 | 89 | 115 | 117 | 120 | 131 | 271 | 354 | 386
+            | 392 | 456 | 457 => StatusCode::BAD_REQUEST,
             // a table, column, function, type, engine, database that is not there
             16 | 46 | 47 | 50 | 56 | 60 | 81 => StatusCode::NOT_FOUND,
             164 | 291 | 446 | 497 => StatusCode::FORBIDDEN,
@@ -75,10 +70,7 @@ impl fmt::Display for Exception {
 impl IntoResponse for Exception {
     fn into_response(self) -> Response {
         let headers = [
-            (
-                header::HeaderName::from_static("x-clickhouse-exception-code"),
-                self.code.to_string(),
-            ),
+            (header::HeaderName::from_static("x-clickhouse-exception-code"), self.code.to_string()),
             (header::CONTENT_TYPE, "text/plain; charset=UTF-8".to_owned()),
         ];
         (self.status(), headers, self.text + "\n").into_response()
@@ -94,22 +86,10 @@ mod tests {
         #[track_caller]
         fn check(text: &str, code: u32, status: u16) {
             let exception = Exception::from_engine(text.to_owned());
-            assert_eq!(
-                (exception.code, exception.status().as_u16()),
-                (code, status),
-                "{text}"
-            );
+            assert_eq!((exception.code, exception.status().as_u16()), (code, status), "{text}");
         }
-        check(
-            "Code: 60. DB::Exception: Table x does not exist. (UNKNOWN_TABLE)",
-            60,
-            404,
-        );
-        check(
-            "while pushing to view v: Code: 395. DB::Exception: Value: Code: 62. (X)",
-            395,
-            500,
-        );
+        check("Code: 60. DB::Exception: Table x does not exist. (UNKNOWN_TABLE)", 60, 404);
+        check("while pushing to view v: Code: 395. DB::Exception: Value: Code: 62. (X)", 395, 500);
         check("Code: 62. DB::Exception: Syntax error", 62, 400);
         check("Code: 497", 497, 403);
         check("Code: ", 1002, 500);

@@ -23,9 +23,7 @@ pub(crate) fn unpack(body: &[u8], limit: usize) -> Result<Vec<Bytes>, Exception>
         if total > limit {
             return Err(Exception::new(
                 code::HTTP_BODY_TOO_LARGE,
-                format!(
-                    "the body unpacks to more than {limit} bytes; send fewer rows in one request"
-                ),
+                format!("the body unpacks to more than {limit} bytes; send fewer rows in one request"),
             ));
         }
         blocks.push(block);
@@ -35,44 +33,24 @@ pub(crate) fn unpack(body: &[u8], limit: usize) -> Result<Vec<Bytes>, Exception>
 }
 
 fn one_block(bytes: &[u8]) -> Result<(Bytes, &[u8]), Exception> {
-    let cut = || {
-        Exception::new(
-            code::CANNOT_DECOMPRESS,
-            "the body ends within a compressed block; send it whole",
-        )
-    };
+    let cut = || Exception::new(code::CANNOT_DECOMPRESS, "the body ends within a compressed block; send it whole");
     let (checksum, rest) = bytes.split_first_chunk::<CHECKSUM>().ok_or_else(cut)?;
     let header = rest.get(..HEADER).ok_or_else(cut)?;
-    let size = |at: usize| {
-        u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]) as usize
-    };
+    let size = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]) as usize;
     let (packed, plain) = (size(1), size(5));
     if packed < HEADER || plain > BLOCK_LIMIT {
-        return Err(Exception::new(
-            code::CANNOT_DECOMPRESS,
-            "a compressed block has impossible sizes",
-        ));
+        return Err(Exception::new(code::CANNOT_DECOMPRESS, "a compressed block has impossible sizes"));
     }
     let framed = rest.get(..packed).ok_or_else(cut)?;
     // ClickHouse writes the low half of the 128-bit hash first.
     if cityhash_rs::cityhash_102_128(framed).rotate_left(64) != u128::from_le_bytes(*checksum) {
-        return Err(Exception::new(
-            code::CHECKSUM_DOESNT_MATCH,
-            "a compressed block does not have the checksum it came with",
-        ));
+        return Err(Exception::new(code::CHECKSUM_DOESNT_MATCH, "a compressed block does not have the checksum it came with"));
     }
     if header[0] != METHOD_LZ4 {
-        return Err(Exception::new(
-            code::UNKNOWN_COMPRESSION_METHOD,
-            "only LZ4 blocks are understood here; send LZ4 or no compression",
-        ));
+        return Err(Exception::new(code::UNKNOWN_COMPRESSION_METHOD, "only LZ4 blocks are understood here; send LZ4 or no compression"));
     }
-    let block = lz4_flex::block::decompress(&framed[HEADER..], plain).map_err(|error| {
-        Exception::new(
-            code::CANNOT_DECOMPRESS,
-            format!("a compressed block is damaged: {error}"),
-        )
-    })?;
+    let block = lz4_flex::block::decompress(&framed[HEADER..], plain)
+        .map_err(|error| Exception::new(code::CANNOT_DECOMPRESS, format!("a compressed block is damaged: {error}")))?;
     Ok((block.into(), &rest[packed..]))
 }
 
@@ -86,10 +64,7 @@ mod tests {
         framed.extend(u32::try_from(data.len() + HEADER).unwrap().to_le_bytes());
         framed.extend(u32::try_from(plain.len()).unwrap().to_le_bytes());
         framed.extend(data);
-        let mut block = cityhash_rs::cityhash_102_128(&framed)
-            .rotate_left(64)
-            .to_le_bytes()
-            .to_vec();
+        let mut block = cityhash_rs::cityhash_102_128(&framed).rotate_left(64).to_le_bytes().to_vec();
         block.extend(framed);
         block
     }
@@ -99,23 +74,14 @@ mod tests {
         let body = [pack(b"abc"), pack(&[7; 100_000])].concat();
         let blocks = unpack(&body, 200_000).unwrap();
         assert_eq!(blocks.concat(), [b"abc".as_slice(), &[7; 100_000]].concat());
-        assert_eq!(
-            unpack(&body, 99_000).unwrap_err().code,
-            code::HTTP_BODY_TOO_LARGE
-        );
+        assert_eq!(unpack(&body, 99_000).unwrap_err().code, code::HTTP_BODY_TOO_LARGE);
         for end in 1..body.len() {
-            assert!(
-                end == pack(b"abc").len() || unpack(&body[..end], 200_000).is_err(),
-                "cut at {end}"
-            );
+            assert!(end == pack(b"abc").len() || unpack(&body[..end], 200_000).is_err(), "cut at {end}");
         }
         for at in 0..pack(b"abc").len() {
             let mut damaged = body.clone();
             damaged[at] ^= 1;
-            assert!(
-                unpack(&damaged, 200_000).is_err(),
-                "bit flipped in byte {at}"
-            );
+            assert!(unpack(&damaged, 200_000).is_err(), "bit flipped in byte {at}");
         }
     }
 }

@@ -26,9 +26,7 @@ pub(crate) fn admit(sql: &str, analysis: Analysis, only_reads: bool) -> Result<(
     if statements > 1 {
         return Err(Exception::new(
             code::QUERY_IS_PROHIBITED,
-            format!(
-                "{statements} statements in one request; send them one by one (QUERY_IS_PROHIBITED)"
-            ),
+            format!("{statements} statements in one request; send them one by one (QUERY_IS_PROHIBITED)"),
         ));
     }
     if only_reads && class != READS {
@@ -39,13 +37,7 @@ pub(crate) fn admit(sql: &str, analysis: Analysis, only_reads: bool) -> Result<(
     }
     match class {
         READS | CHANGES_A_DATABASE => Ok(()),
-        CONTROL
-            if CONTROL_ALLOWED
-                .iter()
-                .any(|word| first_word(sql).eq_ignore_ascii_case(word)) =>
-        {
-            Ok(())
-        }
+        CONTROL if CONTROL_ALLOWED.iter().any(|word| first_word(sql).eq_ignore_ascii_case(word)) => Ok(()),
         CONTROL => Err(Exception::new(
             code::READONLY,
             "this engine runs no session statements and writes no files by itself; pass settings in the URL and read \
@@ -71,9 +63,7 @@ fn first_word(sql: &str) -> &str {
         } else if let Some(block) = rest.strip_prefix("/*") {
             block.split_once("*/").map_or("", |(_, after)| after)
         } else {
-            let end = rest
-                .find(|c: char| !c.is_ascii_alphabetic())
-                .unwrap_or(rest.len());
+            let end = rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len());
             return &rest[..end];
         };
         rest = after.trim_start();

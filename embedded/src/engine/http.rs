@@ -51,9 +51,7 @@ impl Front {
     }
 
     pub(crate) fn router(self: &Arc<Self>) -> Router {
-        Router::new()
-            .fallback(any(handle))
-            .with_state(Arc::clone(self))
+        Router::new().fallback(any(handle)).with_state(Arc::clone(self))
     }
 
     /// Returns when nothing runs any more, also of clients that have gone; nothing can start after that.
@@ -67,51 +65,34 @@ impl Front {
     async fn turn(&self) -> Result<OwnedSemaphorePermit, Exception> {
         match timeout(TURN_LIMIT, Arc::clone(&self.running).acquire_owned()).await {
             Ok(Ok(turn)) => Ok(turn),
-            Ok(Err(_)) => Err(Exception::new(
-                code::ENGINE_LOST,
-                "the engine is stopping; try again when it is back",
-            )),
+            Ok(Err(_)) => Err(Exception::new(code::ENGINE_LOST, "the engine is stopping; try again when it is back")),
             Err(_) => Err(Exception::new(
                 code::TOO_MANY_SIMULTANEOUS_QUERIES,
-                format!(
-                    "{RUNNING_LIMIT} requests have been running for {TURN_LIMIT:?}; try again later"
-                ),
+                format!("{RUNNING_LIMIT} requests have been running for {TURN_LIMIT:?}; try again later"),
             )),
         }
     }
 
     /// The whole body, and its share of the memory for bodies. A client that goes away in the middle is an error, so
     /// that nothing of what it sent reaches the engine.
-    async fn receive(
-        &self,
-        body: Body,
-    ) -> Result<(Vec<Bytes>, Option<OwnedSemaphorePermit>), Exception> {
+    async fn receive(&self, body: Body) -> Result<(Vec<Bytes>, Option<OwnedSemaphorePermit>), Exception> {
         let (mut chunks, mut total) = (Vec::new(), 0);
         let mut share: Option<OwnedSemaphorePermit> = None;
         let mut stream = body.into_data_stream();
         loop {
-            let next = timeout(SILENCE_LIMIT, stream.next()).await.map_err(|_| {
-                Exception::new(
-                    code::TIMEOUT_EXCEEDED,
-                    "the body stopped coming; nothing of it was used, send it again",
-                )
-            })?;
+            let next = timeout(SILENCE_LIMIT, stream.next())
+                .await
+                .map_err(|_| Exception::new(code::TIMEOUT_EXCEEDED, "the body stopped coming; nothing of it was used, send it again"))?;
             let Some(chunk) = next else {
                 return Ok((chunks, share));
             };
-            let chunk = chunk.map_err(|error| {
-                Exception::new(
-                    code::NETWORK_ERROR,
-                    format!("the client went away, nothing was run: {error}"),
-                )
-            })?;
+            let chunk =
+                chunk.map_err(|error| Exception::new(code::NETWORK_ERROR, format!("the client went away, nothing was run: {error}")))?;
             total += chunk.len();
             if total > BODY_LIMIT_BYTES {
                 return Err(Exception::new(
                     code::HTTP_BODY_TOO_LARGE,
-                    format!(
-                        "the body is larger than {BODY_LIMIT_BYTES} bytes; send fewer rows in one request"
-                    ),
+                    format!("the body is larger than {BODY_LIMIT_BYTES} bytes; send fewer rows in one request"),
                 ));
             }
             let size = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
@@ -168,9 +149,7 @@ impl Front {
 async fn handle(State(front): State<Arc<Front>>, request: Request) -> Response {
     match request.uri().path() {
         "/ping" => "Ok.\n".into_response(),
-        "/" => answer(front, request)
-            .await
-            .unwrap_or_else(Exception::into_response),
+        "/" => answer(front, request).await.unwrap_or_else(Exception::into_response),
         _ => (StatusCode::NOT_FOUND, "there is only / and /ping\n").into_response(),
     }
 }
@@ -178,11 +157,7 @@ async fn handle(State(front): State<Arc<Front>>, request: Request) -> Response {
 async fn answer(front: Arc<Front>, request: Request) -> Result<Response, Exception> {
     let start = Instant::now();
     let (head, body) = request.into_parts();
-    let mut ask = Ask::from_url(
-        &head.method,
-        head.uri.query().unwrap_or(""),
-        &front.known_settings,
-    )?;
+    let mut ask = Ask::from_url(&head.method, head.uri.query().unwrap_or(""), &front.known_settings)?;
     let (body, share) = front.receive(body).await?;
     let work = ask.with_body(&head.headers, body)?;
     let turn = front.turn().await?;
@@ -191,12 +166,9 @@ async fn answer(front: Arc<Front>, request: Request) -> Result<Response, Excepti
         let _held = (turn, share);
         front.run(&ask, work)
     };
-    let result = tokio::task::spawn_blocking(run).await.map_err(|_| {
-        Exception::new(
-            code::ENGINE_LOST,
-            "the request's thread failed; the engine's log says why",
-        )
-    })??;
+    let result = tokio::task::spawn_blocking(run)
+        .await
+        .map_err(|_| Exception::new(code::ENGINE_LOST, "the request's thread failed; the engine's log says why"))??;
     Ok(success(result, start))
 }
 

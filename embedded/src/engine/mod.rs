@@ -62,11 +62,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::PortTaken`], [`Error::EndedAtStart`], [`Error::NotReady`] and [`Error::Spawn`].
-    pub async fn start(
-        command: EngineCommand,
-        args: &EngineArgs,
-        logs: &Path,
-    ) -> Result<Supervisor, Error> {
+    pub async fn start(command: EngineCommand, args: &EngineArgs, logs: &Path) -> Result<Supervisor, Error> {
         let mut all = command.args;
         all.extend(args.to_args());
         Supervisor::start(Launch {
@@ -123,13 +119,10 @@ impl EngineArgs {
         let mut args = args.into_iter();
         while let Some(name) = args.next() {
             let name = name.to_string_lossy().into_owned();
-            let value = args
-                .next()
-                .ok_or_else(|| wrong(format!("{name} has no value")))?;
+            let value = args.next().ok_or_else(|| wrong(format!("{name} has no value")))?;
             let number = || {
                 let text = value.to_string_lossy();
-                text.parse::<u64>()
-                    .map_err(|_| wrong(format!("{name} is not a number: {text}")))
+                text.parse::<u64>().map_err(|_| wrong(format!("{name} is not a number: {text}")))
             };
             let too_large = |_| wrong(format!("{name} is too large"));
             match &*name {
@@ -137,19 +130,12 @@ impl EngineArgs {
                 "--data" => data = Some(PathBuf::from(value)),
                 "--port" => port = Some(u16::try_from(number()?).map_err(too_large)?),
                 "--memory-bytes" => limits.memory_bytes = number()?,
-                "--merge-threads" => {
-                    limits.merge_threads = u32::try_from(number()?).map_err(too_large)?
-                }
+                "--merge-threads" => limits.merge_threads = u32::try_from(number()?).map_err(too_large)?,
                 _ => return Err(wrong(format!("{name} is unknown"))),
             }
         }
         match (library, data, port) {
-            (Some(library), Some(data), Some(port)) => Ok(Self {
-                library,
-                data,
-                port,
-                limits,
-            }),
+            (Some(library), Some(data), Some(port)) => Ok(Self { library, data, port, limits }),
             _ => Err(wrong("--library, --data and --port are needed".to_owned())),
         }
     }
@@ -160,10 +146,7 @@ impl EngineArgs {
 /// Does not return once the engine has run: it leaves with `_exit`, for the library's exit handlers are not reliable.
 pub fn engine_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     // Already set when the program has a subscriber of its own.
-    let _ = tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .try_init();
+    let _ = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).try_init();
     let failed = |error: &dyn std::fmt::Display| {
         tracing::error!("{error}");
         ExitCode::FAILURE
@@ -176,11 +159,8 @@ pub fn engine_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(booted) => booted,
         Err(error) => return failed(&error),
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .max_blocking_threads(http::RUNNING_LIMIT + 1)
-        .enable_all()
-        .build();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).max_blocking_threads(http::RUNNING_LIMIT + 1).enable_all().build();
     let served = match runtime {
         Ok(runtime) => runtime.block_on(serve(front, args.port)),
         Err(error) => Err(error),
@@ -209,13 +189,7 @@ fn boot(args: &EngineArgs) -> Result<(Front, Connection), Box<dyn std::error::Er
     let keep = chdb.connect(&first).map_err(said)?;
     let known = known_settings(&keep).map_err(said)?;
     let (settings, ready) = (known.len(), start.elapsed());
-    tracing::info!(
-        ?loaded,
-        ?ready,
-        settings,
-        "the engine is up on {}",
-        args.data.display()
-    );
+    tracing::info!(?loaded, ?ready, settings, "the engine is up on {}", args.data.display());
     Ok((Front::new(chdb, base, known), keep))
 }
 
@@ -255,10 +229,7 @@ fn said(exception: Exception) -> String {
 
 fn known_settings(session: &Connection) -> Result<HashSet<String>, Exception> {
     let names = session.query("SELECT name FROM system.settings", "TabSeparated", &[])?;
-    Ok(String::from_utf8_lossy(names.as_ref())
-        .lines()
-        .map(str::to_owned)
-        .collect())
+    Ok(String::from_utf8_lossy(names.as_ref()).lines().map(str::to_owned).collect())
 }
 
 /// Serves until SIGTERM, then lets what runs come to its end.
@@ -275,11 +246,7 @@ async fn serve(front: Front, port: u16) -> std::io::Result<()> {
         // An error means the same: the sender is gone, so stop.
         let _ = stopping.await;
     };
-    let server = tokio::spawn(
-        axum::serve(listener, front.router())
-            .with_graceful_shutdown(stopped)
-            .into_future(),
-    );
+    let server = tokio::spawn(axum::serve(listener, front.router()).with_graceful_shutdown(stopped).into_future());
     asked.recv().await;
     let _ = stop.send(());
     let drained = async {
@@ -304,23 +271,11 @@ mod tests {
             library: "/l/libchdb.so".into(),
             data: "/d".into(),
             port: 8123,
-            limits: EngineLimits {
-                memory_bytes: 1 << 30,
-                merge_threads: 3,
-            },
+            limits: EngineLimits { memory_bytes: 1 << 30, merge_threads: 3 },
         };
         assert_eq!(EngineArgs::from_args(args.to_args()).unwrap(), args);
-        for wrong in [
-            &["--port"][..],
-            &["--port", "x"],
-            &["--port", "70000"],
-            &["--path", "/"],
-            &[],
-        ] {
-            assert!(
-                EngineArgs::from_args(wrong.iter().map(OsString::from)).is_err(),
-                "{wrong:?}"
-            );
+        for wrong in [&["--port"][..], &["--port", "x"], &["--port", "70000"], &["--path", "/"], &[]] {
+            assert!(EngineArgs::from_args(wrong.iter().map(OsString::from)).is_err(), "{wrong:?}");
         }
     }
 }

@@ -85,9 +85,7 @@ impl Chdb {
     pub(crate) fn load(path: &Path) -> Result<Self, libloading::Error> {
         // SAFETY: initialisers of the pinned library (its sha256 is checked at set-up) run here; they start no threads and
         // change no state that Rust relies on.
-        let library = unsafe {
-            libloading::os::unix::Library::open(Some(path), libc::RTLD_NOW | libc::RTLD_LOCAL)?
-        };
+        let library = unsafe { libloading::os::unix::Library::open(Some(path), libc::RTLD_NOW | libc::RTLD_LOCAL)? };
         let api: &'static Api = Box::leak(Box::new(Api::resolve(&library)?));
         std::mem::forget(library);
         // SAFETY: takes an integer; called before the first connection, as chdb.h wants.
@@ -100,31 +98,20 @@ impl Chdb {
     pub(crate) fn connect(self, arguments: &[String]) -> Result<Connection, Exception> {
         let mut owned = vec![c"tidemark-engine".to_owned()];
         for argument in arguments {
-            let argument = CString::new(argument.as_str()).map_err(|_| {
-                Exception::new(
-                    code::BAD_ARGUMENTS,
-                    "a setting holds a zero byte; remove it",
-                )
-            })?;
+            let argument = CString::new(argument.as_str())
+                .map_err(|_| Exception::new(code::BAD_ARGUMENTS, "a setting holds a zero byte; remove it"))?;
             owned.push(argument);
         }
         let mut pointers: Vec<*mut c_char> = owned.iter().map(|s| s.as_ptr().cast_mut()).collect();
-        let count = c_int::try_from(pointers.len())
-            .map_err(|_| Exception::new(code::BAD_ARGUMENTS, "too many settings in one request"))?;
+        let count = c_int::try_from(pointers.len()).map_err(|_| Exception::new(code::BAD_ARGUMENTS, "too many settings in one request"))?;
         // SAFETY: `pointers` holds `count` pointers to zero-terminated strings that live until the call returns; the engine
         // copies what it keeps and writes to none of them.
         let session = unsafe { (self.0.connect)(count, pointers.as_mut_ptr()) };
         // SAFETY: a pointer that is not null points to a chdb_connection, which stays readable until it is closed.
         if session.is_null() || unsafe { *session }.is_null() {
-            return Err(Exception::new(
-                code::BAD_ARGUMENTS,
-                "the engine refused the session; a value does not fit its setting",
-            ));
+            return Err(Exception::new(code::BAD_ARGUMENTS, "the engine refused the session; a value does not fit its setting"));
         }
-        Ok(Connection {
-            api: self.0,
-            session,
-        })
+        Ok(Connection { api: self.0, session })
     }
 }
 
@@ -151,23 +138,9 @@ impl Connection {
             assert!(size_of::<Analysis>() == 16);
             16
         };
-        let mut analysis = Analysis {
-            struct_size: size,
-            statements: 0,
-            flags: 0,
-            class: 4,
-        };
+        let mut analysis = Analysis { struct_size: size, statements: 0, flags: 0, class: 4 };
         // SAFETY: `sql` is readable for its length; no target database is given; `analysis` is as large as it says.
-        let status = unsafe {
-            (self.api.classify)(
-                self.handle(),
-                sql.as_ptr().cast(),
-                sql.len(),
-                ptr::null(),
-                0,
-                &raw mut analysis,
-            )
-        };
+        let status = unsafe { (self.api.classify)(self.handle(), sql.as_ptr().cast(), sql.len(), ptr::null(), 0, &raw mut analysis) };
         if status != 0 {
             analysis.class = 4;
             analysis.statements = 0;
@@ -176,21 +149,10 @@ impl Connection {
     }
 
     /// Runs one statement to its end. `parameters` fill `{name:Type}` places, in the engine's escaped text form.
-    pub(crate) fn query(
-        &self,
-        sql: &str,
-        format: &str,
-        parameters: &[(String, String)],
-    ) -> Result<ResultBuffer, Exception> {
-        let names: Vec<*const c_char> = parameters
-            .iter()
-            .map(|(name, _)| name.as_ptr().cast())
-            .collect();
+    pub(crate) fn query(&self, sql: &str, format: &str, parameters: &[(String, String)]) -> Result<ResultBuffer, Exception> {
+        let names: Vec<*const c_char> = parameters.iter().map(|(name, _)| name.as_ptr().cast()).collect();
         let name_lengths: Vec<usize> = parameters.iter().map(|(name, _)| name.len()).collect();
-        let values: Vec<*const c_char> = parameters
-            .iter()
-            .map(|(_, value)| value.as_ptr().cast())
-            .collect();
+        let values: Vec<*const c_char> = parameters.iter().map(|(_, value)| value.as_ptr().cast()).collect();
         let value_lengths: Vec<usize> = parameters.iter().map(|(_, value)| value.len()).collect();
         // SAFETY: every pointer is readable for the length passed beside it until the call returns, and the four arrays have
         // `parameters.len()` items each.
@@ -208,37 +170,17 @@ impl Connection {
                 parameters.len(),
             )
         };
-        ResultBuffer {
-            api: self.api,
-            handle,
-        }
-        .checked()
+        ResultBuffer { api: self.api, handle }.checked()
     }
 
     /// Opens an INSERT whose rows follow; `sql` has no FORMAT clause.
     pub(crate) fn insert(&self, sql: &str, format: &str) -> Result<Insert<'_>, Exception> {
         // SAFETY: both texts are readable for their lengths until the call returns.
-        let handle = unsafe {
-            (self.api.insert_open)(
-                self.handle(),
-                sql.as_ptr().cast(),
-                sql.len(),
-                format.as_ptr().cast(),
-                format.len(),
-            )
-        };
+        let handle = unsafe { (self.api.insert_open)(self.handle(), sql.as_ptr().cast(), sql.len(), format.as_ptr().cast(), format.len()) };
         if handle.is_null() {
-            return Err(Exception::new(
-                code::ENGINE_LOST,
-                "the engine opened no insert and gave no reason",
-            ));
+            return Err(Exception::new(code::ENGINE_LOST, "the engine opened no insert and gave no reason"));
         }
-        let insert = Insert {
-            api: self.api,
-            handle,
-            ended: false,
-            session: PhantomData,
-        };
+        let insert = Insert { api: self.api, handle, ended: false, session: PhantomData };
         match insert.error() {
             Some(exception) => Err(exception),
             None => Ok(insert),
@@ -265,10 +207,7 @@ unsafe impl Send for ResultBuffer {}
 impl ResultBuffer {
     fn checked(self) -> Result<Self, Exception> {
         if self.handle.is_null() {
-            return Err(Exception::new(
-                code::ENGINE_LOST,
-                "the engine gave no result and no reason",
-            ));
+            return Err(Exception::new(code::ENGINE_LOST, "the engine gave no result and no reason"));
         }
         // SAFETY: the handle is not null; the text lives as long as the result.
         match unsafe { text((self.api.result_error)(self.handle)) } {
@@ -293,15 +232,8 @@ impl AsRef<[u8]> for ResultBuffer {
         // SAFETY: the handle is a result that is not yet destroyed; buffer and length belong together, and the memory is
         // neither changed nor freed before `self` is dropped.
         unsafe {
-            let (start, length) = (
-                (self.api.result_buffer)(self.handle),
-                (self.api.result_length)(self.handle),
-            );
-            if start.is_null() || length == 0 {
-                &[]
-            } else {
-                std::slice::from_raw_parts(start.cast(), length)
-            }
+            let (start, length) = ((self.api.result_buffer)(self.handle), (self.api.result_length)(self.handle));
+            if start.is_null() || length == 0 { &[] } else { std::slice::from_raw_parts(start.cast(), length) }
         }
     }
 }
@@ -331,17 +263,11 @@ impl Insert<'_> {
 
     pub(crate) fn append(&mut self, rows: &[u8]) -> Result<(), Exception> {
         // SAFETY: `rows` is readable for its length; the engine copies it.
-        let status =
-            unsafe { (self.api.insert_append)(self.handle, rows.as_ptr().cast(), rows.len()) };
+        let status = unsafe { (self.api.insert_append)(self.handle, rows.as_ptr().cast(), rows.len()) };
         if status == 0 {
             return Ok(());
         }
-        let unsaid = || {
-            Exception::new(
-                code::ENGINE_LOST,
-                "the engine took no more rows and gave no reason",
-            )
-        };
+        let unsaid = || Exception::new(code::ENGINE_LOST, "the engine took no more rows and gave no reason");
         Err(self.error().unwrap_or_else(unsaid))
     }
 
@@ -349,11 +275,7 @@ impl Insert<'_> {
         self.ended = true;
         // SAFETY: ends the insert once; the handle itself is destroyed by drop.
         let handle = unsafe { (self.api.insert_done)(self.handle) };
-        ResultBuffer {
-            api: self.api,
-            handle,
-        }
-        .checked()
+        ResultBuffer { api: self.api, handle }.checked()
     }
 }
 

@@ -13,12 +13,7 @@ pub(crate) fn die_with_parent(command: &mut Command) {
     let in_child = move || {
         // SAFETY: prctl with PR_SET_PDEATHSIG and getppid take no pointers and are async-signal-safe, as code between
         // fork and exec must be; building an io::Error from errno or from a kind does not allocate.
-        let (set, now) = unsafe {
-            (
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL),
-                libc::getppid(),
-            )
-        };
+        let (set, now) = unsafe { (libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL), libc::getppid()) };
         if set != 0 {
             return Err(io::Error::last_os_error());
         }

@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 use tidemark_history::History;
 use tidemark_ingest::problem::Problem;
 
-pub async fn control<H: History>(State(engine): State<Shared<H>>, Path((layer, action)): Path<(String, String)>) -> Result<Json<Value>, Problem> {
+pub async fn control<H: History>(
+    State(engine): State<Shared<H>>,
+    Path((layer, action)): Path<(String, String)>,
+) -> Result<Json<Value>, Problem> {
     let control = match layer.as_str() {
         "speed" => &engine.speed.control,
         "batch" => &engine.batch.control,

@@ -24,19 +24,34 @@ pub struct Parameters {
     before: Option<String>,
 }
 
-pub async fn dead_letters<H: History>(State(engine): State<Shared<H>>, parameters: Result<Query<Parameters>, axum::extract::rejection::QueryRejection>) -> Result<Json<Value>, Problem> {
-    let Query(parameters) = parameters.map_err(|error| bad_request(format!("{}; there are partition, reason, limit and before", error.body_text())))?;
+pub async fn dead_letters<H: History>(
+    State(engine): State<Shared<H>>,
+    parameters: Result<Query<Parameters>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<Value>, Problem> {
+    let Query(parameters) =
+        parameters.map_err(|error| bad_request(format!("{}; there are partition, reason, limit and before", error.body_text())))?;
     let limit = parameters.limit.unwrap_or(DEFAULT_LIMIT);
     if limit == 0 || limit > MAX_LIMIT {
         return Err(bad_request(format!("limit must be between 1 and {MAX_LIMIT}")));
     }
-    let before = parameters.before.as_deref().map(|text| place(text).ok_or_else(|| bad_request("before must be the `next` of an earlier answer"))).transpose()?;
+    let before = parameters
+        .before
+        .as_deref()
+        .map(|text| place(text).ok_or_else(|| bad_request("before must be the `next` of an earlier answer")))
+        .transpose()?;
     let query = DeadLetterQuery { partition: parameters.partition.map(Partition), reason: parameters.reason, before, limit };
     let letters = engine.history.dead_letters(&query).await.map_err(|error| {
         tracing::warn!("{error}");
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "history-unavailable", "History cannot be reached", "dead letters are kept in history, which does not answer now. Try again shortly")
+        Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "history-unavailable",
+            "History cannot be reached",
+            "dead letters are kept in history, which does not answer now. Try again shortly",
+        )
     })?;
-    let next = (letters.len() == limit as usize).then(|| letters.last().map(|l| format!("{}:{}:{}", l.record_timestamp_ms, l.partition, l.offset))).flatten();
+    let next = (letters.len() == limit as usize)
+        .then(|| letters.last().map(|l| format!("{}:{}:{}", l.record_timestamp_ms, l.partition, l.offset)))
+        .flatten();
     let letters: Vec<Value> = letters.iter().map(|letter| shown(&engine.topic, letter)).collect();
     Ok(Json(json!({"dead_letters": letters, "next": next})))
 }

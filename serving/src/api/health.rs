@@ -10,7 +10,12 @@ use tidemark_ingest::problem::Problem;
 pub async fn healthz<H: History>(State(_): State<Shared<H>>) -> Result<&'static str, Problem> {
     match tidemark_core::invariant::broken() {
         0 => Ok("ok\n"),
-        n => Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "invariant-broken", "An invariant is broken", format!("{n} checks of invariants have failed since the start; the log says which. Keep the log and the data, and restart"))),
+        n => Err(Problem::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "invariant-broken",
+            "An invariant is broken",
+            format!("{n} checks of invariants have failed since the start; the log says which. Keep the log and the data, and restart"),
+        )),
     }
 }
 

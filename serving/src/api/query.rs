@@ -11,7 +11,11 @@ use std::time::Instant;
 use tidemark_history::History;
 use tidemark_ingest::problem::Problem;
 
-pub async fn query<H: History>(State(engine): State<Shared<H>>, RawQuery(query): RawQuery, headers: HeaderMap) -> Result<Response, Problem> {
+pub async fn query<H: History>(
+    State(engine): State<Shared<H>>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     let began = Instant::now();
     let parameters: Vec<(String, String)> = form_urlencoded::parse(query.unwrap_or_default().as_bytes()).into_owned().collect();
     let plan = plan(&engine.rules, &parameters).map_err(|error| bad_request(error.to_string()))?;
@@ -26,7 +30,12 @@ pub async fn query<H: History>(State(engine): State<Shared<H>>, RawQuery(query):
     } else {
         ("application/json", json(&plan, &answer, began.elapsed().as_secs_f64() * 1000.0))
     };
-    let named = [(header::CONTENT_TYPE, kind.to_owned()), (header::ETAG, tag), (header::CACHE_CONTROL, "no-cache".to_owned()), (header::VARY, "accept".to_owned())];
+    let named = [
+        (header::CONTENT_TYPE, kind.to_owned()),
+        (header::ETAG, tag),
+        (header::CACHE_CONTROL, "no-cache".to_owned()),
+        (header::VARY, "accept".to_owned()),
+    ];
     Ok((named, [("tidemark-cut", cut)], body).into_response())
 }
 
@@ -46,12 +55,24 @@ fn entity_tag(plan: &Plan, answer: &Answer, csv: bool) -> String {
 fn problem(error: AnswerError) -> Problem {
     let detail = error.to_string();
     match error {
-        AnswerError::Starting => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "starting", "Not ready yet", detail + "; try again when /readyz answers 200"),
+        AnswerError::Starting => {
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "starting", "Not ready yet", detail + "; try again when /readyz answers 200")
+        }
         AnswerError::History(_) => {
             tracing::warn!("{detail}");
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "history-unavailable", "History cannot be reached", "this question needs history, which does not answer now; live answers of open epochs alone would be wrong, so there is none. Try again shortly")
+            Problem::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "history-unavailable",
+                "History cannot be reached",
+                "this question needs history, which does not answer now; live answers of open epochs alone would be wrong, so there is none. Try again shortly",
+            )
         }
-        AnswerError::TimedOut { .. } => Problem::new(StatusCode::GATEWAY_TIMEOUT, "position-not-reached", "Not counted yet", detail + "; try again, or raise timeout_ms"),
+        AnswerError::TimedOut { .. } => Problem::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            "position-not-reached",
+            "Not counted yet",
+            detail + "; try again, or raise timeout_ms",
+        ),
         AnswerError::NoSuchPartition(_) | AnswerError::TooManyRows(_) | AnswerError::Buckets(_) => bad_request(detail),
     }
 }

@@ -31,7 +31,12 @@ pub async fn status<H: History>(State(engine): State<Shared<H>>) -> Json<Value> 
         })
     };
     let partitions: Vec<Value> = (0..engine.partitions).map(|p| partition(Partition(p))).collect();
-    let views: Vec<Value> = engine.rules.views.iter().map(|v| json!({"name": v.name(), "dimensions": v.dimensions().iter().map(|d| d.name()).collect::<Vec<_>>()})).collect();
+    let views: Vec<Value> = engine
+        .rules
+        .views
+        .iter()
+        .map(|v| json!({"name": v.name(), "dimensions": v.dimensions().iter().map(|d| d.name()).collect::<Vec<_>>()}))
+        .collect();
     Json(json!({
         "topic": engine.topic,
         "generation": engine.rules.generation.0,

@@ -27,7 +27,7 @@ impl Bench {
         if !engine {
             options.other_clickhouse = Some(String::new());
         }
-        let embedded = Embedded::start(DataDir::open(&dir.path().join("data"))?, options).await?;
+        let embedded = Embedded::start(DataDir::open(dir.path().join("data"))?, options).await?;
         let runtime = embedded.runtime();
         let bench = Self { kafka: Kafka::new(runtime.kafka, topic), clickhouse: runtime.clickhouse, embedded: Some((embedded, dir)) };
         if kafka.is_none() {
@@ -46,8 +46,10 @@ impl Bench {
         let producer = self.kafka.producer(ProducerOptions { compression: "none".into(), ..ProducerOptions::default() })?;
         for from in (0..events).step_by(usize::try_from(BATCH)?) {
             let batch: Vec<(String, String)> = (from..(from + BATCH).min(events)).map(event).collect();
-            let records: Vec<Outgoing<'_>> =
-                batch.iter().map(|(key, payload)| Outgoing { key: Some(key.as_bytes()), payload: Some(payload.as_bytes()), ..Outgoing::default() }).collect();
+            let records: Vec<Outgoing<'_>> = batch
+                .iter()
+                .map(|(key, payload)| Outgoing { key: Some(key.as_bytes()), payload: Some(payload.as_bytes()), ..Outgoing::default() })
+                .collect();
             for sent in producer.send_batch(&records).await {
                 sent?;
             }
