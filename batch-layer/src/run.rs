@@ -133,15 +133,16 @@ impl<C: Consumer, H: History> Loop<C, H> {
 
     fn assigned(&mut self, partitions: &[Partition]) -> Result<(), Error> {
         for &partition in partitions {
-            let start = self.consumer.extent(partition)?.start;
-            let committed = self.consumer.committed(partition)?.unwrap_or(Committed { next: start, metadata: String::new() });
+            let control = self.batch.control.clone();
+            let start = control.patiently(|| self.consumer.extent(partition))?.start;
+            let committed = control.patiently(|| self.consumer.committed(partition))?.unwrap_or(Committed { next: start, metadata: String::new() });
             let intent = intent_of(&committed)?;
             let lane = Lane::new(&self.rules, partition, committed.next, intent);
             self.batch.reach(partition, &committed);
             // What retention has removed cannot teach the judge; a position above it is all that is needed.
             let begin_at = if committed.next >= start { lane.begin_at().max(start) } else { lane.begin_at() };
             self.lanes.insert(partition, lane);
-            self.consumer.start(partition, begin_at)?;
+            control.patiently(|| self.consumer.start(partition, begin_at))?;
         }
         if self.paused {
             self.consumer.pause(partitions)?;

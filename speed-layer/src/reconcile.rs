@@ -79,17 +79,8 @@ pub async fn close(
     segment: &Segment,
 ) -> Result<Closing, CloseError> {
     let epoch = segment.epoch();
-    let entries = history.ledger(partition, epoch).await?;
-    if entries.iter().any(|row| row.entry == Entry::Closed) {
-        // A former owner's row came after this owner had read the ledger. Nothing below the mark is repaired here.
-        return Ok(Closing::Closed);
-    }
-    let deadlines = entries.iter().filter_map(|row| match row.entry {
-        Entry::Repair { deadline_ms } => Some(deadline_ms),
-        Entry::Closed => None,
-    });
-    if let Some(until_ms) = deadlines.max().filter(|until| *until > yard.now_ms()) {
-        return Ok(Closing::Waiting { until_ms });
+    if let Some(settled) = settled(yard, history, partition, segment, None).await? {
+        return Ok(settled);
     }
     let span = rules.epoch_bits.span();
     let mut tally = segment.tally();
@@ -97,14 +88,43 @@ pub async fn close(
     tidemark_core::check!(I3, tally.span() == span, "partition {partition} epoch {epoch}: {tally:?}");
     let row = LedgerRow { partition, epoch, entry: Entry::Closed, tally, fold: segment.fold(), at_ms: yard.now_ms() };
     let Some(difference) = compare(history, rules, partition, segment).await? else {
+        // A repair announced since the first look may be about to delete what has just been compared.
+        if let Some(settled) = settled(yard, history, partition, segment, None).await? {
+            return Ok(settled);
+        }
         history.record(&row).await?;
         return Ok(Closing::Closed);
     };
     let blocks = yard.reread(partition, segment).await?;
     let until_ms = yard.now_ms() + i64::from(REPAIR_SECS) * 1000;
     history.record(&LedgerRow { entry: Entry::Repair { deadline_ms: until_ms }, ..row }).await?;
+    // From here on nobody else begins; who began before may have closed the epoch by now, and closed it stays.
+    if let Some(settled) = settled(yard, history, partition, segment, Some(until_ms)).await? {
+        return Ok(settled);
+    }
     let whole = repair(yard, history, rules, partition, segment, &blocks, until_ms).await?;
     Ok(if whole { Closing::Repaired { difference, until_ms } } else { Closing::Waiting { until_ms } })
+}
+
+/// What the ledger says against touching the epoch now: it is closed, or somebody repairs it. `own` is the deadline of the
+/// repair that this owner has announced itself. A former owner may be at work too, so this is asked before every row.
+async fn settled(
+    yard: &impl Yard,
+    history: &impl History,
+    partition: Partition,
+    segment: &Segment,
+    own: Option<i64>,
+) -> Result<Option<Closing>, Error> {
+    let entries = history.ledger(partition, segment.epoch()).await?;
+    if entries.iter().any(|row| row.entry == Entry::Closed) {
+        return Ok(Some(Closing::Closed));
+    }
+    let deadlines = entries.iter().filter_map(|row| match row.entry {
+        Entry::Repair { deadline_ms } => Some(deadline_ms),
+        Entry::Closed => None,
+    });
+    let others = deadlines.filter(|until| Some(*until) != own && *until > yard.now_ms());
+    Ok(others.max().map(|until_ms| Closing::Waiting { until_ms }))
 }
 
 /// The first difference between history and the segment, if there is one: raw rows, then every roll-up.

@@ -214,11 +214,11 @@ fn assigned<C: Consumer, H: History>(
     for &partition in partitions {
         let mark = marks.get(&partition).copied().unwrap_or(tidemark_core::epoch::Mark::START);
         let tide = Tide::new(partition, Arc::clone(&speed.rules), mark);
-        let extent = consumer.extent(partition)?;
+        let extent = speed.control.patiently(|| consumer.extent(partition))?;
         let begin_at = tide.begin_at().max(extent.start.min(tide.waterline().position));
         speed.tides.insert(partition, Arc::new(RwLock::new(tide)));
         speed.ends.insert(partition, extent.end);
-        consumer.start(partition, begin_at)?;
+        speed.control.patiently(|| consumer.start(partition, begin_at))?;
     }
     Ok(())
 }

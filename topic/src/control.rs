@@ -1,9 +1,13 @@
 //! The handle on a consuming loop, for everybody but its own thread: stop it, pause it, see what troubles it.
 
-use crate::Waker;
+use crate::{Error, Waker};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// Before the log is asked again.
+const RETRY: Duration = Duration::from_millis(200);
 
 /// Shared by a layer's loop and those who steer or watch it.
 #[derive(Clone, Debug, Default)]
@@ -59,5 +63,22 @@ impl Control {
 
     pub fn current_trouble(&self) -> Option<String> {
         self.0.trouble.lock().clone()
+    }
+
+    /// Asks the log again and again while it does not answer, which people are told; gives up only when stopping. Blocks:
+    /// for a loop's own thread.
+    pub fn patiently<T>(&self, mut ask: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
+        loop {
+            match ask() {
+                Err(error @ Error::Unavailable { .. }) if !self.is_stopping() => {
+                    self.trouble(Some(format!("waiting for the log: {error}")));
+                    std::thread::sleep(RETRY);
+                }
+                answer => {
+                    self.trouble(None);
+                    return answer;
+                }
+            }
+        }
     }
 }

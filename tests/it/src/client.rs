@@ -1,0 +1,121 @@
+//! Tidemark's HTTP interface, as a client sees it.
+
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Longer than any answer may take: a query waits up to a minute for a position.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Next offset per partition.
+pub type Position = BTreeMap<u32, u64>;
+
+/// `0:12,3:7`, as it is written in requests and answers.
+pub fn written(position: &Position) -> String {
+    let pairs: Vec<String> = position.iter().map(|(partition, next)| format!("{partition}:{next}")).collect();
+    pairs.join(",")
+}
+
+/// Reads it back, and keeps the larger of two.
+pub fn raise(position: &mut Position, text: &str) {
+    for pair in text.split(',').filter(|pair| !pair.is_empty()) {
+        let (partition, next) = pair.split_once(':').unwrap_or_else(|| panic!("`{text}` is not a position"));
+        let number = |text: &str| text.parse().unwrap_or_else(|_| panic!("`{pair}` is not partition:offset"));
+        let (partition, next): (u64, u64) = (number(partition), number(next));
+        let at = position.entry(u32::try_from(partition).expect("a partition is a u32")).or_default();
+        *at = next.max(*at);
+    }
+}
+
+/// What came back, whatever the status.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    pub status: u16,
+    pub content_type: String,
+    pub body: Vec<u8>,
+}
+
+impl Reply {
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("the answer is not JSON ({error}): {} {}", self.status, self.text()))
+    }
+}
+
+/// No answer: nobody listens, or the connection broke.
+#[derive(Clone, Debug)]
+pub struct NoAnswer(pub String);
+
+/// Clones share connections.
+#[derive(Clone, Debug)]
+pub struct Client {
+    agent: ureq::Agent,
+    pub url: String,
+}
+
+impl Client {
+    pub fn new(url: impl Into<String>) -> Self {
+        let agent = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE)).build().into();
+        Self { agent, url: url.into() }
+    }
+
+    pub fn try_get(&self, path: &str) -> Result<Reply, NoAnswer> {
+        reply(self.agent.get(format!("{}{path}", self.url)).call())
+    }
+
+    pub fn try_post(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Reply, NoAnswer> {
+        let request =
+            headers.iter().fold(self.agent.post(format!("{}{path}", self.url)), |request, (name, value)| request.header(*name, *value));
+        reply(request.send(body))
+    }
+
+    pub fn get(&self, path: &str) -> Reply {
+        self.try_get(path).unwrap_or_else(|error| panic!("GET {path}: {}", error.0))
+    }
+
+    /// A GET that must succeed.
+    pub fn got(&self, path: &str) -> Value {
+        let reply = self.get(path);
+        assert_eq!(reply.status, 200, "GET {path}: {}", reply.text());
+        reply.json()
+    }
+
+    pub fn post(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+        self.try_post(path, headers, body).unwrap_or_else(|error| panic!("POST {path}: {}", error.0))
+    }
+
+    pub fn status(&self) -> Value {
+        self.got("/v1/status")
+    }
+
+    /// `speed` or `batch`, `pause` or `resume`.
+    pub fn steer(&self, layer: &str, action: &str) {
+        let reply = self.post(&format!("/v1/layers/{layer}/{action}"), &[], b"");
+        assert_eq!(reply.status, 200, "{action} {layer}: {}", reply.text());
+    }
+
+    /// Every dead letter, over all pages.
+    pub fn dead_letters(&self) -> Vec<Value> {
+        let mut all = Vec::new();
+        let mut path = "/v1/dead-letters?limit=1000".to_owned();
+        loop {
+            let page = self.got(&path);
+            all.extend(page["dead_letters"].as_array().expect("dead_letters is an array").iter().cloned());
+            match page["next"].as_str() {
+                Some(next) => path = format!("/v1/dead-letters?limit=1000&before={next}"),
+                None => return all,
+            }
+        }
+    }
+}
+
+fn reply(answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Reply, NoAnswer> {
+    let mut answer = answer.map_err(|error| NoAnswer(error.to_string()))?;
+    let content_type = answer.headers().get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or_default().to_owned();
+    let body = answer.body_mut().with_config().limit(1 << 30).read_to_vec().map_err(|error| NoAnswer(error.to_string()))?;
+    Ok(Reply { status: answer.status().as_u16(), content_type, body })
+}

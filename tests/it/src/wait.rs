@@ -1,0 +1,18 @@
+//! Waiting for a condition, with a deadline: the only synchronisation that these tests have.
+
+use std::time::{Duration, Instant};
+
+/// Between two looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// Waits until `look` finds something; panics with `what` when the deadline is over.
+pub fn until<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(began.elapsed() < deadline, "waited {} s in vain: {what}", deadline.as_secs());
+        std::thread::sleep(LOOK_AGAIN);
+    }
+}

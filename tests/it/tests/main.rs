@@ -1,0 +1,11 @@
+//! The built binary with real engines: what issue 3 says "it must show", each by a test.
+//!
+//! One program, because each test starts a server of its own and two cores hold one at a time.
+
+mod any_moment;
+mod bad_requests;
+mod flights;
+mod january;
+mod kill;
+mod life;
+mod read_your_write;

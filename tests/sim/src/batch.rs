@@ -1,0 +1,120 @@
+//! The batch layer: the consumer group, and owners that drive the real lane and the real commit protocol.
+
+use crate::engine::Engine;
+use crate::executor::pause;
+use crate::ground::{Ground, PARTITIONS, lock};
+use crate::log::Log;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tidemark_batch_layer::commit::{Desk, Fenced, commit_block, intent_of};
+use tidemark_batch_layer::lane::{BlockLimits, Lane};
+use tidemark_core::offset::{NextOffset, Offset, Partition};
+use tidemark_topic::{Committed, Record};
+
+#[derive(Clone, Debug)]
+struct Membership {
+    committed: Committed,
+    generation: u32,
+}
+
+/// The group's positions. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Group {
+    members: Arc<Mutex<Vec<Membership>>>,
+}
+
+impl Default for Group {
+    fn default() -> Self {
+        let none = Membership { committed: Committed { next: NextOffset::ZERO, metadata: String::new() }, generation: 0 };
+        Self { members: Arc::new(Mutex::new(vec![none; PARTITIONS as usize])) }
+    }
+}
+
+impl Group {
+    pub fn committed(&self, partition: Partition) -> Committed {
+        lock(&self.members)[partition.0 as usize].committed.clone()
+    }
+
+    /// Gives the partition to a new owner; commits of the former one are refused from now on.
+    pub fn rebalance(&self, partition: Partition) -> u32 {
+        let generation = &mut lock(&self.members)[partition.0 as usize].generation;
+        *generation += 1;
+        *generation
+    }
+
+    fn commit(&self, partition: Partition, generation: u32, committed: &Committed) -> Result<(), Fenced> {
+        let member = &mut lock(&self.members)[partition.0 as usize];
+        if member.generation != generation {
+            return Err(Fenced(format!("generation {generation} is over")));
+        }
+        assert!(
+            member.committed.next <= committed.next,
+            "partition {partition}: H went from {} back to {}",
+            member.committed.next,
+            committed.next
+        );
+        member.committed = committed.clone();
+        Ok(())
+    }
+}
+
+struct SimulatedDesk {
+    ground: Ground,
+    group: Group,
+    generation: u32,
+}
+
+impl Desk for SimulatedDesk {
+    async fn commit(&mut self, partition: Partition, committed: &Committed) -> Result<(), Fenced> {
+        pause().await;
+        let outcome = self.group.commit(partition, self.generation, committed);
+        let fenced = if outcome.is_err() { ": fenced" } else { "" };
+        self.ground.say(format_args!("batch {partition}/{}: commit {} `{}`{fenced}", self.generation, committed.next, committed.metadata));
+        pause().await;
+        outcome
+    }
+
+    async fn failed(&mut self, _: u32, _: &tidemark_history::Error) -> Result<(), Fenced> {
+        pause().await;
+        Ok(())
+    }
+}
+
+/// An owner of one partition: it ends when it finds out that it is the owner no more.
+pub async fn own(ground: Ground, log: Log, group: Group, engine: Engine, partition: Partition, generation: u32) -> Fenced {
+    let committed = group.committed(partition);
+    pause().await;
+    let intent = intent_of(&committed).expect("the group's notes are all Tidemark's");
+    ground.say(format_args!("batch {partition}/{generation}: begins at {} `{}`", committed.next, committed.metadata));
+    let mut lane = Lane::new(&ground.rules, partition, committed.next, intent);
+    let mut desk = SimulatedDesk { ground: ground.clone(), group, generation };
+    // Only differences between instants matter, so the machine's clock does not.
+    let (origin, origin_ms) = (Instant::now(), ground.now_ms());
+    let mut read = lane.begin_at();
+    loop {
+        let now = origin + Duration::from_millis(u64::try_from(ground.now_ms() - origin_ms).unwrap_or_default());
+        let max_age = if ground.chance(400) { Duration::ZERO } else { Duration::from_secs(10) };
+        let limits = BlockLimits { max_rows: 1 + ground.below(6) as u64, max_age, ..BlockLimits::default() };
+        let end = log.end(partition);
+        let upto = end.get().min(read.get() + ground.below(8) as u64);
+        for offset in (read.get()..upto).map(Offset::new) {
+            if let Some(record) = log.get(partition, offset) {
+                lane.take(
+                    Record { partition, offset, timestamp_ms: record.timestamp_ms, payload: record.payload.as_deref() },
+                    now,
+                    &limits,
+                );
+            }
+        }
+        read = NextOffset::new(upto);
+        if read == end {
+            lane.passed(end, now);
+        }
+        while let Some((block, intent)) = lane.due(now, &limits) {
+            if let Err(fenced) = commit_block(&mut desk, &engine, ground.rules.generation, &block, intent).await {
+                return fenced;
+            }
+        }
+        pause().await;
+    }
+}

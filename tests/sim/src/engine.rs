@@ -1,0 +1,212 @@
+//! The history engine as the layers meet it: the twin in memory, with answers that get lost, statements that go on when
+//! nobody waits for them any more, and deadlines after which they do not.
+
+use crate::executor::Task;
+use crate::ground::{Ground, lock};
+use std::collections::BTreeMap;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
+use tidemark_core::epoch::Epoch;
+use tidemark_core::offset::{OffsetRange, Partition};
+use tidemark_core::question::{Question, Rows};
+use tidemark_core::view::ViewId;
+use tidemark_core::window::Level;
+use tidemark_history::ledger::LedgerRow;
+use tidemark_history::memory::MemoryHistory;
+use tidemark_history::rows::{Found, RawRecord, RowBlock};
+use tidemark_history::{DeadLetter, DeadLetterQuery, Error, History, Marks};
+
+/// The longest that an insert runs in the engine (`clickhouse::INSERT_DEADLINE`).
+const INSERT_MS: i64 = 20_000;
+
+/// In each poll of a call that waits, the chance that the caller hears no more of it.
+const UNHEARD_PER_MILLE: usize = 4;
+
+#[derive(Debug, Default)]
+struct Running {
+    /// When each of the twin's inserts began, in its order.
+    inserts: Vec<i64>,
+    wipes: BTreeMap<u64, Wipe>,
+    /// Of wipes that are over.
+    outcomes: BTreeMap<u64, Result<(), Error>>,
+    next_wipe: u64,
+}
+
+#[derive(Debug)]
+struct Wipe {
+    until_ms: i64,
+    task: Task<Result<(), Error>>,
+}
+
+/// Clones share it.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    pub twin: MemoryHistory,
+    ground: Ground,
+    running: Arc<Mutex<Running>>,
+}
+
+fn unheard() -> Error {
+    Error::Unavailable { url: "simulated".into(), reason: "no answer".into() }
+}
+
+impl Engine {
+    pub fn new(ground: Ground) -> Self {
+        Self { twin: MemoryHistory::stepped(Arc::clone(&ground.rules)), ground, running: Arc::default() }
+    }
+
+    /// Takes something that is running one step further.
+    pub fn step(&self) {
+        let (inserts, wipes) = (self.twin.inserts(), lock(&self.running).wipes.len());
+        if inserts + wipes == 0 {
+            return;
+        }
+        match self.ground.below(inserts + wipes).checked_sub(inserts) {
+            Some(nth) => self.step_wipe(nth),
+            None => self.step_insert(self.ground.below(inserts)),
+        }
+    }
+
+    fn step_insert(&self, at: usize) {
+        let before = self.twin.inserts();
+        let lose = self.ground.fault(30);
+        self.twin.step(at, lose);
+        if self.twin.inserts() < before {
+            lock(&self.running).inserts.remove(at);
+            self.ground.count(|totals| totals.lost_answers += u64::from(lose));
+            self.ground.say(format_args!("engine: insert {at} of {before} is done{}", if lose { ", and its answer lost" } else { "" }));
+        } else {
+            self.ground.say(format_args!("engine: insert {at} of {before} one step further"));
+        }
+    }
+
+    fn step_wipe(&self, nth: usize) {
+        let running = &mut *lock(&self.running);
+        let Some((&id, wipe)) = running.wipes.iter_mut().nth(nth) else { return };
+        let outcome = wipe.task.step();
+        self.ground.say(format_args!("engine: wipe #{id} {}", if outcome.is_some() { "is done" } else { "one step further" }));
+        if let Some(outcome) = outcome {
+            running.wipes.remove(&id);
+            running.outcomes.insert(id, outcome);
+        }
+    }
+
+    pub fn kill(&self) {
+        self.ground.say(format_args!("engine: killed with {} inserts and {} wipes", self.twin.inserts(), lock(&self.running).wipes.len()));
+        self.ground.count(|totals| totals.kills += 1);
+        self.twin.kill();
+        let running = &mut *lock(&self.running);
+        running.inserts.clear();
+        for (id, _) in std::mem::take(&mut running.wipes) {
+            running.outcomes.insert(id, Err(unheard()));
+        }
+    }
+
+    /// Notes when the inserts that have begun since the last look began.
+    pub fn notice(&self) {
+        lock(&self.running).inserts.resize(self.twin.inserts(), self.ground.now_ms());
+    }
+
+    /// Lets time pass. No statement outlives its deadline: it ends before, or is cancelled.
+    pub fn advance(&self, ms: i64) {
+        let then = self.ground.now_ms() + ms;
+        loop {
+            let late = lock(&self.running).inserts.iter().position(|began| began + INSERT_MS <= then);
+            match late {
+                Some(at) => self.step_insert(at),
+                None => break,
+            }
+        }
+        let running = &mut *lock(&self.running);
+        let late: Vec<u64> = running.wipes.iter().filter(|(_, wipe)| wipe.until_ms <= then).map(|(id, _)| *id).collect();
+        for id in late {
+            self.ground.say(format_args!("engine: wipe #{id} is out of time"));
+            running.wipes.remove(&id);
+            running.outcomes.insert(id, Err(unheard()));
+        }
+        self.ground.advance(ms);
+        self.ground.say(format_args!("clock +{ms} ms"));
+    }
+
+    /// A call whose answer may never come, whatever becomes of the call itself.
+    async fn heard<T>(&self, what: &str, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let mut call = pin!(call);
+        let mut sent = false;
+        poll_fn(|context| {
+            // The twin's calls begin with a turn of their own; here a call is sent when it is made.
+            if !std::mem::replace(&mut sent, true)
+                && let Poll::Ready(answer) = call.as_mut().poll(context)
+            {
+                return Poll::Ready(answer);
+            }
+            if self.ground.fault(UNHEARD_PER_MILLE) {
+                self.ground.say(format_args!("engine: nobody hears the answer to {what}"));
+                self.ground.count(|totals| totals.lost_answers += 1);
+                return Poll::Ready(Err(unheard()));
+            }
+            call.as_mut().poll(context)
+        })
+        .await
+    }
+}
+
+impl History for Engine {
+    async fn insert(&self, block: &RowBlock, token: &str) -> Result<(), Error> {
+        self.ground.say(format_args!("insert into {:?} under {token}", block.table));
+        self.heard(token, self.twin.insert(block, token)).await
+    }
+
+    async fn found(&self, partition: Partition, range: OffsetRange) -> Result<Found, Error> {
+        self.heard("found", self.twin.found(partition, range)).await
+    }
+
+    async fn cells(&self, view: ViewId, level: Level, partition: Partition, epoch: Epoch) -> Result<Rows, Error> {
+        self.heard("cells", self.twin.cells(view, level, partition, epoch)).await
+    }
+
+    async fn wipe(&self, partition: Partition, epoch: Epoch, deadline_secs: u32) -> Result<(), Error> {
+        let id = {
+            let running = &mut *lock(&self.running);
+            let id = running.next_wipe;
+            running.next_wipe += 1;
+            let twin = self.twin.clone();
+            let task = Task::new(async move { twin.wipe(partition, epoch, deadline_secs).await });
+            running.wipes.insert(id, Wipe { until_ms: self.ground.now_ms() + i64::from(deadline_secs) * 1000, task });
+            id
+        };
+        self.ground.say(format_args!("wipe #{id} of {partition} epoch {epoch}"));
+        let outcome = poll_fn(|_| lock(&self.running).outcomes.remove(&id).map_or(Poll::Pending, Poll::Ready));
+        self.heard("a wipe", outcome).await
+    }
+
+    async fn answer(&self, question: &Question, marks: &Marks) -> Result<Rows, Error> {
+        self.heard("a query", self.twin.answer(question, marks)).await
+    }
+
+    async fn extent(&self, view: ViewId, marks: &Marks) -> Result<Option<(i64, i64)>, Error> {
+        self.twin.extent(view, marks).await
+    }
+
+    async fn marks(&self) -> Result<Marks, Error> {
+        self.twin.marks().await
+    }
+
+    async fn record(&self, row: &LedgerRow) -> Result<(), Error> {
+        self.ground.say(format_args!("ledger {} epoch {}: {:?} {:?}", row.partition, row.epoch, row.entry, row.tally));
+        self.heard("a ledger row", self.twin.record(row)).await
+    }
+
+    async fn ledger(&self, partition: Partition, epoch: Epoch) -> Result<Vec<LedgerRow>, Error> {
+        self.heard("the ledger", self.twin.ledger(partition, epoch)).await
+    }
+
+    async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetter>, Error> {
+        self.twin.dead_letters(query).await
+    }
+
+    async fn raw(&self, partition: Partition, range: OffsetRange) -> Result<Vec<RawRecord>, Error> {
+        self.twin.raw(partition, range).await
+    }
+}

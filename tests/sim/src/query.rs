@@ -1,0 +1,118 @@
+//! Queries: a random question, the speed layer's part of the answer now, history's part later, and the recount.
+
+use crate::engine::Engine;
+use crate::executor::Task;
+use crate::ground::Ground;
+use crate::log::{INSTANTS_MS, Log, PRODUCTS, TYPES};
+use crate::recount::{Asked, Counted, plain, recount};
+use std::collections::BTreeMap;
+use tidemark_core::offset::{NextOffset, Partition};
+use tidemark_core::question::{Question, Rows, merge_rows};
+use tidemark_core::view::{Dimension, ViewId};
+use tidemark_core::window::{Buckets, Step, TimeRange};
+use tidemark_history::{Error, History, Marks};
+use tidemark_speed_layer::tide::{Tide, Waterline};
+
+const HOUR_MS: i64 = 60 * 60 * 1000;
+/// 1969-12-29, a Monday.
+const MONDAY_MS: i64 = -3 * 24 * HOUR_MS;
+
+/// A question, as it is put to the project and as it is put to the judge.
+fn random_question(ground: &Ground) -> (Question, Asked) {
+    let (step, width_ms, origin_ms) = [
+        (Step::FiveMinutes, Some(300_000), 0),
+        (Step::QuarterHour, Some(900_000), 0),
+        (Step::Hour, Some(HOUR_MS), 0),
+        (Step::Day, Some(24 * HOUR_MS), 0),
+        (Step::Week, Some(7 * 24 * HOUR_MS), MONDAY_MS),
+        (Step::Total, None, 0),
+    ][ground.below(6)];
+    // All of the simulator's instants are in New York's winter, five hours behind.
+    let zone = (matches!(step, Step::Day | Step::Week) && ground.chance(500)).then_some("America/New_York");
+    let origin_ms = origin_ms + if zone.is_some() { 5 * HOUR_MS } else { 0 };
+    let view = ground.below(2);
+    let mut dimensions = vec![Dimension::EventType, Dimension::ProductId];
+    dimensions.truncate(view + 1);
+    let edge = || {
+        ground
+            .chance(300)
+            .then(|| INSTANTS_MS[ground.below(INSTANTS_MS.len())].div_euclid(300_000) * 300_000 + 300_000 * i64::from(ground.chance(500)))
+    };
+    let range = TimeRange { from_ms: edge(), to_ms: edge() };
+    let mut filters = BTreeMap::new();
+    for (dimension, values) in dimensions.iter().zip([TYPES, PRODUCTS]) {
+        if ground.chance(250) {
+            let wanted =
+                (0..=ground.below(2)).map(|_| if ground.chance(100) { "absent" } else { values[ground.below(values.len())] }.to_owned());
+            filters.insert(*dimension, wanted.collect::<Vec<_>>());
+        }
+    }
+    if ground.chance(500) {
+        dimensions.reverse();
+    }
+    dimensions.retain(|_| ground.chance(600));
+    let asked = Asked {
+        width_ms,
+        origin_ms,
+        from_ms: range.from_ms,
+        to_ms: range.to_ms,
+        group_by: dimensions.iter().map(|d| d.name()).collect(),
+        filters: filters.iter().map(|(d, values)| (d.name(), values.clone())).collect(),
+    };
+    let buckets = Buckets::new(step, zone).expect("a known zone");
+    (Question { view: ViewId(view), range, buckets, group_by: dimensions, filters }, asked)
+}
+
+/// A query under way.
+#[derive(Debug)]
+pub struct Query {
+    question: Question,
+    asked: Asked,
+    speed: Rows,
+    lines: BTreeMap<Partition, Waterline>,
+    history: Task<Result<Rows, Error>>,
+}
+
+impl Query {
+    /// Takes the speed layer's part, at one instant.
+    pub fn ask<'a>(ground: &Ground, engine: &Engine, tides: impl Iterator<Item = (Partition, &'a Tide)>) -> Self {
+        let (question, asked) = random_question(ground);
+        let (mut speed, mut lines) = (Rows::new(), BTreeMap::new());
+        for (partition, tide) in tides {
+            lines.insert(partition, tide.answer(&question, &mut speed).expect("the instants are in the calendar"));
+        }
+        ground.say(format_args!("query at {lines:?}"));
+        let history = Self::history(engine, &question, &lines);
+        Self { question, asked, speed, lines, history }
+    }
+
+    fn history(engine: &Engine, question: &Question, lines: &BTreeMap<Partition, Waterline>) -> Task<Result<Rows, Error>> {
+        let marks: Marks = lines.iter().map(|(partition, line)| (*partition, line.mark)).collect();
+        let (engine, question) = (engine.clone(), question.clone());
+        Task::new(async move { engine.answer(&question, &marks).await })
+    }
+
+    /// Goes on; true when it has been answered, rightly.
+    pub fn step(&mut self, ground: &Ground, engine: &Engine, log: &Log) -> bool {
+        let Some(outcome) = self.history.step() else { return false };
+        let Ok(rows) = outcome else {
+            self.history = Self::history(engine, &self.question, &self.lines);
+            return false;
+        };
+        let mut answer = std::mem::take(&mut self.speed);
+        merge_rows(&mut answer, rows);
+        let mut expected = Counted::new();
+        for (partition, line) in &self.lines {
+            log.judged(*partition, NextOffset::ZERO..line.position, |log| recount(log, &self.asked, &mut expected));
+        }
+        let answer = plain(&answer);
+        assert!(
+            answer == expected,
+            "wrong answer at {:?}\n to {:?}\n  given    {answer:?}\n  recount  {expected:?}",
+            self.lines,
+            self.asked
+        );
+        ground.count(|totals| totals.answers += 1);
+        true
+    }
+}

@@ -1,0 +1,147 @@
+//! The speed layer: owners with a real tide, and closers that run the real reconciliation beside it.
+
+use crate::engine::Engine;
+use crate::executor::{Task, at_once};
+use crate::ground::Ground;
+use crate::log::Log;
+use std::sync::Arc;
+use tidemark_core::epoch::{Epoch, Mark};
+use tidemark_core::judge::Judge;
+use tidemark_core::offset::{NextOffset, Offset, Partition};
+use tidemark_history::History;
+use tidemark_history::block::{Block, BlockBuilder};
+use tidemark_history::memory::MemoryHistory;
+use tidemark_speed_layer::reconcile::{CloseError, Closing, Difference, Yard, close};
+use tidemark_speed_layer::segment::Segment;
+use tidemark_speed_layer::tide::Tide;
+
+struct SimulatedYard {
+    ground: Ground,
+    log: Log,
+}
+
+impl Yard for SimulatedYard {
+    fn now_ms(&self) -> i64 {
+        self.ground.now_ms()
+    }
+
+    async fn reread(&self, partition: Partition, segment: &Segment) -> Result<Vec<Block>, CloseError> {
+        crate::executor::pause().await;
+        if self.ground.fault(20) {
+            return Err(CloseError::Log("the log does not answer".into()));
+        }
+        let rules = &self.ground.rules;
+        let range = rules.epoch_bits.range_of(segment.epoch());
+        let mut judge = Judge::new(rules);
+        let mut builder = BlockBuilder::new(partition, range.from());
+        let mut blocks = Vec::new();
+        for offset in (Judge::lookback(rules, range.from()).get()..range.to().get()).map(Offset::new) {
+            let Some(record) = self.log.get(partition, offset) else { continue };
+            let verdict = judge.judge(offset, record.payload.as_deref(), record.timestamp_ms);
+            if range.contains(offset) {
+                builder.push(offset, &verdict, record.payload.as_deref(), record.timestamp_ms);
+                if self.ground.chance(150) {
+                    let (block, next) = builder.finish();
+                    blocks.extend(block);
+                    builder = next;
+                }
+            }
+        }
+        builder.skip_to(range.to());
+        blocks.extend(builder.finish().0);
+        Ok(blocks)
+    }
+}
+
+/// An attempt to close an epoch. It outlives its owner where that only stalls.
+#[derive(Debug)]
+pub struct Closer {
+    pub partition: Partition,
+    pub epoch: Epoch,
+    twin: MemoryHistory,
+    task: Task<Result<Closing, CloseError>>,
+}
+
+impl Closer {
+    fn new(ground: &Ground, log: &Log, engine: &Engine, partition: Partition, segment: Arc<Segment>) -> Self {
+        let epoch = segment.epoch();
+        let twin = engine.twin.clone();
+        let (yard, engine) = (SimulatedYard { ground: ground.clone(), log: log.clone() }, engine.clone());
+        let task = Task::new(async move { close(&yard, &engine, &yard.ground.rules, partition, &segment).await });
+        Self { partition, epoch, twin, task }
+    }
+
+    /// One step; says and counts what came of it.
+    pub fn step(&mut self, ground: &Ground) -> Option<Result<Closing, CloseError>> {
+        let outcome = self.task.step()?;
+        ground.say(format_args!("speed {}: closing epoch {}: {outcome:?}", self.partition, self.epoch));
+        if let Ok(Closing::Repaired { difference, .. }) = &outcome {
+            let (found, expected) = match difference {
+                Difference::Events { found, expected } => (found.rows, expected.rows),
+                Difference::DeadLetters { found, expected } => (*found, *expected),
+                Difference::Cells { .. } => (0, 0),
+            };
+            // A repair may leave an epoch half written; what was there before the first is the commit protocol's work.
+            let first = at_once(self.twin.ledger(self.partition, self.epoch)).is_ok_and(|rows| rows.len() == 1);
+            ground.count(|totals| {
+                totals.repairs += 1;
+                totals.rows_lost += u64::from(first && found < expected);
+                totals.rows_doubled += u64::from(first && found > expected);
+            });
+        }
+        Some(outcome)
+    }
+}
+
+/// One partition's owner.
+#[derive(Debug)]
+pub struct Owner {
+    pub tide: Tide,
+    read: NextOffset,
+    pub closer: Option<Closer>,
+}
+
+impl Owner {
+    pub fn new(ground: &Ground, partition: Partition, mark: Mark) -> Self {
+        let tide = Tide::new(partition, Arc::clone(&ground.rules), mark);
+        ground.say(format_args!("speed {partition}: begins at mark {:?}, reading from {}", mark, tide.begin_at()));
+        Self { read: tide.begin_at(), tide, closer: None }
+    }
+
+    /// Counts a few records, or learns that there are none.
+    pub fn apply(&mut self, ground: &Ground, log: &Log, partition: Partition) {
+        let (end, before) = (log.end(partition), self.tide.waterline().position);
+        let upto = end.get().min(self.read.get() + 1 + ground.below(3) as u64);
+        for offset in (self.read.get()..upto).map(Offset::new) {
+            if let Some(record) = log.get(partition, offset) {
+                self.tide.apply(offset, record.payload.as_deref(), record.timestamp_ms);
+            }
+        }
+        self.read = NextOffset::new(upto);
+        if self.read == end {
+            self.tide.passed(end);
+        }
+        if self.tide.waterline().position != before {
+            ground.say(format_args!("speed {partition}: S={}", self.tide.waterline().position));
+        }
+    }
+
+    /// Goes on closing; true if the oldest epoch has been closed by this step.
+    pub fn close(&mut self, ground: &Ground, log: &Log, engine: &Engine, partition: Partition, history: NextOffset) -> Option<Epoch> {
+        match &mut self.closer {
+            None => {
+                let segment = self.tide.closable(history)?;
+                self.closer = Some(Closer::new(ground, log, engine, partition, segment));
+                None
+            }
+            Some(closer) => {
+                let (outcome, epoch) = (closer.step(ground)?, closer.epoch);
+                self.closer = None;
+                matches!(outcome, Ok(Closing::Closed)).then(|| {
+                    self.tide.closed(epoch);
+                    epoch
+                })
+            }
+        }
+    }
+}

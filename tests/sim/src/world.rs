@@ -1,0 +1,400 @@
+//! A world: everything that one seed decides, step by step.
+
+use crate::batch::{Group, own};
+use crate::engine::Engine;
+use crate::executor::{Task, at_once};
+use crate::ground::{Ground, PARTITIONS, SPAN, Totals};
+use crate::log::Log;
+use crate::query::Query;
+use crate::recount::{Asked, Counted, Kind, plain, recount};
+use crate::speed::{Closer, Owner};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use tidemark_batch_layer::commit::Fenced;
+use tidemark_core::cell::Tally;
+use tidemark_core::epoch::{Epoch, Mark};
+use tidemark_core::offset::Partition;
+use tidemark_core::window::Level;
+use tidemark_history::ledger::Entry;
+use tidemark_history::rows::{PartKey, RowCount};
+use tidemark_history::{History, Marks};
+use tidemark_speed_layer::reconcile::Closing;
+
+/// Steps of a run before it calms down.
+const STEPS: usize = 800;
+/// Steps within which a calm world must have closed all that can be closed.
+const SETTLE_STEPS: usize = 30_000;
+/// Owners of a partition, the present one included, and closers of former owners, that may be about.
+const STALLED: usize = 3;
+
+/// What a seed came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Outcome {
+    pub totals: Totals,
+    pub trace_hash: u64,
+}
+
+/// One partition's actors.
+#[derive(Debug)]
+struct Side {
+    partition: Partition,
+    /// Former owners stall where they are and may wake; the last is the present one.
+    batch: Vec<Task<Fenced>>,
+    /// What the ledger said when the owner to come looked.
+    starting: Option<Marks>,
+    speed: Option<Owner>,
+    stalled: Vec<Closer>,
+    /// The mark last seen in the ledger.
+    mark: Mark,
+}
+
+#[derive(Debug)]
+struct World {
+    ground: Ground,
+    log: Log,
+    group: Group,
+    engine: Engine,
+    sides: Vec<Side>,
+    queries: Vec<Query>,
+    weather: Weather,
+}
+
+/// What can happen next.
+#[derive(Clone, Copy, Debug)]
+enum Move {
+    Append,
+    Batch,
+    Engine,
+    Speed,
+    Ask,
+    Query,
+    /// A former owner wakes for a step.
+    StalledBatch,
+    StalledCloser,
+    Clock,
+    Minute,
+    RebalanceBatch,
+    CrashBatch,
+    RebalanceSpeed,
+    CrashSpeed,
+    Kill,
+}
+
+/// How often each thing happens: every seed has its own weather, so that some worlds are all storms of one kind.
+#[derive(Debug)]
+struct Weather(Vec<(Move, usize)>);
+
+impl Weather {
+    const USUAL: [(Move, usize); 15] = [
+        (Move::Append, 180),
+        (Move::Batch, 220),
+        (Move::Engine, 180),
+        (Move::Speed, 220),
+        (Move::Ask, 50),
+        (Move::Query, 55),
+        (Move::StalledBatch, 20),
+        (Move::StalledCloser, 20),
+        (Move::Clock, 25),
+        (Move::Minute, 4),
+        (Move::RebalanceBatch, 6),
+        (Move::CrashBatch, 4),
+        (Move::RebalanceSpeed, 4),
+        (Move::CrashSpeed, 4),
+        (Move::Kill, 4),
+    ];
+
+    fn of(ground: &Ground) -> Self {
+        Self(Self::USUAL.into_iter().map(|(what, often)| (what, often * [1, 1, 2, 4][ground.below(4)] / 2)).collect())
+    }
+
+    fn next(&self, ground: &Ground) -> Move {
+        let mut at = ground.below(self.0.iter().map(|(_, often)| often).sum());
+        let chosen = self.0.iter().find(|(_, often)| {
+            let here = at < *often;
+            at = at.saturating_sub(*often);
+            here
+        });
+        chosen.map_or(Move::Append, |(what, _)| *what)
+    }
+}
+
+/// Runs a seed to its end. On a failure: what was wrong, and the last lines of the trace.
+pub fn run(seed: u64) -> Result<Outcome, String> {
+    let ground = Ground::new(seed);
+    let mut world = World::new(ground.clone());
+    let ran = catch_unwind(AssertUnwindSafe(|| {
+        for _ in 0..STEPS {
+            world.step();
+        }
+        world.settle();
+        world.audit();
+    }));
+    ran.map(|()| Outcome { totals: ground.totals(), trace_hash: ground.trace_hash() }).map_err(|panic| {
+        let what = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+        format!("seed {seed}: {}\n{}", what.unwrap_or_default(), ground.last_lines().join("\n"))
+    })
+}
+
+impl World {
+    fn new(ground: Ground) -> Self {
+        let side = |partition| Side { partition, batch: Vec::new(), starting: None, speed: None, stalled: Vec::new(), mark: Mark::START };
+        let engine = Engine::new(ground.clone());
+        let weather = Weather::of(&ground);
+        let sides = (0..PARTITIONS).map(Partition).map(side).collect();
+        let mut world = Self { ground, log: Log::default(), group: Group::default(), engine, sides, queries: Vec::new(), weather };
+        (0..world.sides.len()).for_each(|at| world.new_batch_owner(at));
+        world
+    }
+
+    fn new_batch_owner(&mut self, at: usize) {
+        let side = &mut self.sides[at];
+        let generation = self.group.rebalance(side.partition);
+        let owner = own(self.ground.clone(), self.log.clone(), self.group.clone(), self.engine.clone(), side.partition, generation);
+        side.batch.push(Task::new(owner));
+        if side.batch.len() > STALLED {
+            side.batch.remove(0);
+        }
+    }
+
+    fn step(&mut self) {
+        let at = self.ground.below(self.sides.len());
+        match self.weather.next(&self.ground) {
+            Move::Append => self.log.append(&self.ground),
+            Move::Batch => self.step_batch(at, self.sides[at].batch.len().saturating_sub(1)),
+            Move::Engine => (0..3).for_each(|_| self.engine.step()),
+            Move::Speed => self.step_speed(at),
+            Move::Ask => self.ask(),
+            Move::Query => self.step_query(),
+            Move::StalledBatch => self.step_batch(at, 0),
+            Move::StalledCloser => self.step_stalled_closer(at),
+            Move::Clock => self.engine.advance(100 + i64::try_from(self.ground.below(15_000)).unwrap_or_default()),
+            Move::Minute => self.engine.advance(60_000),
+            Move::RebalanceBatch => self.rebalance_batch(at),
+            Move::CrashBatch => self.crash_batch(at),
+            Move::RebalanceSpeed => self.rebalance_speed(at),
+            Move::CrashSpeed => self.crash_speed(at),
+            Move::Kill => self.engine.kill(),
+        }
+    }
+
+    fn step_batch(&mut self, at: usize, nth: usize) {
+        let Some(owner) = self.sides[at].batch.get_mut(nth) else { return };
+        if let Some(fenced) = owner.step() {
+            self.ground.say(format_args!("batch {at}: an owner ends: {fenced}"));
+            drop(self.sides[at].batch.remove(nth));
+        }
+        self.engine.notice();
+    }
+
+    fn rebalance_batch(&mut self, at: usize) {
+        self.ground.say(format_args!("batch {at}: rebalance"));
+        self.ground.count(|totals| totals.rebalances += 1);
+        self.new_batch_owner(at);
+    }
+
+    fn crash_batch(&mut self, at: usize) {
+        self.ground.say(format_args!("batch {at}: crash"));
+        self.ground.count(|totals| totals.crashes += 1);
+        drop(self.sides[at].batch.pop());
+        self.new_batch_owner(at);
+    }
+
+    fn step_speed(&mut self, at: usize) {
+        let side = &mut self.sides[at];
+        let partition = side.partition;
+        let Some(owner) = &mut side.speed else {
+            match side.starting.take() {
+                None => side.starting = Some(at_once(self.engine.marks()).expect("the twin has a ledger")),
+                Some(marks) => {
+                    side.speed = Some(Owner::new(&self.ground, partition, marks.get(&partition).copied().unwrap_or(Mark::START)))
+                }
+            }
+            return;
+        };
+        if self.ground.chance(if owner.closer.is_some() { 350 } else { 700 }) {
+            return owner.apply(&self.ground, &self.log, partition);
+        }
+        let history = self.group.committed(partition).next;
+        let closed = owner.close(&self.ground, &self.log, &self.engine, partition, history);
+        if let Some(epoch) = closed {
+            let line = owner.tide.waterline();
+            let end = self.ground.rules.epoch_bits.end_of(epoch);
+            assert!(
+                line.mark.oldest_open() == epoch.next() && end <= history && end <= line.position,
+                "I2: {line:?} after closing {epoch} at H={history}"
+            );
+            self.ground.count(|totals| totals.epochs_closed += 1);
+            self.check_closed(at, epoch);
+        }
+        self.engine.notice();
+    }
+
+    fn step_stalled_closer(&mut self, at: usize) {
+        let side = &mut self.sides[at];
+        if side.stalled.is_empty() {
+            return;
+        }
+        let nth = self.ground.below(side.stalled.len());
+        let outcome = side.stalled[nth].step(&self.ground);
+        self.engine.notice();
+        if let Some(outcome) = outcome {
+            let closer = side.stalled.remove(nth);
+            if matches!(outcome, Ok(Closing::Closed)) {
+                self.check_closed(at, closer.epoch);
+            }
+        }
+    }
+
+    /// A new owner begins; what the former one has begun to close stalls, and may wake.
+    fn rebalance_speed(&mut self, at: usize) {
+        self.ground.say(format_args!("speed {at}: rebalance"));
+        self.ground.count(|totals| totals.rebalances += 1);
+        let side = &mut self.sides[at];
+        side.starting = None;
+        side.stalled.extend(side.speed.take().and_then(|owner| owner.closer));
+        if side.stalled.len() > STALLED {
+            side.stalled.remove(0);
+        }
+    }
+
+    fn crash_speed(&mut self, at: usize) {
+        self.ground.say(format_args!("speed {at}: crash"));
+        self.ground.count(|totals| totals.crashes += 1);
+        self.sides[at].starting = None;
+        self.sides[at].speed = None;
+    }
+
+    fn ask(&mut self) {
+        let tides = || {
+            self.sides
+                .iter()
+                .filter_map(|side| side.speed.as_ref().map(|owner| (side.partition, &owner.tide)))
+                .filter(|(_, tide)| tide.is_taught())
+        };
+        if self.queries.len() < 8 && tides().count() == self.sides.len() {
+            let query = Query::ask(&self.ground, &self.engine, tides());
+            self.queries.push(query);
+        }
+    }
+
+    fn step_query(&mut self) {
+        let nth = self.ground.below(self.queries.len());
+        while let Some(query) = self.queries.get_mut(nth) {
+            if query.step(&self.ground, &self.engine, &self.log) {
+                drop(self.queries.swap_remove(nth));
+                return;
+            }
+        }
+    }
+
+    /// No more faults: what is under way must come to its end, and the mark to the log's.
+    fn settle(&mut self) {
+        self.ground.say(format_args!("calm"));
+        self.ground.calm_down();
+        for _ in 0..SETTLE_STEPS {
+            let at = self.ground.below(self.sides.len());
+            match self.ground.below(100) {
+                0..30 => self.step_batch(at, self.sides[at].batch.len().saturating_sub(1)),
+                30..60 => self.engine.step(),
+                60..90 => self.step_speed(at),
+                90..93 => self.step_batch(at, 0),
+                93..96 => self.step_stalled_closer(at),
+                _ => self.engine.advance(8_000),
+            }
+            if self.is_settled() {
+                break;
+            }
+        }
+        assert!(
+            self.is_settled(),
+            "a calm world has not come to rest: {:?}",
+            self.sides.iter().map(|side| (side.mark, self.group.committed(side.partition))).collect::<Vec<_>>()
+        );
+        self.ask();
+        while !self.queries.is_empty() {
+            self.step_query();
+        }
+    }
+
+    fn is_settled(&self) -> bool {
+        self.sides.iter().all(|side| {
+            let end = self.log.end(side.partition);
+            let committed = self.group.committed(side.partition);
+            let line = side.speed.as_ref().map(|owner| owner.tide.waterline());
+            committed.next == end
+                && line.is_some_and(|line| line.position == end && line.mark.oldest_open() == self.ground.rules.epoch_bits.epoch_at(end))
+        })
+    }
+
+    /// Invariants I2 and I3, when an epoch has been closed.
+    fn check_closed(&mut self, at: usize, epoch: Epoch) {
+        let partition = self.sides[at].partition;
+        let marks = at_once(self.engine.marks()).expect("the twin has a ledger");
+        let mark = marks.get(&partition).copied().unwrap_or(Mark::START);
+        assert!(mark >= self.sides[at].mark, "I2: the mark of {partition} went from {:?} back to {mark:?}", self.sides[at].mark);
+        assert!(mark.is_closed(epoch), "{partition}: epoch {epoch} closed, but the ledger has {mark:?}");
+        self.sides[at].mark = mark;
+        let rows = at_once(self.engine.twin.ledger(partition, epoch)).expect("the twin has a ledger");
+        let (tally, events, _) = self.recount_epoch(partition, epoch);
+        for row in rows.iter().filter(|row| row.entry == Entry::Closed) {
+            assert!(
+                row.tally.span() == SPAN && row.tally == tally && row.fold == events.fold,
+                "I3: {partition} epoch {epoch}: {row:?}, but the recount {tally:?} {events:?}"
+            );
+        }
+    }
+
+    /// What an epoch holds: the tally, its events and its dead letters, duplicates included.
+    fn recount_epoch(&self, partition: Partition, epoch: Epoch) -> (Tally, RowCount, RowCount) {
+        let range = self.ground.rules.epoch_bits.range_of(epoch);
+        let (mut tally, mut events, mut dead) = (Tally::default(), RowCount::default(), RowCount::default());
+        self.log.judged(partition, range.from()..range.to(), |log| {
+            for (offset, judged) in log {
+                match judged.kind {
+                    Kind::Hole => tally.holes += 1,
+                    Kind::DeadLetter => tally.dead_letters += 1,
+                    Kind::Duplicate => tally.duplicates += 1,
+                    Kind::Event => tally.events += 1,
+                }
+                match judged.kind {
+                    Kind::Hole => {}
+                    Kind::Event => events.add(offset),
+                    Kind::DeadLetter | Kind::Duplicate => dead.add(offset),
+                }
+            }
+        });
+        (tally, events, dead)
+    }
+
+    /// Invariant I4 for every closed epoch: raw rows and dead letters there once, roll-ups of every level right.
+    fn audit(&self) {
+        for side in &self.sides {
+            let closed = (0..side.mark.oldest_open().0).map(Epoch);
+            closed.for_each(|epoch| self.audit_epoch(side.partition, epoch));
+        }
+    }
+
+    fn audit_epoch(&self, partition: Partition, epoch: Epoch) {
+        let twin = &self.engine.twin;
+        let range = self.ground.rules.epoch_bits.range_of(epoch);
+        let (_, events, dead) = self.recount_epoch(partition, epoch);
+        let found = at_once(twin.found(partition, range)).expect("the twin answers");
+        let (mut found_events, mut found_dead) = (RowCount::default(), RowCount::default());
+        for (part, count) in found {
+            if part == PartKey::DeadLetters { found_dead.merge(count) } else { found_events.merge(count) }
+        }
+        assert!(
+            found_events == events && found_dead == dead,
+            "I4: {partition} epoch {epoch}: raw {found_events:?} and {found_dead:?}, but the recount {events:?} and {dead:?}"
+        );
+        for (view, names) in self.ground.rules.views.ids().zip([vec!["event_type"], vec!["event_type", "product_id"]]) {
+            for (level, width_ms) in Level::ALL.into_iter().zip([300_000, 3_600_000, 86_400_000]) {
+                let rows = at_once(twin.cells(view, level, partition, epoch)).expect("the twin answers");
+                let asked = Asked { width_ms: Some(width_ms), group_by: names.clone(), ..Asked::default() };
+                let mut expected = Counted::new();
+                self.log.judged(partition, range.from()..range.to(), |log| recount(log, &asked, &mut expected));
+                let rows = plain(&rows);
+                assert!(rows == expected, "I4: {partition} epoch {epoch} {level:?} of {names:?}: {rows:?}, but the recount {expected:?}");
+            }
+        }
+    }
+}
