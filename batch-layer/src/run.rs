@@ -135,7 +135,8 @@ impl<C: Consumer, H: History> Loop<C, H> {
         for &partition in partitions {
             let control = self.batch.control.clone();
             let start = control.patiently(|| self.consumer.extent(partition))?.start;
-            let committed = control.patiently(|| self.consumer.committed(partition))?.unwrap_or(Committed { next: start, metadata: String::new() });
+            let committed =
+                control.patiently(|| self.consumer.committed(partition))?.unwrap_or(Committed { next: start, metadata: String::new() });
             let intent = intent_of(&committed)?;
             let lane = Lane::new(&self.rules, partition, committed.next, intent);
             self.batch.reach(partition, &committed);

@@ -64,12 +64,12 @@ impl Admin {
         Ok(TopicInfo { partitions: self.ready(Instant::now() + READY_DEADLINE).await?, created })
     }
 
-    /// Waits until every partition has a leader.
+    /// Waits until every partition has a leader that answers: metadata names a leader before it serves.
     async fn ready(&self, deadline: Instant) -> Result<u32, Error> {
         loop {
-            let error = match self.look().await {
-                Ok(found) if found.led && found.count > 0 => return Ok(found.count),
-                Ok(_) => None,
+            let error = match self.answering().await {
+                Ok(Some(count)) => return Ok(count),
+                Ok(None) => None,
                 Err(error @ (Error::NoSuchTopic { .. } | Error::Unavailable { .. })) => Some(error),
                 Err(error) => return Err(error),
             };
@@ -79,6 +79,16 @@ impl Admin {
             }
             tokio::time::sleep(READY_PAUSE).await;
         }
+    }
+
+    /// The number of partitions if each has a leader, and each leader answers.
+    async fn answering(&self) -> Result<Option<u32>, Error> {
+        let found = self.look().await?;
+        if found.count == 0 || !found.led {
+            return Ok(None);
+        }
+        self.extents().await?;
+        Ok(Some(found.count))
     }
 
     /// The number of the topic's partitions.
