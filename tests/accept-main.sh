@@ -1,6 +1,6 @@
 #!/bin/sh
 # Everything of issue 3's "What it must show" that a machine can run: prints a table (what, result, figures) and fails
-# if a row fails. Takes about half an hour on 2 cores.
+# if a row fails. Takes an hour or so on 2 cores.
 #
 #   tests/accept-main.sh          TIDEMARK_KILLS (20) kills of each kind; TIDEMARK_SHARED is the directory of shared data
 #
@@ -72,9 +72,10 @@ it "4 read your own write" read_your_write::
 TIDEMARK_KILLS=${TIDEMARK_KILLS:-20}
 export TIDEMARK_KILLS
 it "5 kill -9 of everything, the engine, Kafka: $TIDEMARK_KILLS each" kill::
-run "6 the simulator and its mutations" cargo test --release -q -p tidemark-sim -- --nocapture
-run "7 laws, decode, windows, rounding; SQL and Rust agree" \
-    cargo test --release -q -p tidemark-core -p tidemark-history -p tidemark-speed-layer -p tidemark-batch-layer -p tidemark-serving
+run "6 the simulator, default seeds" cargo test --release -q -p tidemark-sim -- --nocapture
+run "6 each mutation of the protocol is caught" tests/sim/mutants.sh
+run "7 laws, decode, windows, rounding; SQL and Rust agree" scripts/kafka-for-tests.sh \
+    cargo test --release -q --workspace --exclude tidemark-tests --exclude tidemark-sim
 it "8 bad requests" bad_requests::
 it "one owner, clean restart, children die" life::
 

@@ -22,7 +22,7 @@ pub struct BlockLimits {
 
 impl Default for BlockLimits {
     fn default() -> Self {
-        Self { max_rows: 200_000, max_age: Duration::from_secs(10), max_bytes: 64 << 20, max_parts: 60 }
+        Self { max_rows: 50_000, max_age: Duration::from_secs(10), max_bytes: 64 << 20, max_parts: 60 }
     }
 }
 

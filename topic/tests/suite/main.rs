@@ -382,33 +382,48 @@ suite! {
         }
     }
 
-    fn while_others_join_and_leave_an_owner_goes_on_committing_what_it_keeps<W: World>() {
+    // Weaker than one would like: librdkafka (2.12) gives all partitions up when the broker answers a commit by
+    // "illegal generation" while the member is joining the next one. What must hold is that this is told, changes
+    // nothing at the broker, and is recovered from.
+    fn while_others_join_and_leave_a_commit_is_written_or_fenced_and_told_and_the_partitions_come_back<W: World>() {
         let world = W::new(3);
         let mut first = Seen::new(world.member(None)).started(&[P0, P1, Partition(2)], 0);
+        let mut written = BTreeMap::new();
         let mut position = 0;
         let deadline = Instant::now() + PATIENCE;
+        let mut commit_all = |first: &mut Seen<W::Reader>| {
+            for partition in first.assigned.clone() {
+                position += 1;
+                match first.consumer.commit(partition, &committed(position, "")) {
+                    Ok(()) => _ = written.insert(partition, position),
+                    Err(Error::Fenced { .. }) => {
+                        first.lost.clear();
+                        first.until("the loss is told", |first| first.lost.contains(&partition));
+                        return;
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            for (&partition, &position) in &written {
+                assert_eq!(first.consumer.committed(partition).unwrap(), Some(committed(position, "")));
+            }
+        };
         for _ in 0..2 {
-            first.revoked.clear();
             let mut second = Seen::new(world.member(None));
             while second.assigned.is_empty() {
                 assert!(Instant::now() < deadline);
-                second.poll(Duration::from_millis(5));
-                first.poll(Duration::from_millis(5));
-                let leaving: Vec<_> = first.revoked.iter().copied().collect();
-                first.consumer.release(&leaving).unwrap();
-                for partition in first.assigned.clone() {
-                    position += 1;
-                    first.consumer.commit(partition, &committed(position, "")).unwrap();
+                for member in [&mut second, &mut first] {
+                    member.poll(Duration::from_millis(5));
+                    let leaving: Vec<_> = std::mem::take(&mut member.revoked).into_iter().collect();
+                    member.consumer.release(&leaving).unwrap();
                 }
+                commit_all(&mut first);
             }
             drop(second);
             while first.assigned.len() < 3 {
                 assert!(Instant::now() < deadline);
                 first.poll(Duration::from_millis(5));
-                for partition in first.assigned.clone() {
-                    position += 1;
-                    first.consumer.commit(partition, &committed(position, "")).unwrap();
-                }
+                commit_all(&mut first);
             }
         }
     }
