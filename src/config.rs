@@ -130,7 +130,7 @@ impl Config {
             generation: Generation(1),
             epoch_bits: EpochBits::new(self.counting.epoch_bits).context("counting.epoch_bits")?,
             views,
-            limits: Limits { max_bytes, max_depth, earliest_ms, max_ahead_ms, amount_strings: order_amount_strings },
+            limits: Limits { max_bytes, max_depth, earliest_ms, max_ahead_ms, amount_strings: order_amount_strings, ..Limits::default() },
             dedup: self.counting.dedup == Switch::On,
         })
     }

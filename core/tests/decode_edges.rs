@@ -8,7 +8,7 @@ const NOW: i64 = 1_795_564_800_000;
 
 /// Any time is early and late enough.
 fn any_time() -> Limits {
-    Limits { earliest_ms: i64::MIN, max_ahead_ms: i64::MAX, ..Limits::default() }
+    Limits { earliest_ms: i64::MIN, max_ahead_ms: i64::MAX, latest_ms: i64::MAX, ..Limits::default() }
 }
 
 /// The event's time, of a timestamp in JSON.

@@ -26,18 +26,25 @@ pub struct Limits {
     pub earliest_ms: i64,
     /// How far an event's timestamp may lie ahead of its record's Kafka timestamp.
     pub max_ahead_ms: i64,
+    /// Events after this instant are rejected, whatever the record's own timestamp says: the start of the last window that
+    /// history can name, for its windows are 32-bit seconds. Not configurable: it is the format's.
+    pub latest_ms: i64,
     /// Whether `order_amount` may be a decimal in a string.
     pub amount_strings: bool,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_bytes: 64 * 1024, max_depth: 32, earliest_ms: 946_684_800_000, max_ahead_ms: 24 * 60 * 60 * 1000, amount_strings: false }
+        Self {
+            max_bytes: 64 * 1024,
+            max_depth: 32,
+            earliest_ms: 946_684_800_000,
+            max_ahead_ms: 24 * 60 * 60 * 1000,
+            latest_ms: 4_294_967_100_000,
+            amount_strings: false,
+        }
     }
 }
-
-/// The last window that history can name: its windows are 32-bit seconds, to February 2106. Part of the format.
-const LATEST_MS: i64 = 4_294_967_100_000;
 
 const MAX_EVENT_TYPE_BYTES: usize = 128;
 const MAX_ID_BYTES: usize = 256;
@@ -209,7 +216,7 @@ pub fn decode<'a>(payload: Option<&'a [u8]>, record_timestamp_ms: i64, limits: &
     if event.timestamp_ms < limits.earliest_ms {
         return Err(Reject::TooOld);
     }
-    if event.timestamp_ms > record_timestamp_ms.saturating_add(limits.max_ahead_ms).min(LATEST_MS) {
+    if event.timestamp_ms > record_timestamp_ms.saturating_add(limits.max_ahead_ms).min(limits.latest_ms) {
         return Err(Reject::TooFarAhead);
     }
     Ok(event)

@@ -321,7 +321,7 @@ mod tests {
     fn an_id_is_counted_once_within_two_epochs_and_rejects_do_not_carry_ids() {
         let event = r#"{"event_id":"1","event_type":"a","timestamp":"2013-01-01T10:16:00Z","order_amount":-12e-1}"#;
         let reject = r#"{"event_id":"1","event_type":"a","timestamp":"yesterday"}"#;
-        let counted = "a@4523043=Some(-12000)";
+        let counted = "a@4523451=Some(-12000)";
         assert_eq!(
             verdicts(&[(0, reject), (0, event), (1, event), (2, event), (4, event)]),
             format!("bad_timestamp {counted} duplicate duplicate {counted}")
