@@ -1,7 +1,7 @@
 //! The history engine as the layers meet it: the twin in memory, with answers that get lost, statements that go on when
 //! nobody waits for them any more, and deadlines after which they do not.
 
-use crate::executor::Task;
+use crate::executor::{Task, at_once};
 use crate::ground::{Ground, lock};
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
@@ -13,7 +13,7 @@ use tidemark_core::offset::{OffsetRange, Partition};
 use tidemark_core::question::{Question, Rows};
 use tidemark_core::view::ViewId;
 use tidemark_core::window::Level;
-use tidemark_history::ledger::LedgerRow;
+use tidemark_history::ledger::{Entry, LedgerRow};
 use tidemark_history::memory::MemoryHistory;
 use tidemark_history::rows::{Found, RawRecord, RowBlock};
 use tidemark_history::{DeadLetter, DeadLetterQuery, Error, History, Marks};
@@ -152,6 +152,31 @@ impl Engine {
     }
 }
 
+/// What the ledger forbids: touching a closed epoch, and closing one that is being repaired.
+impl Engine {
+    fn entries(&self, partition: Partition, epoch: Epoch) -> Vec<Entry> {
+        let rows = at_once(self.twin.ledger(partition, epoch)).expect("the twin has a ledger");
+        rows.iter().map(|row| row.entry).collect()
+    }
+
+    fn check_may_close(&self, row: &LedgerRow) {
+        let now_ms = self.ground.now_ms();
+        let entries = self.entries(row.partition, row.epoch);
+        let repairing = entries.iter().any(|entry| matches!(entry, Entry::Repair { deadline_ms } if *deadline_ms > now_ms));
+        let again = entries.contains(&Entry::Closed);
+        assert!(
+            row.entry != Entry::Closed || !repairing || again,
+            "{} epoch {} is closed while it is being repaired",
+            row.partition,
+            row.epoch
+        );
+    }
+
+    fn check_may_wipe(&self, partition: Partition, epoch: Epoch) {
+        assert!(!self.entries(partition, epoch).contains(&Entry::Closed), "{partition} epoch {epoch} is wiped, but it is closed");
+    }
+}
+
 impl History for Engine {
     async fn insert(&self, block: &RowBlock, token: &str) -> Result<(), Error> {
         self.ground.say(format_args!("insert into {:?} under {token}", block.table));
@@ -167,6 +192,7 @@ impl History for Engine {
     }
 
     async fn wipe(&self, partition: Partition, epoch: Epoch, deadline_secs: u32) -> Result<(), Error> {
+        self.check_may_wipe(partition, epoch);
         let id = {
             let running = &mut *lock(&self.running);
             let id = running.next_wipe;
@@ -195,6 +221,7 @@ impl History for Engine {
 
     async fn record(&self, row: &LedgerRow) -> Result<(), Error> {
         self.ground.say(format_args!("ledger {} epoch {}: {:?} {:?}", row.partition, row.epoch, row.entry, row.tally));
+        self.check_may_close(row);
         self.heard("a ledger row", self.twin.record(row)).await
     }
 
