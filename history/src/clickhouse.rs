@@ -9,7 +9,7 @@ use hyper_util::rt::TokioExecutor;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tidemark_core::amount::{Amount, Sum};
 use tidemark_core::cell::{Cell, Tally};
 use tidemark_core::epoch::Epoch;
@@ -301,14 +301,15 @@ impl History for ClickHouse {
     }
 
     async fn wipe(&self, partition: Partition, epoch: Epoch, deadline_secs: u32) -> Result<(), Error> {
+        // One deadline for all statements: none may outlive what the repair has announced.
+        let until = Instant::now() + Duration::from_secs(deadline_secs.into());
         for statement in sql::wipe(&self.rules, partition, epoch) {
-            let delete = self
-                .client
-                .0
-                .query(&statement)
-                .with_setting("max_execution_time", deadline_secs.to_string())
-                .with_setting("wait_end_of_query", "1");
-            self.within(Duration::from_secs(deadline_secs.into()), delete.execute()).await?;
+            let left = Duration::from_secs(until.saturating_duration_since(Instant::now()).as_secs());
+            if left.is_zero() {
+                return Err(Error::Unavailable { url: self.url.clone(), reason: "the time for deleting an epoch was over".into() });
+            }
+            let delete = self.client.0.query(&statement).with_setting("max_execution_time", left.as_secs().to_string());
+            self.within(left, delete.with_setting("wait_end_of_query", "1").execute()).await?;
         }
         Ok(())
     }
