@@ -78,8 +78,8 @@ fn both(partition: Partition, rules: &Arc<Rules>, records: &[Option<String>]) ->
     let mut block = BlockBuilder::new(partition, tide.begin_at());
     for (n, record) in records.iter().enumerate() {
         let (offset, payload) = (Offset::new(n as u64), record.as_ref().map(String::as_bytes));
-        tide.apply(offset, payload, NOW);
-        block.push(offset, &judge.judge(offset, payload, NOW), payload, NOW);
+        tide.apply(&[tidemark_topic::Record { offset, timestamp_ms: NOW, payload }]);
+        block.push(offset, judge.judge(offset, &judge.examine(payload, NOW)), payload, NOW);
     }
     let end = rules.epoch_bits.end_of(Epoch(0));
     tide.passed(end);

@@ -58,21 +58,22 @@ impl Lane {
     }
 
     /// Takes one record. One that has been taken before changes nothing.
-    pub fn take(&mut self, record: Record<'_>, now: Instant, limits: &BlockLimits) {
+    pub fn take(&mut self, record: &Record<'_>, now: Instant, limits: &BlockLimits) {
         if self.read.includes(record.offset) {
             return;
         }
-        let verdict = self.judge.judge(record.offset, record.payload, record.timestamp_ms);
+        let examined = self.judge.examine(record.payload, record.timestamp_ms);
+        let verdict = self.judge.judge(record.offset, &examined);
         self.read = record.offset.next();
         if self.builder.from().includes(record.offset) {
             return;
         }
         if self.intent.as_ref().is_some_and(|intent| intent.to.includes(record.offset)) {
-            self.builder.push(record.offset, &verdict, record.payload, record.timestamp_ms);
+            self.builder.push(record.offset, verdict, record.payload, record.timestamp_ms);
             return self.finish_intended(record.offset.next(), false);
         }
         self.finish_intended(record.offset.next(), true);
-        self.builder.push(record.offset, &verdict, record.payload, record.timestamp_ms);
+        self.builder.push(record.offset, verdict, record.payload, record.timestamp_ms);
         self.since.get_or_insert(now);
         if self.builder.rows() >= limits.max_rows || self.builder.bytes() >= limits.max_bytes || self.builder.parts() >= limits.max_parts {
             self.cut(None);

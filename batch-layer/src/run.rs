@@ -95,9 +95,9 @@ impl<C: Consumer, H: History> Loop<C, H> {
         let mut changes = Vec::new();
         let (lanes, limits) = (&mut self.lanes, &self.limits);
         self.consumer.poll(wait, |happened| match happened {
-            Happened::Record(record) => {
-                if let Some(lane) = lanes.get_mut(&record.partition) {
-                    lane.take(record, now, limits);
+            Happened::Records { partition, records } => {
+                if let Some(lane) = lanes.get_mut(&partition) {
+                    records.iter().for_each(|record| lane.take(record, now, limits));
                 }
             }
             Happened::End { partition, next } => {

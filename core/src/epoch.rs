@@ -31,6 +31,12 @@ impl EpochBits {
         1 << self.0
     }
 
+    /// Where a record stands within its epoch: below [`EpochBits::span`].
+    #[expect(clippy::cast_possible_truncation, reason = "at most 26 bits are left")]
+    pub const fn place_of(self, offset: Offset) -> u32 {
+        (offset.get() & (self.span() - 1)) as u32
+    }
+
     /// The epoch in which a record stands.
     pub const fn epoch_of(self, offset: Offset) -> Epoch {
         Epoch(offset.get() >> self.0)

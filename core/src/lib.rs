@@ -10,6 +10,7 @@ pub mod generation;
 pub mod invariant;
 pub mod judge;
 pub mod offset;
+pub mod prefetch;
 pub mod question;
 pub mod view;
 pub mod window;

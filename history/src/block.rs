@@ -63,12 +63,12 @@ impl BlockBuilder {
         self.parts.values().map(PartRows::bytes).sum()
     }
 
-    pub fn push(&mut self, offset: Offset, verdict: &Verdict<'_>, payload: Option<&[u8]>, record_timestamp_ms: i64) {
+    pub fn push(&mut self, offset: Offset, verdict: Verdict<'_>, payload: Option<&[u8]>, record_timestamp_ms: i64) {
         self.rows += 1;
         self.to = offset.next();
         match verdict {
             Verdict::Event(event) => self.push_event(offset, event),
-            Verdict::Duplicate(_) => self.push_dead_letter(offset, DUPLICATE, payload, record_timestamp_ms),
+            Verdict::Duplicate => self.push_dead_letter(offset, DUPLICATE, payload, record_timestamp_ms),
             Verdict::DeadLetter(reject) => self.push_dead_letter(offset, reject.reason(), payload, record_timestamp_ms),
         }
     }

@@ -53,16 +53,19 @@ pub fn read_blocks(mut consumer: impl Consumer, rules: &Rules, partition: Partit
         let happened = consumer.poll(Duration::from_millis(500), |happened| match happened {
             Happened::Assigned(partitions) => ours |= partitions.contains(&partition),
             Happened::End { partition: p, next } if p == partition => reached = reached.max(next),
-            Happened::Record(record) if record.partition == partition => {
-                reached = record.offset.next();
-                let verdict = judge.judge(record.offset, record.payload, record.timestamp_ms);
-                if range.contains(record.offset) {
-                    builder.push(record.offset, &verdict, record.payload, record.timestamp_ms);
-                    if builder.rows() >= MAX_ROWS {
-                        let full = std::mem::replace(&mut builder, BlockBuilder::new(partition, range.to()));
-                        let (block, next) = full.finish();
-                        blocks.extend(block);
-                        builder = next;
+            Happened::Records { partition: p, records } if p == partition => {
+                for record in records {
+                    reached = record.offset.next();
+                    let examined = judge.examine(record.payload, record.timestamp_ms);
+                    let verdict = judge.judge(record.offset, &examined);
+                    if range.contains(record.offset) {
+                        builder.push(record.offset, verdict, record.payload, record.timestamp_ms);
+                        if builder.rows() >= MAX_ROWS {
+                            let full = std::mem::replace(&mut builder, BlockBuilder::new(partition, range.to()));
+                            let (block, next) = full.finish();
+                            blocks.extend(block);
+                            builder = next;
+                        }
                     }
                 }
             }

@@ -152,9 +152,9 @@ pub fn run<C: Consumer, H: History>(
         }
         let (mut holding, mut changes) = (Holding::default(), Vec::new());
         let happened = consumer.poll(POLL, |happened| match happened {
-            Happened::Record(record) => {
-                if let Some(tide) = holding.tide(speed, record.partition) {
-                    tide.apply(record.offset, record.payload, record.timestamp_ms);
+            Happened::Records { partition, records } => {
+                if let Some(tide) = holding.tide(speed, partition) {
+                    tide.apply(records);
                 }
             }
             Happened::End { partition, next } => {

@@ -6,10 +6,15 @@ use std::sync::Arc;
 use tidemark_core::check;
 use tidemark_core::epoch::{Epoch, Mark};
 use tidemark_core::generation::Rules;
-use tidemark_core::judge::{Judge, Verdict};
+use tidemark_core::judge::{Examined, Judge, Verdict};
 use tidemark_core::offset::{NextOffset, Offset, Partition};
 use tidemark_core::question::{Question, Rows};
 use tidemark_core::window::BucketError;
+use tidemark_topic::Record;
+
+/// Records that are examined before the first of them is counted: while one is decoded, memory is on its way for those
+/// before it.
+const AHEAD: usize = 16;
 
 /// What one partition contributes to an answer: everything below `position`, split at `mark`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,7 +43,7 @@ impl Tide {
     /// A partition as the ledger leaves it. Records must be applied from [`Tide::begin_at`] on.
     pub fn new(partition: Partition, rules: Arc<Rules>, mark: Mark) -> Self {
         let position = mark.position(rules.epoch_bits);
-        let current = Segment::new(mark.oldest_open(), &rules.views);
+        let current = Segment::new(mark.oldest_open(), rules.epoch_bits, &rules.views);
         let (judge, read) = (Judge::new(&rules), Judge::lookback(&rules, position));
         Self { partition, rules, judge, mark, position, read, complete: VecDeque::new(), current }
     }
@@ -57,13 +62,21 @@ impl Tide {
         self.read >= self.position
     }
 
-    /// Counts one record. One that has been applied before changes nothing.
-    #[inline]
-    pub fn apply(&mut self, offset: Offset, payload: Option<&[u8]>, record_timestamp_ms: i64) {
-        if self.read.includes(offset) {
-            return;
+    /// Counts records, in order. Those that have been applied before change nothing.
+    pub fn apply(&mut self, records: &[Record<'_>]) {
+        let fresh = &records[records.partition_point(|record| self.read.includes(record.offset))..];
+        for records in fresh.chunks(AHEAD) {
+            let examined: [Option<Examined<'_>>; AHEAD] =
+                std::array::from_fn(|at| records.get(at).map(|record| self.judge.examine(record.payload, record.timestamp_ms)));
+            for (record, examined) in records.iter().zip(examined.iter().flatten()) {
+                self.apply_one(record.offset, examined);
+            }
         }
-        let verdict = self.judge.judge(offset, payload, record_timestamp_ms);
+    }
+
+    #[inline]
+    fn apply_one(&mut self, offset: Offset, examined: &Examined<'_>) {
+        let verdict = self.judge.judge(offset, examined);
         self.read = offset.next();
         if self.position.includes(offset) {
             return;
@@ -73,8 +86,8 @@ impl Tide {
             self.turn_to(epoch);
         }
         match verdict {
-            Verdict::Event(event) => self.current.count(offset, &event),
-            Verdict::Duplicate(_) => self.current.duplicate(),
+            Verdict::Event(event) => self.current.count(offset, event),
+            Verdict::Duplicate => self.current.duplicate(),
             Verdict::DeadLetter(_) => self.current.dead_letter(),
         }
         self.position = offset.next();
@@ -92,8 +105,10 @@ impl Tide {
     #[cold]
     fn turn_to(&mut self, epoch: Epoch) {
         while self.current.epoch() < epoch {
-            let next = Segment::new(self.current.epoch().next(), &self.rules.views);
-            self.complete.push_back(Arc::new(std::mem::replace(&mut self.current, next)));
+            let next = Segment::new(self.current.epoch().next(), self.rules.epoch_bits, &self.rules.views);
+            let mut complete = std::mem::replace(&mut self.current, next);
+            complete.pack();
+            self.complete.push_back(Arc::new(complete));
         }
     }
 

@@ -125,9 +125,9 @@ fn read(kafka: &Kafka, what: &str, options: ConsumerOptions) -> Result<(), Error
     while records < held {
         polls += 1;
         consumer.poll(Duration::from_secs(1), |event| {
-            if let Happened::Record(record) = event {
-                records += 1;
-                bytes += record.payload.map_or(0, <[u8]>::len);
+            if let Happened::Records { records: run, .. } = event {
+                records += run.len() as u64;
+                bytes += run.iter().filter_map(|record| record.payload).map(<[u8]>::len).sum::<usize>();
             }
         })?;
     }
@@ -162,9 +162,11 @@ fn trickle(kafka: &Kafka) -> Result<(), Error> {
     let mut delivered = Vec::new();
     while delivered.len() < usize::try_from(TRICKLE).expect("small") {
         consumer.poll(Duration::from_secs(1), |event| {
-            if let Happened::Record(record) = event {
-                let text = record.payload.and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default();
-                delivered.extend(text.parse::<u32>().ok().map(|sent| micros() - sent));
+            if let Happened::Records { records, .. } = event {
+                for record in records {
+                    let text = record.payload.and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default();
+                    delivered.extend(text.parse::<u32>().ok().map(|sent| micros() - sent));
+                }
             }
         })?;
     }

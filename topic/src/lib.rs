@@ -12,7 +12,6 @@ use tidemark_core::offset::{NextOffset, Offset, Partition};
 /// A record as the log holds it, borrowed from the client's fetch buffer.
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
-    pub partition: Partition,
     pub offset: Offset,
     /// The record's own Kafka timestamp, milliseconds since the Unix epoch.
     pub timestamp_ms: i64,
@@ -23,13 +22,11 @@ pub struct Record<'a> {
 /// Everything that can come out of a poll.
 #[derive(Clone, Debug)]
 pub enum Happened<'a> {
-    Record(Record<'a>),
+    /// Records of one partition, at least one, in order: whoever reads them may look ahead.
+    Records { partition: Partition, records: &'a [Record<'a>] },
     /// The partition has been read up to `next`, holes included: the log has no record between the last one delivered
     /// and `next`, and none above yet.
-    End {
-        partition: Partition,
-        next: NextOffset,
-    },
+    End { partition: Partition, next: NextOffset },
     /// These partitions are now this consumer's. Nothing is read from them before [`Consumer::start`].
     Assigned(Vec<Partition>),
     /// These partitions go away; the group waits until [`Consumer::release`] is called for them.

@@ -14,6 +14,7 @@ use crate::amount::{Amount, AmountError};
 use json::{Scanner, Text, Value};
 use std::borrow::Cow;
 use std::fmt;
+use std::num::NonZeroU128;
 
 /// Bounds of what is accepted; part of a generation's rules.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -280,8 +281,9 @@ fn properties(value: Option<Value<'_>>) -> Result<Properties<'_>, Reject> {
     }
 }
 
-/// The 128-bit hash by which ids are compared: XXH3 over the id's UTF-8 bytes, seed 0, the same on every platform.
+/// The 128-bit hash by which ids are compared: XXH3 over the id's UTF-8 bytes, seed 0, the same on every platform; 1
+/// where that is 0.
 #[inline]
-pub fn id_hash(event_id: &str) -> u128 {
-    xxhash_rust::xxh3::xxh3_128(event_id.as_bytes())
+pub fn id_hash(event_id: &str) -> NonZeroU128 {
+    NonZeroU128::new(xxhash_rust::xxh3::xxh3_128(event_id.as_bytes())).unwrap_or(NonZeroU128::MIN)
 }

@@ -16,10 +16,14 @@ pub fn by_type_and_window(kafka: &Kafka) -> Result<Vec<String>> {
     while !started || !reading.is_empty() {
         let mut assigned = Vec::new();
         consumer.poll(Duration::from_millis(200), |happened| match happened {
-            Happened::Record(record) => match counted(record.payload.unwrap_or_default()) {
-                Some(key) => *counts.entry(key).or_default() += 1,
-                None => bad += 1,
-            },
+            Happened::Records { records, .. } => {
+                for record in records {
+                    match counted(record.payload.unwrap_or_default()) {
+                        Some(key) => *counts.entry(key).or_default() += 1,
+                        None => bad += 1,
+                    }
+                }
+            }
             Happened::End { partition, .. } => drop(reading.remove(&partition)),
             Happened::Assigned(partitions) => assigned.extend(partitions),
             Happened::Revoked(_) | Happened::Lost(_) => {}

@@ -99,11 +99,7 @@ pub async fn own(ground: Ground, log: Log, group: Group, engine: Engine, partiti
         let upto = end.get().min(read.get() + ground.below(8) as u64);
         for offset in (read.get()..upto).map(Offset::new) {
             if let Some(record) = log.get(partition, offset) {
-                lane.take(
-                    Record { partition, offset, timestamp_ms: record.timestamp_ms, payload: record.payload.as_deref() },
-                    now,
-                    &limits,
-                );
+                lane.take(&Record { offset, timestamp_ms: record.timestamp_ms, payload: record.payload.as_deref() }, now, &limits);
             }
         }
         read = NextOffset::new(upto);

@@ -37,9 +37,10 @@ impl Yard for SimulatedYard {
         let mut blocks = Vec::new();
         for offset in (Judge::lookback(rules, range.from()).get()..range.to().get()).map(Offset::new) {
             let Some(record) = self.log.get(partition, offset) else { continue };
-            let verdict = judge.judge(offset, record.payload.as_deref(), record.timestamp_ms);
+            let examined = judge.examine(record.payload.as_deref(), record.timestamp_ms);
+            let verdict = judge.judge(offset, &examined);
             if range.contains(offset) {
-                builder.push(offset, &verdict, record.payload.as_deref(), record.timestamp_ms);
+                builder.push(offset, verdict, record.payload.as_deref(), record.timestamp_ms);
                 if self.ground.chance(150) {
                     let (block, next) = builder.finish();
                     blocks.extend(block);
@@ -114,7 +115,7 @@ impl Owner {
         let upto = end.get().min(self.read.get() + 1 + ground.below(3) as u64);
         for offset in (self.read.get()..upto).map(Offset::new) {
             if let Some(record) = log.get(partition, offset) {
-                self.tide.apply(offset, record.payload.as_deref(), record.timestamp_ms);
+                self.tide.apply(&[tidemark_topic::Record { offset, timestamp_ms: record.timestamp_ms, payload: record.payload.as_deref() }]);
             }
         }
         self.read = NextOffset::new(upto);

@@ -52,13 +52,10 @@ impl Drop for Queue {
 
 /// What a batch call brings.
 pub(super) enum Fetched<'a> {
-    Record(Record<'a>),
+    /// Records of one partition, at least one.
+    Records { partition: Partition, records: &'a [Record<'a>] },
     /// Something went wrong with one partition; `reason` is librdkafka's text.
-    Failed {
-        partition: Partition,
-        code: RDKafkaErrorCode,
-        reason: String,
-    },
+    Failed { partition: Partition, code: RDKafkaErrorCode, reason: String },
 }
 
 /// The queue to which the partitions' own queues are forwarded. Must not outlive its client.
@@ -104,12 +101,25 @@ impl DataQueue {
         // that are the caller's to destroy.
         let count = unsafe { ffi::rd_kafka_consume_batch_queue(self.queue.as_ptr(), 0, self.slots.as_mut_ptr(), self.slots.len()) };
         let count = usize::try_from(count).unwrap_or(0).min(self.slots.len());
-        let mut batch = Batch { messages: self.slots[..count].iter() };
-        while let Some(&message) = batch.messages.as_slice().first() {
-            // SAFETY: the first message of what is left has not been destroyed yet.
-            visit(unsafe { fetched(message) });
-            batch.destroy_first();
+        let batch = Batch { messages: &self.slots[..count] };
+        let mut run = Run { partition: Partition(0), records: Vec::with_capacity(count) };
+        for &message in batch.messages {
+            // SAFETY: the batch destroys its messages when it goes, after the run, which was made after it.
+            match unsafe { fetched(message) } {
+                Ok((partition, record)) => {
+                    if partition != run.partition {
+                        run.end(&mut visit);
+                        run.partition = partition;
+                    }
+                    run.records.push(record);
+                }
+                Err(failed) => {
+                    run.end(&mut visit);
+                    visit(failed);
+                }
+            }
         }
+        run.end(&mut visit);
         count == self.slots.len()
     }
 }
@@ -128,24 +138,31 @@ unsafe extern "C" fn not_empty(_: *mut ffi::rd_kafka_t, parking: *mut c_void) {
     parking.ready();
 }
 
-/// The messages of a batch that are not destroyed yet; destroys them when dropped, also when a visitor panics.
+/// The messages of a batch; destroys them when dropped, also when a visitor panics.
 struct Batch<'a> {
-    messages: std::slice::Iter<'a, *mut ffi::rd_kafka_message_t>,
+    messages: &'a [*mut ffi::rd_kafka_message_t],
 }
 
-impl Batch<'_> {
-    fn destroy_first(&mut self) {
-        if let Some(&message) = self.messages.next() {
-            // SAFETY: the message is this batch's, and `next` has just removed it: it is destroyed once.
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        for &message in self.messages {
+            // SAFETY: the messages are this batch's alone, and this is the one place that destroys them.
             unsafe { ffi::rd_kafka_message_destroy(message) }
         }
     }
 }
 
-impl Drop for Batch<'_> {
-    fn drop(&mut self) {
-        while !self.messages.as_slice().is_empty() {
-            self.destroy_first();
+/// Records of one partition that follow each other in a batch.
+struct Run<'a> {
+    partition: Partition,
+    records: Vec<Record<'a>>,
+}
+
+impl Run<'_> {
+    fn end(&mut self, visit: &mut impl FnMut(Fetched<'_>)) {
+        if !self.records.is_empty() {
+            visit(Fetched::Records { partition: self.partition, records: &self.records });
+            self.records.clear();
         }
     }
 }
@@ -154,7 +171,7 @@ impl Drop for Batch<'_> {
 ///
 /// # Safety
 /// `message` must be alive for `'a`.
-unsafe fn fetched<'a>(message: *const ffi::rd_kafka_message_t) -> Fetched<'a> {
+unsafe fn fetched<'a>(message: *const ffi::rd_kafka_message_t) -> Result<(Partition, Record<'a>), Fetched<'a>> {
     // SAFETY: promised by the caller.
     let held = unsafe { &*message };
     let partition = Partition(held.partition.unsigned_abs());
@@ -166,11 +183,11 @@ unsafe fn fetched<'a>(message: *const ffi::rd_kafka_message_t) -> Fetched<'a> {
     };
     if held.err != ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
         let reason = payload.map(|text| String::from_utf8_lossy(text).into_owned()).unwrap_or_default();
-        return Fetched::Failed { partition, code: held.err.into(), reason };
+        return Err(Fetched::Failed { partition, code: held.err.into(), reason });
     }
     // SAFETY: the message is alive; a null type is allowed.
     let timestamp_ms = unsafe { ffi::rd_kafka_message_timestamp(message, ptr::null_mut()) };
-    Fetched::Record(Record { partition, offset: Offset::new(held.offset.unsigned_abs()), timestamp_ms, payload })
+    Ok((partition, Record { offset: Offset::new(held.offset.unsigned_abs()), timestamp_ms, payload }))
 }
 
 /// The consumer queue, to see whether it has been emptied: the wrapper's poll does not say.

@@ -26,6 +26,12 @@ struct Taken {
     payload: Option<Arc<[u8]>>,
 }
 
+impl Taken {
+    fn record(&self) -> Record<'_> {
+        Record { offset: self.offset, timestamp_ms: self.timestamp_ms, payload: self.payload.as_deref() }
+    }
+}
+
 /// What one poll hands over.
 #[derive(Default)]
 struct Batch {
@@ -241,9 +247,9 @@ impl Consumer for MemoryConsumer {
             }
             let Batch { taken, ends } = self.take()?;
             handed += taken.len() + ends.len();
-            for Taken { partition, offset, timestamp_ms, payload } in &taken {
-                let (partition, offset, timestamp_ms) = (*partition, *offset, *timestamp_ms);
-                deliver(Happened::Record(Record { partition, offset, timestamp_ms, payload: payload.as_deref() }));
+            for run in taken.chunk_by(|one, next| one.partition == next.partition) {
+                let records: Vec<Record<'_>> = run.iter().map(Taken::record).collect();
+                deliver(Happened::Records { partition: run[0].partition, records: &records });
             }
             for (partition, next) in ends {
                 deliver(Happened::End { partition, next });

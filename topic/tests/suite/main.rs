@@ -49,10 +49,12 @@ impl<C: Consumer> Seen<C> {
     fn poll(&mut self, max_wait: Duration) -> usize {
         let Self { consumer, log, next, assigned, revoked, lost, failed } = self;
         let outcome = consumer.poll(max_wait, |event| match event {
-            Happened::Record(record) => {
-                let payload = record.payload.map_or("-".to_owned(), |bytes| String::from_utf8_lossy(bytes).into_owned());
-                log.entry(record.partition).or_default().push(format!("{}={payload}", record.offset));
-                next.insert(record.partition, record.offset.next());
+            Happened::Records { partition, records } => {
+                for record in records {
+                    let payload = record.payload.map_or("-".to_owned(), |bytes| String::from_utf8_lossy(bytes).into_owned());
+                    log.entry(partition).or_default().push(format!("{}={payload}", record.offset));
+                    next.insert(partition, record.offset.next());
+                }
             }
             Happened::End { partition, next: end } => log.entry(partition).or_default().push(format!("end={end}")),
             Happened::Assigned(partitions) => assigned.extend(partitions),
@@ -176,10 +178,12 @@ suite! {
         let mut seen = Seen::new(world.all()).started(&[P0], 0);
         let mut got = Vec::new();
         while got.len() < 3 {
-            seen.consumer.poll(PATIENCE, |event| if let Happened::Record(record) = event {
-                let sent = u128::from(record.timestamp_ms.unsigned_abs());
-                assert!(before <= sent && sent <= after, "{before} <= {sent} <= {after}");
-                got.push(record.payload.map(<[u8]>::to_vec));
+            seen.consumer.poll(PATIENCE, |event| if let Happened::Records { records, .. } = event {
+                for record in records {
+                    let sent = u128::from(record.timestamp_ms.unsigned_abs());
+                    assert!(before <= sent && sent <= after, "{before} <= {sent} <= {after}");
+                    got.push(record.payload.map(<[u8]>::to_vec));
+                }
             }).unwrap();
         }
         assert_eq!(got, [None, Some(vec![]), Some(b"x".to_vec())]);

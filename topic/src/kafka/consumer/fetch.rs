@@ -32,10 +32,14 @@ impl KafkaConsumer {
         let mut handed = 0;
         let mut broken = Vec::new();
         let full = data.take(|fetched| match fetched {
-            Fetched::Record(record) => {
-                if accept(reading, &record) {
-                    deliver(Happened::Record(record));
-                    handed += 1;
+            Fetched::Records { partition, records } => {
+                // A fetch that librdkafka repeats begins anew within the run.
+                for records in records.chunk_by(|one, next| one.offset < next.offset) {
+                    let records = accept(reading, partition, records);
+                    if !records.is_empty() {
+                        deliver(Happened::Records { partition, records });
+                        handed += records.len();
+                    }
                 }
             }
             Fetched::Failed { partition, code: RDKafkaErrorCode::AutoOffsetReset, .. } => {
@@ -163,13 +167,13 @@ impl KafkaConsumer {
     }
 }
 
-/// Takes a record's offset into account; false if it has been handed over before, or is not being read.
-fn accept(reading: &mut [Option<Reading>], record: &Record<'_>) -> bool {
-    match reading.get_mut(index(record.partition)) {
-        Some(Some(reading)) if !reading.next.includes(record.offset) => {
-            reading.next = record.offset.next();
-            true
-        }
-        _ => false,
+/// Of records in order those that have not been handed over before; none if the partition is not being read. They are
+/// taken into account.
+fn accept<'r, 'a>(reading: &mut [Option<Reading>], partition: Partition, records: &'r [Record<'a>]) -> &'r [Record<'a>] {
+    let Some(Some(reading)) = reading.get_mut(index(partition)) else { return &[] };
+    let fresh = &records[records.partition_point(|record| reading.next.includes(record.offset))..];
+    if let Some(last) = fresh.last() {
+        reading.next = last.offset.next();
     }
+    fresh
 }

@@ -31,7 +31,8 @@ const NO_GROUP: &str = "tidemark-without-group";
 /// How a consumer fetches.
 #[derive(Clone, Debug)]
 pub struct ConsumerOptions {
-    /// Fetched bytes that wait to be polled, for all partitions together. Full, fetching stops.
+    /// Fetched bytes that wait to be polled, for all partitions together. Full, fetching stops. Little is better than
+    /// much: what waits should still be in the processor's cache when it is read.
     pub queued_kbytes: u32,
     /// Compares each record batch with its checksum.
     pub check_crcs: bool,
@@ -39,7 +40,7 @@ pub struct ConsumerOptions {
 
 impl Default for ConsumerOptions {
     fn default() -> Self {
-        Self { queued_kbytes: 64 * 1024, check_crcs: true }
+        Self { queued_kbytes: 4 * 1024, check_crcs: true }
     }
 }
 

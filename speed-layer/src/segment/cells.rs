@@ -1,0 +1,171 @@
+//! One view's cells in a segment: for each window a table from group to cell.
+//!
+//! With a fine view most cells hold one event, and most events have no amount. Such a cell is kept as the event's place
+//! in the epoch, four bytes, from which all that a cell says follows; any other is a [`Cell`] in a list.
+
+use super::slots::{Place, Slots};
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+use std::hash::BuildHasher;
+use tidemark_core::amount::Amount;
+use tidemark_core::cell::{Cell, fold_of};
+use tidemark_core::offset::Offset;
+use tidemark_core::view::{Dimension, View};
+use tidemark_core::window::{Level, TimeRange, WindowStart};
+
+/// The numbers of a view's dimension values, in its order; unused places are 0.
+pub(super) type Key = [u32; Dimension::COUNT];
+
+/// An event as cells see it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Counted {
+    /// Offset within the epoch: below 2^26.
+    pub(super) place: u32,
+    pub(super) fold: u64,
+    pub(super) amount: Option<Amount>,
+}
+
+/// Marks the number of a [`Cell`]; without it, a number is the place of the cell's only event.
+const IS_CELL: u32 = 1 << 31;
+
+#[derive(Debug)]
+pub(super) struct ViewCells {
+    pub(super) dimensions: Vec<Dimension>,
+    groups: Groups,
+    windows: HashMap<WindowStart, usize, FixedState>,
+    /// By window, from a group's number to the cell.
+    tables: Vec<(WindowStart, Slots)>,
+    cells: Vec<Cell>,
+    /// The window of the last event: most events fall into the same one.
+    last: Option<(WindowStart, usize)>,
+    /// The epoch's first offset.
+    first: Offset,
+}
+
+impl ViewCells {
+    pub(super) fn new(view: &View, first: Offset) -> Self {
+        let dimensions = view.dimensions().to_vec();
+        let groups = Groups::new(dimensions.len());
+        Self { dimensions, groups, windows: HashMap::default(), tables: Vec::new(), cells: Vec::new(), last: None, first }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.tables.iter().map(|(_, table)| table.len()).sum()
+    }
+
+    #[inline]
+    pub(super) fn count(&mut self, window: WindowStart, key: Key, event: Counted) {
+        let group = self.groups.number(key);
+        let at = match self.last {
+            Some((last, at)) if last == window => at,
+            _ => self.table(window),
+        };
+        match self.tables[at].1.place(group, |_| true) {
+            Place::Taken(number) if *number & IS_CELL != 0 => {
+                self.cells[(*number & !IS_CELL) as usize].add(event.fold, event.amount);
+            }
+            Place::Taken(number) => {
+                let mut cell = only(self.first, *number);
+                cell.add(event.fold, event.amount);
+                *number = keep(&mut self.cells, cell);
+            }
+            Place::Free(free) if event.amount.is_none() => free.put(event.place),
+            Place::Free(free) => {
+                let mut cell = Cell::EMPTY;
+                cell.add(event.fold, event.amount);
+                free.put(keep(&mut self.cells, cell));
+            }
+        }
+    }
+
+    fn table(&mut self, window: WindowStart) -> usize {
+        let next = self.tables.len();
+        let at = *self.windows.entry(window).or_insert(next);
+        if at == next {
+            self.tables.push((window, Slots::default()));
+        }
+        self.last = Some((window, at));
+        at
+    }
+
+    /// The cells of a range's windows. The windows are looked up one by one where that is less work than looking at all
+    /// of them.
+    pub(super) fn within(&self, range: TimeRange) -> impl Iterator<Item = (WindowStart, Key, Cell)> {
+        let mut chosen: Vec<&(WindowStart, Slots)> = Vec::new();
+        let steps = range.from_ms.zip(range.to_ms).map(|(from, to)| (from, (to - from).max(0) / Level::FiveMinutes.ms()));
+        match steps {
+            Some((from, steps)) if usize::try_from(steps).is_ok_and(|steps| steps < self.tables.len()) => {
+                let wanted = (0..steps).map(|n| WindowStart::containing(from + n * Level::FiveMinutes.ms()));
+                chosen.extend(wanted.filter_map(|window| self.windows.get(&window)).map(|&at| &self.tables[at]));
+            }
+            _ => chosen.extend(self.tables.iter().filter(|(window, _)| range.contains(*window))),
+        }
+        chosen
+            .into_iter()
+            .flat_map(|(window, table)| table.iter().map(|(group, number)| (*window, self.groups.key(group), self.cell(number))))
+    }
+
+    fn cell(&self, number: u32) -> Cell {
+        if number & IS_CELL == 0 { only(self.first, number) } else { self.cells[(number & !IS_CELL) as usize] }
+    }
+
+    /// Gives up room for more.
+    pub(super) fn pack(&mut self) {
+        self.tables.iter_mut().for_each(|(_, table)| table.pack());
+        self.tables.shrink_to_fit();
+        self.cells.shrink_to_fit();
+        self.groups.keys.shrink_to_fit();
+    }
+}
+
+/// The cell of one event without amount.
+fn only(first: Offset, place: u32) -> Cell {
+    let mut cell = Cell::EMPTY;
+    cell.add(fold_of(Offset::new(first.get() + u64::from(place))), None);
+    cell
+}
+
+fn keep(cells: &mut Vec<Cell>, cell: Cell) -> u32 {
+    let number = u32::try_from(cells.len()).expect("an epoch has at most 2^26 records, so as many cells");
+    cells.push(cell);
+    number | IS_CELL
+}
+
+/// The combinations of values that occur, numbered in order of appearance.
+#[derive(Debug)]
+struct Groups {
+    /// With one dimension, a value's own number is the group's, and nothing is kept here.
+    single: bool,
+    keys: Vec<Key>,
+    slots: Slots,
+    hasher: FixedState,
+}
+
+impl Groups {
+    fn new(dimensions: usize) -> Self {
+        Self { single: dimensions == 1, keys: Vec::new(), slots: Slots::default(), hasher: FixedState::default() }
+    }
+
+    #[inline]
+    fn number(&mut self, key: Key) -> u32 {
+        if self.single {
+            return key[0];
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "half of the hash is what is wanted")]
+        let tag = self.hasher.hash_one(key) as u32;
+        let keys = &mut self.keys;
+        match self.slots.place(tag, |number| keys[number as usize] == key) {
+            Place::Taken(number) => *number,
+            Place::Free(free) => {
+                let number = u32::try_from(keys.len()).expect("an epoch has at most 2^26 records, so as many groups");
+                keys.push(key);
+                free.put(number);
+                number
+            }
+        }
+    }
+
+    fn key(&self, number: u32) -> Key {
+        if self.single { [number, 0, 0] } else { self.keys[number as usize] }
+    }
+}

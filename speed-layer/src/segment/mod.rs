@@ -1,0 +1,156 @@
+//! A segment: the cells of every view for one epoch of one partition.
+//!
+//! Counting an event allocates nothing once its dimension values, its windows and its cells exist: values are interned
+//! to numbers in a dictionary of the segment's own (so that it is bounded by the epoch and goes with it), their
+//! combination is a group, and a cell is found by window and group.
+
+mod cells;
+mod dictionary;
+mod slots;
+
+use cells::{Counted, Key, ViewCells};
+use dictionary::Dictionary;
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+use tidemark_core::cell::{Cell, Tally, fold_of};
+use tidemark_core::epoch::{Epoch, EpochBits};
+use tidemark_core::event::Event;
+use tidemark_core::offset::Offset;
+use tidemark_core::question::{Question, RowKey, Rows};
+use tidemark_core::view::{Dimension, View, ViewId, Views};
+use tidemark_core::window::{BucketError, Level, TimeRange, WindowStart};
+
+/// One epoch's counts.
+#[derive(Debug)]
+pub struct Segment {
+    epoch: Epoch,
+    bits: EpochBits,
+    /// By dimension; `None` where no view has it.
+    values: [Option<Dictionary>; Dimension::COUNT],
+    views: Vec<ViewCells>,
+    /// Events, duplicates and dead letters so far; holes are what is left of the span once the epoch is complete.
+    tally: Tally,
+    fold: u64,
+}
+
+impl Segment {
+    pub fn new(epoch: Epoch, bits: EpochBits, views: &Views) -> Self {
+        let mut values: [Option<Dictionary>; Dimension::COUNT] = Default::default();
+        for dimension in views.iter().flat_map(View::dimensions) {
+            values[dimension.index()].get_or_insert_default();
+        }
+        let first = Offset::new(bits.start_of(epoch).get());
+        let views = views.iter().map(|view| ViewCells::new(view, first)).collect();
+        Self { epoch, bits, values, views, tally: Tally::default(), fold: 0 }
+    }
+
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    pub fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    /// Fold of all events of the segment.
+    pub fn fold(&self) -> u64 {
+        self.fold
+    }
+
+    /// Cells held, over all views.
+    pub fn cells(&self) -> usize {
+        self.views.iter().map(ViewCells::len).sum()
+    }
+
+    /// Counts an event of the segment's epoch.
+    #[inline]
+    pub fn count(&mut self, offset: Offset, event: &Event<'_>) {
+        let fold = fold_of(offset);
+        self.tally.events += 1;
+        self.fold = self.fold.wrapping_add(fold);
+        let mut numbers: Key = [0; Dimension::COUNT];
+        for dimension in Dimension::ALL {
+            if let Some(dictionary) = &mut self.values[dimension.index()] {
+                numbers[dimension.index()] = dictionary.intern(dimension.value(event));
+            }
+        }
+        let window = WindowStart::containing(event.timestamp_ms);
+        let counted = Counted { place: self.bits.place_of(offset), fold, amount: event.order_amount };
+        for view in &mut self.views {
+            let mut key: Key = [0; Dimension::COUNT];
+            for (place, dimension) in key.iter_mut().zip(&view.dimensions) {
+                *place = numbers[dimension.index()];
+            }
+            view.count(window, key, counted);
+        }
+    }
+
+    pub fn duplicate(&mut self) {
+        self.tally.duplicates += 1;
+    }
+
+    pub fn dead_letter(&mut self) {
+        self.tally.dead_letters += 1;
+    }
+
+    /// Gives up room for more: the epoch is complete, and may stay open for long.
+    pub fn pack(&mut self) {
+        self.values.iter_mut().flatten().for_each(Dictionary::pack);
+        self.views.iter_mut().for_each(ViewCells::pack);
+    }
+
+    fn value(&self, dimension: Dimension, number: u32) -> &str {
+        let dictionary = self.values[dimension.index()].as_ref();
+        dictionary.expect("a view's dimensions have dictionaries").value(number)
+    }
+
+    /// Adds this segment's part of the answer to `rows`.
+    pub fn answer(&self, question: &Question, rows: &mut Rows) -> Result<(), BucketError> {
+        let view = &self.views[question.view.0];
+        let Some(allowed) = self.filters(view, question) else { return Ok(()) };
+        let places: Vec<usize> = question.group_by.iter().filter_map(|d| view.dimensions.iter().position(|own| own == d)).collect();
+        let mut groups: HashMap<(i64, Key), Cell, FixedState> = HashMap::default();
+        let mut bucket = None;
+        for (window, key, cell) in view.within(question.range) {
+            let bucket_ms = match bucket {
+                Some((of, bucket_ms)) if of == window => bucket_ms,
+                _ => question.buckets.start_of(window.ms())?,
+            };
+            bucket = Some((window, bucket_ms));
+            if allowed.iter().all(|(place, numbers)| numbers.contains(&key[*place])) {
+                let mut group: Key = [0; Dimension::COUNT];
+                for (to, &from) in group.iter_mut().zip(&places) {
+                    *to = key[from];
+                }
+                groups.entry((bucket_ms, group)).or_default().merge(&cell);
+            }
+        }
+        for ((bucket_ms, group), cell) in groups {
+            let values = question.group_by.iter().zip(group).map(|(&d, number)| self.value(d, number).into()).collect();
+            rows.entry(RowKey { bucket_ms, values }).or_default().merge(&cell);
+        }
+        Ok(())
+    }
+
+    /// For each filter, the place in the key and the numbers of its values here; `None` if a filter matches nothing.
+    fn filters(&self, view: &ViewCells, question: &Question) -> Option<Vec<(usize, Vec<u32>)>> {
+        let numbers = |(dimension, values): (&Dimension, &Vec<String>)| {
+            let place = view.dimensions.iter().position(|own| own == dimension)?;
+            let dictionary = self.values[dimension.index()].as_ref()?;
+            let numbers: Vec<u32> = values.iter().filter_map(|value| dictionary.number(value)).collect();
+            (!numbers.is_empty()).then_some((place, numbers))
+        };
+        question.filters.iter().map(numbers).collect()
+    }
+
+    /// All cells of a view rolled up to a level, as reconciliation compares them with history's.
+    pub fn rows(&self, view: ViewId, level: Level) -> Rows {
+        let view = &self.views[view.0];
+        let mut rows = Rows::new();
+        for (window, key, cell) in view.within(TimeRange::default()) {
+            let values = view.dimensions.iter().zip(key).map(|(&d, number)| self.value(d, number).into()).collect();
+            rows.entry(RowKey { bucket_ms: window.at(level).ms(), values }).or_default().merge(&cell);
+        }
+        rows
+    }
+}
