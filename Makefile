@@ -27,6 +27,7 @@ check: ## format, dependency policy, lints, documents: before every commit
 bench: setup build ## what each layer does alone: events/s, CPU per million events, memory
 	$(TIDEMARK) bench speed $(ARGS)
 	$(TIDEMARK) bench batch $(ARGS)
+	$(TIDEMARK) bench query $(ARGS)
 
 accept-main: setup build ## everything that the main job must show, as a table (longer than the tests)
 	tests/accept-main.sh

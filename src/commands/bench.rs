@@ -2,6 +2,7 @@
 //! recount of the same topic in the same run.
 
 mod measured;
+mod query;
 mod recount;
 mod topic;
 
@@ -37,14 +38,13 @@ enum What {
     Speed(Common),
     /// The batch layer: from the log to acknowledged rows with all roll-ups
     Batch(Common),
+    /// Queries of a warm system, over HTTP
+    Query(query::Arguments),
 }
 
 #[derive(clap::Args)]
-struct Common {
-    /// An existing Kafka, host:port; without it one is started for the run
-    #[arg(long)]
-    kafka: Option<String>,
-    /// The topic; without --kafka it is generated
+struct Topic {
+    /// The topic
     #[arg(long, default_value = "bench")]
     topic: String,
     /// Events to generate
@@ -53,6 +53,15 @@ struct Common {
     /// Partitions of the generated topic
     #[arg(long, default_value_t = 10)]
     partitions: u32,
+}
+
+#[derive(clap::Args)]
+struct Common {
+    /// An existing Kafka, host:port, that has the topic; without it one is started for the run, and the topic generated
+    #[arg(long)]
+    kafka: Option<String>,
+    #[command(flatten)]
+    topic: Topic,
     /// Count every event, without looking for duplicates
     #[arg(long)]
     no_dedup: bool,
@@ -69,6 +78,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     match &arguments.what {
         What::Speed(common) => runtime.block_on(speed(common)),
         What::Batch(common) => runtime.block_on(batch(common)),
+        What::Query(arguments) => runtime.block_on(query::run(arguments)),
     }
 }
 
@@ -83,11 +93,11 @@ async fn ends(kafka: &Kafka) -> Result<Cut> {
 }
 
 async fn speed(common: &Common) -> Result<()> {
-    let bench = Bench::start(common.kafka.as_deref(), &common.topic, common.events, common.partitions, false).await?;
+    let bench = Bench::start(common.kafka.as_deref(), &common.topic, false).await?;
     let (rules, wanted) = (Arc::new(rules(common)?), ends(&bench.kafka).await?);
     let n: u64 = wanted.iter().map(|(_, end)| end.get()).sum();
     let (history, speed) = (MemoryHistory::new(Arc::clone(&rules)), Arc::new(Speed::new(Arc::clone(&rules))));
-    let (began, before) = (Instant::now(), Usage::now()?);
+    let (began, before) = (Instant::now(), Usage::begin()?);
     let consumer = bench.kafka.consumer(Membership::All { group: None }, ConsumerOptions::default())?;
     let waker = consumer.waker();
     let counting = std::thread::spawn({
@@ -124,12 +134,12 @@ fn by_type(speed: &Speed, partitions: usize) -> Result<Rows> {
 }
 
 async fn batch(common: &Common) -> Result<()> {
-    let bench = Bench::start(common.kafka.as_deref(), &common.topic, common.events, common.partitions, true).await?;
+    let bench = Bench::start(common.kafka.as_deref(), &common.topic, true).await?;
     let (rules, wanted) = (Arc::new(rules(common)?), ends(&bench.kafka).await?);
     let n: u64 = wanted.iter().map(|(_, end)| end.get()).sum();
     let server = Server { url: bench.clickhouse().to_owned(), database: "bench".into(), user: None, password: None };
-    let history = Arc::new(ClickHouse::open(&server, &common.topic, (*rules).clone()).await?);
-    let (began, before) = (Instant::now(), Usage::now()?);
+    let history = Arc::new(ClickHouse::open(&server, &common.topic.topic, (*rules).clone()).await?);
+    let (began, before) = (Instant::now(), Usage::begin()?);
     let group = Membership::Group {
         group: format!("bench-{}", std::process::id()),
         instance: None,

@@ -18,12 +18,24 @@ impl Usage {
         // The name, in parentheses, may hold spaces; the fields after it do not.
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
         let ticks = |at: usize| fields.get(at).and_then(|text| text.parse::<f64>().ok()).context("a field of /proc/self/stat");
-        let status = std::fs::read_to_string("/proc/self/status").context("reading /proc/self/status")?;
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-        Ok(Self { cpu_secs: (ticks(11)? + ticks(12)?) / TICKS, peak_mib: peak.context("VmHWM")? / 1024 })
+        Ok(Self { cpu_secs: (ticks(11)? + ticks(12)?) / TICKS, peak_mib: peak_mib(std::process::id())? })
+    }
+
+    /// The same, from here on with a peak of its own: what came before does not count.
+    pub fn begin() -> Result<Self> {
+        std::fs::write("/proc/self/clear_refs", "5").context("resetting the peak of the resident set")?;
+        Self::now()
     }
 
     pub fn since(self, before: Self) -> Self {
         Self { cpu_secs: self.cpu_secs - before.cpu_secs, peak_mib: self.peak_mib }
     }
+}
+
+/// The largest resident set that a process has had.
+pub fn peak_mib(pid: u32) -> Result<u64> {
+    let path = format!("/proc/{pid}/status");
+    let status = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    Ok(peak.context("VmHWM")? / 1024)
 }

@@ -1,12 +1,19 @@
 //! The topic of a bench: one that exists, or one that is generated in a Kafka started for the run.
 
+use super::Topic;
 use anyhow::{Context as _, Result};
+use tidemark_core::cell::fold_of;
+use tidemark_core::offset::Offset;
 use tidemark_embedded::{DataDir, Embedded, EmbeddedOptions, EngineCommand};
 use tidemark_topic::kafka::{Kafka, ProducerOptions};
 use tidemark_topic::{Outgoing, Producer as _};
 
 /// Events a call of the producer.
 const BATCH: u64 = 2_000;
+
+/// The instants of the events: 48 windows from 2025-01-01 on.
+pub const START_MS: u64 = 1_735_689_600_000;
+pub const SPAN_MS: u64 = 48 * 300_000;
 
 /// Where the bench runs; its own engines stop with it.
 pub struct Bench {
@@ -16,7 +23,8 @@ pub struct Bench {
 }
 
 impl Bench {
-    pub async fn start(kafka: Option<&str>, topic: &str, events: u64, partitions: u32, engine: bool) -> Result<Self> {
+    pub async fn start(kafka: Option<&str>, topic: &Topic, engine: bool) -> Result<Self> {
+        let Topic { topic, events, partitions } = topic;
         if let (Some(bootstrap), false) = (kafka, engine) {
             return Ok(Self { kafka: Kafka::new(bootstrap, topic), clickhouse: String::new(), embedded: None });
         }
@@ -31,30 +39,13 @@ impl Bench {
         let runtime = embedded.runtime();
         let bench = Self { kafka: Kafka::new(runtime.kafka, topic), clickhouse: runtime.clickhouse, embedded: Some((embedded, dir)) };
         if kafka.is_none() {
-            bench.generate(events, partitions).await?;
+            generate(&bench.kafka, *events, *partitions).await?;
         }
         Ok(bench)
     }
 
     pub fn clickhouse(&self) -> &str {
         &self.clickhouse
-    }
-
-    async fn generate(&self, events: u64, partitions: u32) -> Result<()> {
-        eprintln!("generating {events} events");
-        self.kafka.admin()?.ensure_topic(partitions, 1, &[]).await?;
-        let producer = self.kafka.producer(ProducerOptions { compression: "none".into(), ..ProducerOptions::default() })?;
-        for from in (0..events).step_by(usize::try_from(BATCH)?) {
-            let batch: Vec<(String, String)> = (from..(from + BATCH).min(events)).map(event).collect();
-            let records: Vec<Outgoing<'_>> = batch
-                .iter()
-                .map(|(key, payload)| Outgoing { key: Some(key.as_bytes()), payload: Some(payload.as_bytes()), ..Outgoing::default() })
-                .collect();
-            for sent in producer.send_batch(&records).await {
-                sent?;
-            }
-        }
-        Ok(())
     }
 
     pub async fn stop(self) {
@@ -64,17 +55,60 @@ impl Bench {
     }
 }
 
-/// Event number `n`: about 180 bytes, 12 types, 1,000 products, 48 windows. The same number makes the same event.
-fn event(n: u64) -> (String, String) {
-    let mix = tidemark_core::cell::fold_of(tidemark_core::offset::Offset::new(n));
-    let user = format!("u{:06}", mix % 100_000);
-    let at_ms = 1_735_689_600_000 + (mix >> 20) % (48 * 300_000);
+const TYPES: [&str; 12] = ["view", "click", "search", "scroll", "cart", "purchase", "refund", "login", "logout", "share", "rate", "error"];
+
+/// Creates the topic and writes the events that [`event`] makes.
+pub async fn generate(kafka: &Kafka, events: u64, partitions: u32) -> Result<()> {
+    eprintln!("generating {events} events");
+    kafka.admin()?.ensure_topic(partitions, 1, &[]).await?;
+    let producer = kafka.producer(ProducerOptions { compression: "none".into(), ..ProducerOptions::default() })?;
+    for from in (0..events).step_by(usize::try_from(BATCH)?) {
+        let batch: Vec<(String, String)> = (from..(from + BATCH).min(events)).map(|n| event(n, events)).collect();
+        let records: Vec<Outgoing<'_>> = batch
+            .iter()
+            .map(|(key, payload)| Outgoing { key: Some(key.as_bytes()), payload: Some(payload.as_bytes()), ..Outgoing::default() })
+            .collect();
+        for sent in producer.send_batch(&records).await {
+            sent?;
+        }
+    }
+    Ok(())
+}
+
+/// Draws that depend on a number alone.
+struct Draws(u64);
+
+impl Draws {
+    /// A number below `limit`, all equally likely.
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = fold_of(Offset::new(self.0.wrapping_add(1)));
+        self.0 % limit
+    }
+
+    /// A number below `limit`, small ones more likely.
+    fn small(&mut self, limit: u64) -> u64 {
+        let below = self.below(limit) + 1;
+        self.below(below)
+    }
+}
+
+/// Event number `n` of `events`: about 180 bytes. Instants follow each other over 48 windows, three seconds out of order
+/// and one in a hundred up to two minutes late; of 10,000 products and 200,000 users some are far more frequent than
+/// others; purchases and refunds have amounts. The same numbers make the same event.
+fn event(n: u64, events: u64) -> (String, String) {
+    let mut draws = Draws(n);
+    let event_type = TYPES[usize::try_from(draws.below(TYPES.len() as u64)).expect("12 types")];
+    let late_ms = draws.below(3_000) + if draws.below(100) == 0 { draws.below(120_000) } else { 0 };
+    let at_ms = START_MS + (n * SPAN_MS / events).saturating_sub(late_ms);
+    let at = tidemark_core::window::rfc3339(i64::try_from(at_ms).expect("in this century"));
+    let (product, user) = (draws.small(10_000), format!("u-{:06}", draws.small(200_000)));
+    let id = fold_of(Offset::new(n));
+    let amount = match event_type {
+        "purchase" | "refund" => format!("{}.{:02}", draws.below(500), draws.below(100)),
+        _ => "null".to_owned(),
+    };
     let payload = format!(
-        "{{\"event_id\":\"{mix:016x}-{n:012}\",\"event_type\":\"type_{:02}\",\"timestamp\":{at_ms},\"product_id\":\"product-{:04}\",\"user_id\":\"{user}\",\"order_amount\":{}.{:02}}}",
-        (mix >> 8) % 12,
-        (mix >> 12) % 1_000,
-        (mix >> 30) % 500,
-        (mix >> 40) % 100,
+        "{{\"event_id\":\"{id:016x}-{n:019}\",\"event_type\":\"{event_type}\",\"timestamp\":\"{at}\",\"product_id\":\"p-{product:06}\",\"user_id\":\"{user}\",\"order_amount\":{amount}}}",
     );
     (user, payload)
 }

@@ -115,7 +115,11 @@ impl Owner {
         let upto = end.get().min(self.read.get() + 1 + ground.below(3) as u64);
         for offset in (self.read.get()..upto).map(Offset::new) {
             if let Some(record) = log.get(partition, offset) {
-                self.tide.apply(&[tidemark_topic::Record { offset, timestamp_ms: record.timestamp_ms, payload: record.payload.as_deref() }]);
+                self.tide.apply(&[tidemark_topic::Record {
+                    offset,
+                    timestamp_ms: record.timestamp_ms,
+                    payload: record.payload.as_deref(),
+                }]);
             }
         }
         self.read = NextOffset::new(upto);
