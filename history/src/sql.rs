@@ -66,6 +66,11 @@ fn array_of(dimensions: &[Dimension]) -> String {
     format!("CAST([{}], 'Array(String)')", names.join(", "))
 }
 
+/// By columns, not by the array that the rows carry: the engine is made for columns.
+fn group(dimensions: &[Dimension]) -> String {
+    dimensions.iter().map(|dimension| format!(", {dimension}")).collect()
+}
+
 /// The bucket of `window`, in milliseconds; `starts` are the calendar buckets, in order.
 fn bucket(question: &Question, starts: &[i64]) -> String {
     match question.buckets.even() {
@@ -91,7 +96,8 @@ pub fn answer(rules: &Rules, question: &Question, marks: &Marks, starts: &[i64])
         .into_iter()
         .map(|(level, piece)| {
             format!(
-                "SELECT {bucket} AS b, {values} AS v, {CELL} FROM {table} WHERE {below}{within}{matching} GROUP BY b, v",
+                "SELECT {bucket} AS b, {values} AS v, {CELL} FROM {table} WHERE {below}{within}{matching} GROUP BY b{group}",
+                group = group(&question.group_by),
                 bucket = bucket(question, starts),
                 values = array_of(&question.group_by),
                 table = rollup_table(view, level, rules.generation),
@@ -107,7 +113,8 @@ pub fn answer(rules: &Rules, question: &Question, marks: &Marks, starts: &[i64])
 /// An epoch's cells at one level, as reconciliation compares them.
 pub fn cells(rules: &Rules, view: &View, level: Level, partition: Partition, epoch: Epoch) -> String {
     format!(
-        "SELECT toInt64(toUnixTimestamp(window)) * 1000 AS b, {values} AS v, {CELL} FROM {table} WHERE partition = {partition} AND epoch = {epoch} GROUP BY b, v",
+        "SELECT toInt64(toUnixTimestamp(window)) * 1000 AS b, {values} AS v, {CELL} FROM {table} WHERE partition = {partition} AND epoch = {epoch} GROUP BY b{group}",
+        group = group(view.dimensions()),
         values = array_of(view.dimensions()),
         table = rollup_table(view, level, rules.generation),
     )
