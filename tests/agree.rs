@@ -6,17 +6,19 @@ use proptest::test_runner::{Config, TestRunner};
 use std::cell::Cell as Counter;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use tidemark_core::cut::Cut;
 use tidemark_core::epoch::{Epoch, EpochBits, Mark};
 use tidemark_core::event::Limits;
 use tidemark_core::generation::{Generation, Rules};
 use tidemark_core::judge::Judge;
-use tidemark_core::offset::{Offset, Partition};
+use tidemark_core::offset::{NextOffset, Offset, Partition};
 use tidemark_core::question::{Question, Rows};
-use tidemark_core::view::{Dimension, Views};
+use tidemark_core::view::{Dimension, ViewId, Views};
 use tidemark_core::window::{Buckets, Level, Step, TimeRange, WINDOW_MS};
 use tidemark_embedded::{DataDir, Embedded, EmbeddedOptions, EngineCommand};
 use tidemark_history::block::BlockBuilder;
 use tidemark_history::clickhouse::{ClickHouse, Server};
+use tidemark_history::raw;
 use tidemark_history::{History as _, Marks};
 use tidemark_speed_layer::tide::Tide;
 
@@ -46,7 +48,7 @@ fn payload() -> impl Strategy<Value = Option<String>> {
     prop_oneof![8 => event, 1 => Just(Some("{}".to_owned())), 1 => Just(None)]
 }
 
-fn question() -> impl Strategy<Value = Question> {
+fn question() -> impl Strategy<Value = (ViewId, Question)> {
     let step = prop::sample::select(vec![Step::FiveMinutes, Step::QuarterHour, Step::Hour, Step::Day, Step::Week, Step::Total]);
     let zone = prop::sample::select(vec![None, Some("America/New_York"), Some("Asia/Kathmandu")]);
     let edge = || prop::option::of((0..SPAN / WINDOW_MS).prop_map(|n| FROM + n * WINDOW_MS));
@@ -62,7 +64,7 @@ fn question() -> impl Strategy<Value = Question> {
             filter.map(|value| (Dimension::ProductId, vec![value.to_owned()])).into_iter().collect();
         let wanted: Vec<Dimension> = group_by.iter().chain(filters.keys()).copied().collect();
         let view = rules().views.smallest_with(&wanted).expect("by_product has both");
-        Question { view, range: TimeRange { from_ms, to_ms }, buckets: Buckets::new(step, zone).expect("known zone"), group_by, filters }
+        (view, Question { range: TimeRange { from_ms, to_ms }, buckets: Buckets::new(step, zone).expect("known zone"), group_by, filters })
     })
 }
 
@@ -87,7 +89,7 @@ fn both(partition: Partition, rules: &Arc<Rules>, records: &[Option<String>]) ->
     (tide, block)
 }
 
-async fn check(history: &ClickHouse, partition: Partition, rules: &Arc<Rules>, records: &[Option<String>], question: &Question) {
+async fn check(history: &ClickHouse, partition: Partition, rules: &Arc<Rules>, records: &[Option<String>], asked: &(ViewId, Question)) {
     let (mut tide, block) = both(partition, rules, records);
     let block = block.finish().0.expect("the epoch is not empty");
     for rows in block.inserts(&block.part_keys()) {
@@ -101,10 +103,24 @@ async fn check(history: &ClickHouse, partition: Partition, rules: &Arc<Rules>, r
             assert_eq!(sql, segment.rows(view, level), "{view:?} {level:?}");
         }
     }
+    let (view, question) = asked;
     let mut ours = Rows::new();
-    tide.answer(question, &mut ours).expect("on an edge");
+    tide.answer(*view, question, &mut ours).expect("on an edge");
     let marks = Marks::from([(partition, Mark::START.advanced())]);
-    assert_eq!(history.answer(question, &marks).await.expect("answered"), ours, "{question:?}");
+    assert_eq!(history.answer(*view, question, &marks).await.expect("answered"), ours, "{question:?}");
+    // Raw events, of which history knows nothing but the cut, say the same.
+    let cut = Cut::from_iter([(partition, rules.epoch_bits.end_of(Epoch(0)))]);
+    let raw = raw::answer(history, rules, question, &cut).await.expect("answered");
+    assert_eq!((raw.cut, raw.rows), (cut, ours), "{question:?}");
+    // What has been counted can be recalled from history, to the same cells.
+    let mut recalled = Tide::new(partition, Arc::clone(rules), Mark::START);
+    raw::recall(history, partition, NextOffset::ZERO, block.range.to(), |record| recalled.recall(record)).await.expect("recalled");
+    recalled.passed(block.range.to());
+    let again = recalled.closable(block.range.to()).expect("complete");
+    assert_eq!((again.tally(), again.fold()), (segment.tally(), segment.fold()));
+    for view in rules.views.ids() {
+        assert_eq!(again.rows(view, Level::FiveMinutes), segment.rows(view, Level::FiveMinutes), "{view:?}");
+    }
 }
 
 #[test]

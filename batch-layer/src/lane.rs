@@ -3,10 +3,12 @@
 use crate::commit::Intent;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
+use tidemark_core::event::Limits;
 use tidemark_core::generation::Rules;
 use tidemark_core::judge::Judge;
 use tidemark_core::offset::{NextOffset, Partition};
 use tidemark_history::block::{Block, BlockBuilder};
+use tidemark_history::rows::RawRecord;
 use tidemark_topic::Record;
 
 /// When a block is full. A block is one insert per table, and the engine takes at most 500,000 rows in one.
@@ -55,6 +57,15 @@ impl Lane {
     /// The first record that is needed.
     pub fn begin_at(&self) -> NextOffset {
         self.read
+    }
+
+    /// Learns of a record below the block that the log no longer has.
+    pub fn recall(&mut self, record: &RawRecord, limits: &Limits) {
+        if !self.read.includes(record.offset) {
+            let examined = self.judge.examined(record.decoded(limits));
+            self.judge.judge(record.offset, &examined);
+            self.read = record.offset.next();
+        }
     }
 
     /// Takes one record. One that has been taken before changes nothing.

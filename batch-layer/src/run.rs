@@ -1,14 +1,15 @@
 //! The batch layer's loop: one thread that polls the log, owns the lanes and commits their blocks.
 
-use crate::commit::{Desk, Fenced, IntentError, commit_block, intent_of};
+use crate::commit::{Desk, Fenced, Intent, IntentError, commit_block, intent_of};
 use crate::lane::{BlockLimits, Lane};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tidemark_core::cut::Cut;
 use tidemark_core::generation::Rules;
-use tidemark_core::offset::Partition;
+use tidemark_core::offset::{NextOffset, Partition};
 use tidemark_history::History;
+use tidemark_history::raw::recall;
 use tidemark_topic::{Committed, Consumer, Control, Happened};
 use tokio::sync::watch;
 
@@ -26,6 +27,11 @@ pub enum Error {
     Log(#[from] tidemark_topic::Error),
     #[error(transparent)]
     Intent(#[from] IntentError),
+    #[error(
+        "partition {partition}: the topic begins at {to}, but history has only been written up to {from}: retention has removed records that were never counted. \
+         Give the topic a longer retention; to go on without them, start a new history (another data directory, or another clickhouse.database and kafka.group)"
+    )]
+    Gone { partition: Partition, from: NextOffset, to: NextOffset },
 }
 
 /// The batch layer as the rest of the system sees it.
@@ -137,11 +143,13 @@ impl<C: Consumer, H: History> Loop<C, H> {
             let start = control.patiently(|| self.consumer.extent(partition))?.start;
             let committed =
                 control.patiently(|| self.consumer.committed(partition))?.unwrap_or(Committed { next: start, metadata: String::new() });
+            if committed.next < start {
+                return Err(Error::Gone { partition, from: committed.next, to: start });
+            }
             let intent = intent_of(&committed)?;
-            let lane = Lane::new(&self.rules, partition, committed.next, intent);
+            let Some(lane) = self.taught(partition, &committed, intent, start) else { return Ok(()) };
             self.batch.reach(partition, &committed);
-            // What retention has removed cannot teach the judge; a position above it is all that is needed.
-            let begin_at = if committed.next >= start { lane.begin_at().max(start) } else { lane.begin_at() };
+            let begin_at = lane.begin_at();
             self.lanes.insert(partition, lane);
             control.patiently(|| self.consumer.start(partition, begin_at))?;
         }
@@ -149,6 +157,30 @@ impl<C: Consumer, H: History> Loop<C, H> {
             self.consumer.pause(partitions)?;
         }
         Ok(())
+    }
+
+    /// A lane whose judge knows what it must. What the log no longer has, history has; `None` when it is time to stop.
+    fn taught(&self, partition: Partition, committed: &Committed, intent: Option<Intent>, start: NextOffset) -> Option<Lane> {
+        loop {
+            let mut lane = Lane::new(&self.rules, partition, committed.next, intent.clone());
+            let from = lane.begin_at();
+            if from >= start {
+                return Some(lane);
+            }
+            let recalled = recall(&*self.history, partition, from, start, |record| lane.recall(record, &self.rules.limits));
+            match self.runtime.block_on(recalled) {
+                Ok(()) => {
+                    lane.passed(start, Instant::now());
+                    self.batch.control.trouble(None);
+                    return Some(lane);
+                }
+                Err(error) => self.batch.control.trouble(Some(format!("the batch layer waits for history: {error}"))),
+            }
+            if self.batch.control.is_stopping() {
+                return None;
+            }
+            std::thread::sleep(FIRST_PAUSE);
+        }
     }
 
     /// What has not been committed is the next owner's: it reads the same records again.

@@ -55,7 +55,13 @@ impl Judge {
     /// first of them is judged.
     #[inline]
     pub fn examine<'a>(&self, payload: Option<&'a [u8]>, record_timestamp_ms: i64) -> Examined<'a> {
-        let mut examined = Examined { decoded: decode(payload, record_timestamp_ms, &self.limits), id: None };
+        self.examined(decode(payload, record_timestamp_ms, &self.limits))
+    }
+
+    /// The same for a record that is decoded already.
+    #[inline]
+    pub fn examined<'a>(&self, decoded: Result<Event<'a>, Reject>) -> Examined<'a> {
+        let mut examined = Examined { decoded, id: None };
         if let (Some(seen), Ok(Event { event_id: Some(id), .. })) = (&self.seen, &examined.decoded) {
             let id = id_hash(id);
             seen.prefetch(id);

@@ -1,14 +1,13 @@
 //! A question that both layers answer, and the rows that they answer with.
 
 use crate::cell::Cell;
-use crate::view::{Dimension, ViewId};
+use crate::view::Dimension;
 use crate::window::{Buckets, TimeRange};
 use std::collections::BTreeMap;
 
-/// A planned query: which view's cells, which of them, and how they are grouped.
+/// What is asked: which cells or events, and how they are grouped.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Question {
-    pub view: ViewId,
     pub range: TimeRange,
     pub buckets: Buckets,
     /// Dimensions in the order in which the rows carry them.

@@ -1,6 +1,7 @@
 //! The door to ClickHouse: its HTTP interface, by the official client. The embedded engine speaks the same.
 
-use crate::ledger::{Entry, LedgerRow, mark_after};
+use crate::block::DUPLICATE;
+use crate::ledger::{Entry, LedgerRow};
 use crate::rows::{Found, Month, PartKey, RawKind, RawRecord, RowBlock, RowCount, Table};
 use crate::{DeadLetter, DeadLetterQuery, Error, History, Marks, schema, sql};
 use clickhouse::{Client, Row};
@@ -12,7 +13,9 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 use tidemark_core::amount::{Amount, Sum};
 use tidemark_core::cell::{Cell, Tally};
-use tidemark_core::epoch::Epoch;
+use tidemark_core::cut::Cut;
+use tidemark_core::epoch::{Epoch, Mark};
+use tidemark_core::event::Reject;
 use tidemark_core::generation::Rules;
 use tidemark_core::offset::{Offset, OffsetRange, Partition};
 use tidemark_core::question::{Question, RowKey, Rows};
@@ -81,7 +84,13 @@ struct FoundRow {
 #[derive(Row, Deserialize)]
 struct MarkRow {
     partition: u32,
-    last: u64,
+    mark: u64,
+}
+
+#[derive(Row, Deserialize)]
+struct EpochRow {
+    partition: u32,
+    epoch: u64,
 }
 
 #[derive(Row, Deserialize)]
@@ -233,15 +242,23 @@ impl ClickHouse {
         rows
     }
 
+    async fn extent_of(&self, query: String) -> Result<Option<(i64, i64)>, Error> {
+        let rows: Vec<ExtentRow> = self.select(&query).await?;
+        Ok(rows.first().filter(|row| row.n > 0).map(|row| (row.lo, row.hi)))
+    }
+
     /// The calendar buckets that the answer can fall into.
-    async fn calendar_starts(&self, question: &Question, marks: &Marks) -> Result<Option<Vec<i64>>, Error> {
+    async fn calendar_starts<E>(&self, question: &Question, extent: impl FnOnce() -> E + Send) -> Result<Option<Vec<i64>>, Error>
+    where
+        E: Future<Output = Result<Option<(i64, i64)>, Error>> + Send,
+    {
         if !question.buckets.is_calendar() {
             return Ok(Some(Vec::new()));
         }
         let (from, to) = match (question.range.from_ms, question.range.to_ms) {
             (Some(from), Some(to)) => (from, to),
             (from, to) => {
-                let Some((first, last)) = self.extent(question.view, marks).await? else { return Ok(None) };
+                let Some((first, last)) = extent().await? else { return Ok(None) };
                 (from.unwrap_or(first), to.unwrap_or(last + Level::FiveMinutes.ms()))
             }
         };
@@ -314,13 +331,13 @@ impl History for ClickHouse {
         Ok(())
     }
 
-    async fn answer(&self, question: &Question, marks: &Marks) -> Result<Rows, Error> {
+    async fn answer(&self, view: ViewId, question: &Question, marks: &Marks) -> Result<Rows, Error> {
         let nothing_closed = marks.values().all(|mark| mark.oldest_open() == Epoch(0));
         if nothing_closed {
             return Ok(Rows::new());
         }
-        let Some(starts) = self.calendar_starts(question, marks).await? else { return Ok(Rows::new()) };
-        let Some(query) = sql::answer(&self.rules, question, marks, &starts) else { return Ok(Rows::new()) };
+        let Some(starts) = self.calendar_starts(question, || self.extent(view, marks)).await? else { return Ok(Rows::new()) };
+        let Some(query) = sql::answer(&self.rules, view, question, marks, &starts) else { return Ok(Rows::new()) };
         Ok(Self::rows_of(self.select(&query).await?))
     }
 
@@ -328,24 +345,41 @@ impl History for ClickHouse {
         if marks.is_empty() {
             return Ok(None);
         }
-        let rows: Vec<ExtentRow> = self.select(&sql::extent(&self.rules, view, marks)).await?;
-        Ok(rows.first().filter(|row| row.n > 0).map(|row| (row.lo, row.hi)))
+        self.extent_of(sql::extent(&self.rules, view, marks)).await
     }
 
     async fn marks(&self) -> Result<Marks, Error> {
         let generation = self.rules.generation;
         let rows: Vec<MarkRow> = self
             .select(&format!(
-                "SELECT partition, max(epoch) AS last FROM ledger WHERE generation = {generation} AND entry = 'closed' GROUP BY partition"
+                "SELECT partition, max(if(entry = 'closed', epoch + 1, epoch)) AS mark FROM ledger WHERE generation = {generation} AND entry IN ('closed', 'begun') GROUP BY partition"
             ))
             .await?;
-        Ok(rows.into_iter().map(|row| (Partition(row.partition), mark_after(Some(Epoch(row.last))))).collect())
+        Ok(rows.into_iter().map(|row| (Partition(row.partition), Mark::at(Epoch(row.mark)))).collect())
+    }
+
+    async fn repairing(&self) -> Result<Vec<(Partition, Epoch)>, Error> {
+        let generation = self.rules.generation;
+        let rows: Vec<EpochRow> = self
+            .select(&format!(
+                "SELECT partition, epoch FROM ledger WHERE generation = {generation} GROUP BY partition, epoch HAVING countIf(entry = 'repair') > 0 AND countIf(entry = 'closed') = 0"
+            ))
+            .await?;
+        Ok(rows.into_iter().map(|row| (Partition(row.partition), Epoch(row.epoch))).collect())
+    }
+
+    async fn answer_raw(&self, question: &Question, marks: &Marks, cut: &Cut) -> Result<Rows, Error> {
+        let starts = self.calendar_starts(question, || self.extent_of(sql::extent_raw(marks, cut))).await?;
+        let Some(starts) = starts else { return Ok(Rows::new()) };
+        let query = self.client.0.query(&sql::answer_raw(question, marks, cut, &starts));
+        Ok(Self::rows_of(self.within(QUERY_DEADLINE, query.fetch_all::<CellRow>()).await?))
     }
 
     async fn record(&self, row: &LedgerRow) -> Result<(), Error> {
         let (entry, deadline_ms) = match row.entry {
             Entry::Closed => ("closed", 0),
             Entry::Repair { deadline_ms } => ("repair", deadline_ms),
+            Entry::Begun => ("begun", 0),
         };
         let LedgerRow { partition, epoch, tally, fold, at_ms, .. } = row;
         let Tally { events, duplicates, dead_letters, holes } = tally;
@@ -362,7 +396,11 @@ impl History for ClickHouse {
             "SELECT toInt8(entry) AS entry, events, duplicates, dead_letters, holes, fold, toUnixTimestamp64Milli(deadline) AS deadline, toUnixTimestamp64Milli(at) AS at FROM ledger WHERE generation = {generation} AND partition = {partition} AND epoch = {epoch} ORDER BY at"
         );
         let rows: Vec<LedgerTableRow> = self.select(&query).await?;
-        let entry = |row: &LedgerTableRow| if row.entry == 1 { Entry::Closed } else { Entry::Repair { deadline_ms: row.deadline } };
+        let entry = |row: &LedgerTableRow| match row.entry {
+            1 => Entry::Closed,
+            2 => Entry::Repair { deadline_ms: row.deadline },
+            _ => Entry::Begun,
+        };
         let of = |row: LedgerTableRow| LedgerRow {
             partition,
             epoch,
@@ -408,7 +446,10 @@ impl History for ClickHouse {
         let dead: Vec<DeadLetterRow> = self
             .select(&format!("SELECT partition, offset, toUnixTimestamp64Milli(record_timestamp) AS at, toString(reason) AS reason, payload FROM dead_letters WHERE {place} ORDER BY offset"))
             .await?;
-        let mut records: Vec<RawRecord> = events.into_iter().map(event_record).chain(dead.into_iter().map(dead_record)).collect();
+        let mut records: Vec<RawRecord> = events.into_iter().map(event_record).collect();
+        for row in dead {
+            records.push(dead_record(row)?);
+        }
         records.sort_by_key(|record| record.offset);
         Ok(records)
     }
@@ -426,11 +467,11 @@ fn event_record(row: EventRow) -> RawRecord {
     RawRecord { offset: Offset::new(row.offset), kind }
 }
 
-fn dead_record(row: DeadLetterRow) -> RawRecord {
-    let kind = if row.reason == "duplicate" {
-        RawKind::Duplicate { payload: row.payload, record_timestamp_ms: row.at }
-    } else {
-        RawKind::DeadLetter
+fn dead_record(row: DeadLetterRow) -> Result<RawRecord, Error> {
+    let kind = match Reject::of_reason(&row.reason) {
+        Some(reject) => RawKind::DeadLetter(reject),
+        None if row.reason == DUPLICATE => RawKind::Duplicate { payload: row.payload, record_timestamp_ms: row.at },
+        None => return Err(Error::Nonsense(format!("a dead letter for the reason `{}`", row.reason))),
     };
-    RawRecord { offset: Offset::new(row.offset), kind }
+    Ok(RawRecord { offset: Offset::new(row.offset), kind })
 }

@@ -12,6 +12,8 @@ pub enum Entry {
     /// They did not; the epoch's history is being written again. Nobody closes it, nor starts another repair, before
     /// the deadline is over, for the repair's statements may be running until then.
     Repair { deadline_ms: i64 },
+    /// History begins in this epoch: when counting began, the topic had nothing below it any more.
+    Begun,
 }
 
 /// One row. `at_ms` is for people, but for an announced repair's deadline, which counts.
@@ -26,7 +28,13 @@ pub struct LedgerRow {
     pub at_ms: i64,
 }
 
-/// The mark that closed epochs put: they close in order, so the last one tells.
-pub fn mark_after(last_closed: Option<Epoch>) -> Mark {
-    last_closed.map_or(Mark::START, |epoch| Mark::at(epoch.next()))
+impl LedgerRow {
+    /// The mark that a row puts; a partition's is the largest of its rows', for epochs close in order.
+    pub fn mark(&self) -> Option<Mark> {
+        match self.entry {
+            Entry::Closed => Some(Mark::at(self.epoch.next())),
+            Entry::Begun => Some(Mark::at(self.epoch)),
+            Entry::Repair { .. } => None,
+        }
+    }
 }

@@ -8,6 +8,7 @@ pub mod block;
 pub mod clickhouse;
 pub mod ledger;
 pub mod memory;
+pub mod raw;
 pub mod rows;
 pub mod schema;
 mod sql;
@@ -16,6 +17,7 @@ use crate::ledger::LedgerRow;
 use crate::rows::{Found, RowBlock};
 use std::collections::BTreeMap;
 use std::future::Future;
+use tidemark_core::cut::Cut;
 use tidemark_core::epoch::{Epoch, Mark};
 use tidemark_core::offset::{Offset, OffsetRange, Partition};
 use tidemark_core::question::{Question, Rows};
@@ -77,8 +79,15 @@ pub trait History: Send + Sync + 'static {
     /// Deletes everything of an epoch that is above the mark: raw rows, dead letters and roll-ups.
     fn wipe(&self, partition: Partition, epoch: Epoch, deadline_secs: u32) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Answers from the closed epochs, those below `marks`.
-    fn answer(&self, question: &Question, marks: &Marks) -> impl Future<Output = Result<Rows, Error>> + Send;
+    /// Answers by a view from the closed epochs, those below `marks`.
+    fn answer(&self, view: ViewId, question: &Question, marks: &Marks) -> impl Future<Output = Result<Rows, Error>> + Send;
+
+    /// Answers from raw events below `cut`; [`raw::answer`] says which cuts are exact. A row of an open epoch, one that is
+    /// not below `marks`, counts once even if it is there twice.
+    fn answer_raw(&self, question: &Question, marks: &Marks, cut: &Cut) -> impl Future<Output = Result<Rows, Error>> + Send;
+
+    /// Open epochs whose repair has been announced: their raw events may be incomplete until they are closed.
+    fn repairing(&self) -> impl Future<Output = Result<Vec<(Partition, Epoch)>, Error>> + Send;
 
     /// The first and last 5-minute window of the closed epochs, in milliseconds; `None` if there is none.
     fn extent(&self, view: ViewId, marks: &Marks) -> impl Future<Output = Result<Option<(i64, i64)>, Error>> + Send;
@@ -93,6 +102,6 @@ pub trait History: Send + Sync + 'static {
 
     fn dead_letters(&self, query: &DeadLetterQuery) -> impl Future<Output = Result<Vec<DeadLetter>, Error>> + Send;
 
-    /// Raw events and duplicates of an offset range in order of offset, for what Kafka no longer has.
+    /// What became of the records of an offset range, in order of offset, for what Kafka no longer has.
     fn raw(&self, partition: Partition, range: OffsetRange) -> impl Future<Output = Result<Vec<rows::RawRecord>, Error>> + Send;
 }

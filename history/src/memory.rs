@@ -5,7 +5,7 @@
 //! rows were never written.
 
 use crate::block::DUPLICATE;
-use crate::ledger::{Entry, LedgerRow, mark_after};
+use crate::ledger::{Entry, LedgerRow};
 use crate::rows::{Found, Month, PartKey, RawKind, RawRecord, RowBlock, Table};
 use crate::{DeadLetter, DeadLetterQuery, Error, History, Marks};
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +14,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Poll;
 use tidemark_core::amount::Amount;
 use tidemark_core::cell::{Cell, fold_of};
+use tidemark_core::cut::Cut;
 use tidemark_core::epoch::Epoch;
+use tidemark_core::event::Reject;
 use tidemark_core::generation::Rules;
 use tidemark_core::offset::{Offset, OffsetRange, Partition};
 use tidemark_core::question::{Question, RowKey, Rows};
@@ -304,14 +306,15 @@ impl History for MemoryHistory {
         Ok(())
     }
 
-    async fn answer(&self, question: &Question, marks: &Marks) -> Result<Rows, Error> {
+    async fn answer(&self, view: ViewId, question: &Question, marks: &Marks) -> Result<Rows, Error> {
         self.turn().await;
-        let view = self.rules.views.get(question.view);
+        let wanted = view;
+        let view = self.rules.views.get(wanted);
         let place = |d: &Dimension| view.dimensions().iter().position(|own| own == d).unwrap_or_default();
         let mut answer = Rows::new();
         for ((id, level, partition, epoch), rows) in &self.state().rollups {
             let closed = marks.get(partition).is_some_and(|mark| mark.is_closed(*epoch));
-            if *id != question.view || *level != Level::FiveMinutes || !closed {
+            if *id != wanted || *level != Level::FiveMinutes || !closed {
                 continue;
             }
             for (key, cell) in rows {
@@ -338,9 +341,9 @@ impl History for MemoryHistory {
 
     async fn marks(&self) -> Result<Marks, Error> {
         let mut marks = Marks::new();
-        for row in self.state().ledger.iter().filter(|row| row.entry == Entry::Closed) {
-            let mark = marks.entry(row.partition).or_insert_with(|| mark_after(None));
-            *mark = (*mark).max(mark_after(Some(row.epoch)));
+        for (partition, put) in self.state().ledger.iter().filter_map(|row| Some((row.partition, row.mark()?))) {
+            let mark = marks.entry(partition).or_insert(put);
+            *mark = (*mark).max(put);
         }
         Ok(marks)
     }
@@ -356,6 +359,35 @@ impl History for MemoryHistory {
         self.turn().await;
         let about = |row: &&LedgerRow| row.partition == partition && row.epoch == epoch;
         Ok(self.state().ledger.iter().filter(about).copied().collect())
+    }
+
+    async fn repairing(&self) -> Result<Vec<(Partition, Epoch)>, Error> {
+        self.turn().await;
+        let state = self.state();
+        let closed: BTreeSet<_> =
+            state.ledger.iter().filter(|row| row.entry == Entry::Closed).map(|row| (row.partition, row.epoch)).collect();
+        let repairs = state.ledger.iter().filter(|row| matches!(row.entry, Entry::Repair { .. })).map(|row| (row.partition, row.epoch));
+        Ok(repairs.filter(|place| !closed.contains(place)).collect())
+    }
+
+    async fn answer_raw(&self, question: &Question, marks: &Marks, cut: &Cut) -> Result<Rows, Error> {
+        self.turn().await;
+        let (mut answer, mut seen) = (Rows::new(), BTreeSet::new());
+        for row in &self.state().base {
+            let Stored::Event { partition, offset, timestamp_ms, values, amount, .. } = row else { continue };
+            let is_closed = marks.get(partition).is_some_and(|mark| mark.is_closed(self.rules.epoch_bits.epoch_of(*offset)));
+            if !is_closed && !seen.insert((*partition, *offset)) {
+                continue;
+            }
+            let window = WindowStart::containing(*timestamp_ms);
+            let matches = question.filters.iter().all(|(d, allowed)| allowed.contains(&values[d.index()]));
+            if cut.get(*partition).includes(*offset) && matches && question.range.contains(window) {
+                let bucket_ms = question.buckets.start_of(window.ms()).map_err(|e| Error::Nonsense(e.to_string()))?;
+                let values = question.group_by.iter().map(|d| values[d.index()].as_str().into()).collect();
+                answer.entry(RowKey { bucket_ms, values }).or_insert(Cell::EMPTY).add(fold_of(*offset), *amount);
+            }
+        }
+        Ok(answer)
     }
 
     fn dead_letters(&self, query: &DeadLetterQuery) -> impl Future<Output = Result<Vec<DeadLetter>, Error>> + Send {
@@ -398,7 +430,7 @@ fn raw_record(row: Stored) -> RawRecord {
         Stored::DeadLetter { reason, payload, record_timestamp_ms, .. } if reason == DUPLICATE => {
             RawKind::Duplicate { payload, record_timestamp_ms }
         }
-        Stored::DeadLetter { .. } => RawKind::DeadLetter,
+        Stored::DeadLetter { reason, .. } => RawKind::DeadLetter(Reject::of_reason(&reason).expect("a reason that a reject has given")),
     };
     RawRecord { offset, kind }
 }

@@ -9,7 +9,7 @@ use std::fmt;
 use std::str::FromStr;
 use tidemark_core::amount::Amount;
 use tidemark_core::cell::fold_of;
-use tidemark_core::event::Event;
+use tidemark_core::event::{Event, Limits, Properties, Reject, decode};
 use tidemark_core::offset::{Offset, Partition};
 use tidemark_core::window::rfc3339;
 
@@ -165,7 +165,29 @@ fn put_str(out: &mut BytesMut, text: &[u8]) {
     out.extend_from_slice(text);
 }
 
-/// A raw row as history keeps it, enough to count it again.
+impl RawRecord {
+    /// What decoding the record came to, when it was still in the log.
+    pub fn decoded(&self, limits: &Limits) -> Result<Event<'_>, Reject> {
+        match &self.kind {
+            RawKind::Event { event_id, event_type, timestamp_ms, product_id, user_id, order_amount } => {
+                let given = |text: &'_ str| (!text.is_empty()).then(|| text.to_owned().into());
+                Ok(Event {
+                    event_type: event_type.into(),
+                    timestamp_ms: *timestamp_ms,
+                    event_id: given(event_id),
+                    product_id: given(product_id),
+                    user_id: given(user_id),
+                    order_amount: *order_amount,
+                    properties: Properties::default(),
+                })
+            }
+            RawKind::Duplicate { payload, record_timestamp_ms } => decode(Some(payload), *record_timestamp_ms, limits),
+            RawKind::DeadLetter(reject) => Err(*reject),
+        }
+    }
+}
+
+/// A raw row as history keeps it, enough to count it again (without the event's properties).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RawRecord {
     pub offset: Offset,
@@ -176,5 +198,5 @@ pub struct RawRecord {
 pub enum RawKind {
     Event { event_id: String, event_type: String, timestamp_ms: i64, product_id: String, user_id: String, order_amount: Option<Amount> },
     Duplicate { payload: Vec<u8>, record_timestamp_ms: i64 },
-    DeadLetter,
+    DeadLetter(Reject),
 }

@@ -117,7 +117,7 @@ fn ledger() -> String {
     generation UInt32,
     partition UInt32,
     epoch UInt64,
-    entry Enum8('closed' = 1, 'repair' = 2),
+    entry Enum8('closed' = 1, 'repair' = 2, 'begun' = 3),
     events UInt64,
     duplicates UInt64,
     dead_letters UInt64,

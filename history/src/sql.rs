@@ -4,6 +4,7 @@
 use crate::Marks;
 use crate::schema::rollup_table;
 use std::fmt::Write as _;
+use tidemark_core::cut::Cut;
 use tidemark_core::epoch::{Epoch, EpochBits};
 use tidemark_core::generation::Rules;
 use tidemark_core::offset::Partition;
@@ -87,8 +88,8 @@ fn bucket(question: &Question, starts: &[i64]) -> String {
 }
 
 /// One SELECT for each piece of the range, each from the coarsest roll-up that fits.
-pub fn answer(rules: &Rules, question: &Question, marks: &Marks, starts: &[i64]) -> Option<String> {
-    let view = rules.views.get(question.view);
+pub fn answer(rules: &Rules, view: ViewId, question: &Question, marks: &Marks, starts: &[i64]) -> Option<String> {
+    let view = rules.views.get(view);
     let coarsest = question.buckets.coarsest_level(starts);
     let selects: Vec<String> = question
         .range
@@ -108,6 +109,56 @@ pub fn answer(rules: &Rules, question: &Question, marks: &Marks, starts: &[i64])
         })
         .collect();
     (!selects.is_empty()).then(|| selects.join(" UNION ALL "))
+}
+
+/// `offset < [c0, c1, …][partition + 1]`: below the cut of its partition.
+fn below_cut(cut: &Cut) -> String {
+    let last = cut.iter().last().map_or(0, |(p, _)| p.0);
+    let list: Vec<String> = (0..=last).map(|p| format!("toUInt64({})", cut.get(Partition(p)))).collect();
+    format!("offset < [{}][partition + 1]", list.join(", "))
+}
+
+/// Events, with what a roll-up would call their window; in open epochs one for each offset.
+fn windows(range: TimeRange, marks: &Marks, cut: &Cut) -> String {
+    let s = Level::FiveMinutes.ms() / 1000;
+    let mut place = below_cut(cut);
+    // A range's edges are windows' edges, so that it is the same range of events.
+    if let Some(from) = range.from_ms {
+        let _ = write!(place, " AND timestamp >= fromUnixTimestamp64Milli({from}, 'UTC')");
+    }
+    if let Some(to) = range.to_ms {
+        let _ = write!(place, " AND timestamp < fromUnixTimestamp64Milli({to}, 'UTC')");
+    }
+    let columns = format!(
+        "partition, offset, event_type, product_id, user_id, order_amount, toDateTime(intDiv(toUnixTimestamp64Milli(timestamp), {ms}) * {s}, 'UTC') AS window",
+        ms = Level::FiveMinutes.ms()
+    );
+    let closed = below(marks);
+    format!(
+        "(SELECT {columns} FROM events WHERE {place} AND {closed} \
+         UNION ALL SELECT {columns} FROM events WHERE {place} AND NOT ({closed}) LIMIT 1 BY partition, offset)"
+    )
+}
+
+/// A question to raw events.
+pub fn answer_raw(question: &Question, marks: &Marks, cut: &Cut, starts: &[i64]) -> String {
+    format!(
+        "SELECT {bucket} AS b, {values} AS v, count() AS c, count(order_amount) AS ac, \
+         sum(ifNull(order_amount, toDecimal64(0, 4))) AS s, min(order_amount) AS lo, max(order_amount) AS hi, sum(intHash64(offset)) AS f \
+         FROM {events} WHERE 1{matching} GROUP BY b{group}",
+        bucket = bucket(question, starts),
+        values = array_of(&question.group_by),
+        events = windows(question.range, marks, cut),
+        matching = matching(question),
+        group = group(&question.group_by),
+    )
+}
+
+pub fn extent_raw(marks: &Marks, cut: &Cut) -> String {
+    format!(
+        "SELECT toInt64(toUnixTimestamp(min(window))) * 1000 AS lo, toInt64(toUnixTimestamp(max(window))) * 1000 AS hi, count() AS n FROM {}",
+        windows(TimeRange::default(), marks, cut)
+    )
 }
 
 /// An epoch's cells at one level, as reconciliation compares them.

@@ -14,7 +14,7 @@ use tidemark_core::window::{Step, rfc3339};
 #[derive(Clone, Debug)]
 pub struct Answer {
     pub rows: Vec<(RowKey, Cell)>,
-    /// S: every event below has been counted, none above.
+    /// S: every event below has been counted, none above. H, or somewhat below it, where raw events were asked.
     pub cut: Cut,
     /// M: history answered below, the speed layer from here up.
     pub mark: Cut,

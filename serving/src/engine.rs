@@ -7,15 +7,25 @@ use crate::answer::{Answer, arrange};
 use crate::plan::Plan;
 use moka::future::Cache;
 use std::sync::Arc;
+use std::time::Duration;
 use tidemark_batch_layer::Batch;
+use tidemark_core::cell::Cell;
 use tidemark_core::cut::Cut;
+use tidemark_core::epoch::Mark;
 use tidemark_core::generation::Rules;
-use tidemark_core::question::{Rows, merge_rows};
+use tidemark_core::offset::Partition;
+use tidemark_core::question::{RowKey, Rows, merge_rows};
+use tidemark_core::view::ViewId;
+use tidemark_history::raw::RawAnswer;
 use tidemark_history::{History, Marks};
 use tidemark_speed_layer::Speed;
+use tokio::sync::watch;
 
-/// Cells that the cache may hold, over all cached answers: about 200 bytes each.
-const CACHED_CELLS: u64 = 250_000;
+/// Cells that the cache may hold, over all cached answers: about 300 bytes each.
+const CACHED_CELLS: u64 = 100_000;
+
+/// An answer that nobody has asked for so long goes: most are of former marks.
+const CACHED_FOR: Duration = Duration::from_secs(300);
 
 /// Rows that one answer may have: beyond it a client has asked for something else than it wants.
 const MAX_ROWS: usize = 1_000_000;
@@ -35,7 +45,7 @@ pub struct Engine<H> {
 /// Why there is no answer. Never a partial one.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum AnswerError {
-    #[error("the speed layer has not caught up with its own start yet; it reads the log from the mark")]
+    #[error("the layers have not caught up with their own start yet; they read the log from the mark")]
     Starting,
     #[error("history cannot be asked: {0}")]
     History(String),
@@ -52,51 +62,85 @@ pub enum AnswerError {
 impl<H: History> Engine<H> {
     pub fn new(rules: Arc<Rules>, topic: String, partitions: u32, speed: Arc<Speed>, batch: Batch, history: Arc<H>) -> Self {
         let weight = |_: &(String, Vec<u64>), rows: &Arc<Rows>| u32::try_from(rows.len() + 1).unwrap_or(u32::MAX);
-        let cache = Cache::builder().max_capacity(CACHED_CELLS).weigher(weight).build();
+        let cache = Cache::builder().max_capacity(CACHED_CELLS).weigher(weight).time_to_idle(CACHED_FOR).build();
         Self { rules, topic, partitions, speed, batch, history, cache }
     }
 
     pub async fn answer(&self, plan: &Plan) -> Result<Answer, AnswerError> {
-        if let Some(wanted) = &plan.at_least {
-            self.wait_for(wanted, plan.timeout).await?;
+        match plan.view {
+            Some(view) => self.answer_by_view(view, plan).await,
+            None => self.answer_raw(plan).await,
         }
-        let snapshot = self.speed.snapshot(&plan.question, self.partitions).map_err(|e| AnswerError::Buckets(e.to_string()))?;
+    }
+
+    async fn answer_by_view(&self, view: ViewId, plan: &Plan) -> Result<Answer, AnswerError> {
+        if let Some(wanted) = &plan.at_least {
+            self.wait_for(wanted, plan.timeout, self.speed.changes(), || self.speed.positions()).await?;
+        }
+        let snapshot = self.speed.snapshot(view, &plan.question, self.partitions).map_err(|e| AnswerError::Buckets(e.to_string()))?;
         let snapshot = snapshot.ok_or(AnswerError::Starting)?;
         let marks: Marks = snapshot.waterlines.iter().map(|(&p, line)| (p, line.mark)).collect();
         let mut rows = snapshot.rows;
-        merge_rows(&mut rows, (*self.history(plan, &marks).await?).clone());
-        if rows.len() > MAX_ROWS {
-            return Err(AnswerError::TooManyRows(rows.len()));
-        }
+        merge_rows(&mut rows, (*self.history(view, plan, &marks).await?).clone());
         Ok(Answer {
-            rows: arrange(plan, rows),
+            rows: arranged(plan, rows)?,
             cut: snapshot.waterlines.iter().map(|(&p, line)| (p, line.position)).collect(),
-            mark: snapshot.waterlines.iter().map(|(&p, line)| (p, line.mark.position(self.rules.epoch_bits))).collect(),
+            mark: self.mark_of(&marks),
             end: snapshot.ends,
             generation: self.rules.generation,
         })
     }
 
+    fn mark_of(&self, marks: &Marks) -> Cut {
+        let at = |partition| marks.get(&partition).copied().unwrap_or(Mark::START).position(self.rules.epoch_bits);
+        (0..self.partitions).map(Partition).map(|partition| (partition, at(partition))).collect()
+    }
+
     /// History's part, from the cache unless the mark has moved. Equal questions that come at once are asked once.
-    async fn history(&self, plan: &Plan, marks: &Marks) -> Result<Arc<Rows>, AnswerError> {
+    async fn history(&self, view: ViewId, plan: &Plan, marks: &Marks) -> Result<Arc<Rows>, AnswerError> {
         let key = (plan.identity.clone(), marks.values().map(|mark| mark.oldest_open().0).collect());
         let ask = async {
-            let rows = self.history.answer(&plan.question, marks).await;
+            let rows = self.history.answer(view, &plan.question, marks).await;
             rows.map(Arc::new).map_err(|error| AnswerError::History(error.to_string()))
         };
         self.cache.try_get_with(key, ask).await.map_err(|error: Arc<AnswerError>| (*error).clone())
     }
 
-    /// Waits until S has reached a position: read your own writes.
-    async fn wait_for(&self, wanted: &Cut, timeout: std::time::Duration) -> Result<(), AnswerError> {
+    /// A question that no view covers: raw events at the cut H, a few seconds older and as exact.
+    async fn answer_raw(&self, plan: &Plan) -> Result<Answer, AnswerError> {
+        let reached = || self.batch.reached().borrow().clone();
+        if let Some(wanted) = &plan.at_least {
+            self.wait_for(wanted, plan.timeout, self.batch.reached(), reached).await?;
+        }
+        let reached = reached();
+        if reached.iter().len() < self.partitions as usize {
+            return Err(AnswerError::Starting);
+        }
+        let answer = tidemark_history::raw::answer(&*self.history, &self.rules, &plan.question, &reached).await;
+        let RawAnswer { rows, cut, marks } = answer.map_err(|error| AnswerError::History(error.to_string()))?;
+        if let Some(wanted) = plan.at_least.as_ref().filter(|wanted| !cut.reaches(wanted)) {
+            return Err(AnswerError::TimedOut { wanted: wanted.clone(), reached: cut });
+        }
+        let mut end = self.speed.ends();
+        cut.iter().for_each(|(partition, position)| end.raise(partition, position));
+        Ok(Answer { rows: arranged(plan, rows)?, cut, mark: self.mark_of(&marks), end, generation: self.rules.generation })
+    }
+
+    /// Waits until a position has been reached: read your own writes.
+    async fn wait_for<T>(
+        &self,
+        wanted: &Cut,
+        timeout: Duration,
+        mut changes: watch::Receiver<T>,
+        at: impl Fn() -> Cut,
+    ) -> Result<(), AnswerError> {
         if let Some((beyond, _)) = wanted.iter().find(|(p, _)| p.0 >= self.partitions) {
             return Err(AnswerError::NoSuchPartition(beyond.0));
         }
-        let mut changes = self.speed.changes();
         let reached = async {
             loop {
-                let _ = changes.borrow_and_update();
-                if self.speed.positions().reaches(wanted) {
+                changes.mark_unchanged();
+                if at().reaches(wanted) {
                     return;
                 }
                 if changes.changed().await.is_err() {
@@ -105,6 +149,10 @@ impl<H: History> Engine<H> {
             }
         };
         let waited = tokio::time::timeout(timeout, reached).await;
-        waited.map_err(|_| AnswerError::TimedOut { wanted: wanted.clone(), reached: self.speed.positions() })
+        waited.map_err(|_| AnswerError::TimedOut { wanted: wanted.clone(), reached: at() })
     }
+}
+
+fn arranged(plan: &Plan, rows: Rows) -> Result<Vec<(RowKey, Cell)>, AnswerError> {
+    if rows.len() > MAX_ROWS { Err(AnswerError::TooManyRows(rows.len())) } else { Ok(arrange(plan, rows)) }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tidemark_core::cut::Cut;
 use tidemark_core::generation::Rules;
 use tidemark_core::question::Question;
-use tidemark_core::view::Dimension;
+use tidemark_core::view::{Dimension, ViewId};
 use tidemark_core::window::{Buckets, Step, TimeRange, WINDOW_MS, rfc3339};
 
 /// The longest that a query waits for a position (`timeout_ms`).
@@ -34,6 +34,8 @@ const PARAMETERS: &str = "from, to, step, group_by, where, measures, tz, top, at
 /// A query, understood.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Plan {
+    /// The smallest view that has all dimensions; without one, raw events are asked, at the cut of history.
+    pub view: Option<ViewId>,
     pub question: Question,
     pub measures: Vec<Measure>,
     pub top: Option<(usize, Measure)>,
@@ -93,16 +95,15 @@ pub fn plan(rules: &Rules, parameters: &[(String, String)]) -> Result<Plan, Plan
     }
     let filters = filters(rules, &given.filters)?;
     let wanted: Vec<Dimension> = group_by.iter().chain(filters.keys()).copied().collect();
-    let Some(view) = rules.views.smallest_with(&wanted) else {
-        return wrong(format!("no view has {} together; {}", names(&wanted), declared(rules)));
-    };
+    let view = rules.views.smallest_with(&wanted);
     let mut measures = list(given.get("measures")).map(measure).collect::<Result<Vec<_>, _>>()?;
     if measures.is_empty() {
         measures.push(Measure::Count);
     }
     let identity = format!("{}|{}|{}|{}|{filters:?}", step, given.get("tz").unwrap_or("UTC"), range_text(range), names(&group_by));
     Ok(Plan {
-        question: Question { view, range, buckets, group_by, filters },
+        view,
+        question: Question { range, buckets, group_by, filters },
         measures,
         top: given.get("top").map(top).transpose()?,
         at_least: given
@@ -181,8 +182,10 @@ fn buckets(step: Step, zone: Option<&str>, range: TimeRange) -> Result<Buckets, 
 }
 
 fn dimension(rules: &Rules, name: &str) -> Result<Dimension, PlanError> {
-    let known = name.parse::<Dimension>().ok().filter(|d| rules.views.smallest_with(&[*d]).is_some());
-    known.ok_or_else(|| PlanError(format!("no view has a dimension `{}`; {}", name.escape_debug(), declared(rules))))
+    name.parse().map_err(|()| {
+        let known = names(&Dimension::ALL);
+        PlanError(format!("there is no dimension `{}`; there are {known}, and {}", name.escape_debug(), declared(rules)))
+    })
 }
 
 fn declared(rules: &Rules) -> String {
@@ -257,8 +260,10 @@ mod tests {
             let error = planned(query).expect_err(query).to_string();
             assert!(error.contains(says), "{query}: {error}");
         };
-        check("group_by=nonsense", "no view has a dimension `nonsense`; the declared views are by_type (event_type)");
-        check("group_by=user_id", "no view has a dimension `user_id`");
+        check(
+            "group_by=nonsense",
+            "no dimension `nonsense`; there are event_type, product_id, user_id, and the declared views are by_type (event_type)",
+        );
         check("group_by=event_type,event_type", "twice");
         check("from=2013-01-01T00:01:00Z", "nearest are 2013-01-01T00:00:00.000Z and 2013-01-01T00:05:00.000Z");
         check("from=2014-01-01T00:00:00Z&to=2013-01-01T00:00:00Z", "must be before");
@@ -274,6 +279,14 @@ mod tests {
         check("timeout_ms=x", "milliseconds");
         check("colour=red", "no parameter `colour`");
         check("step=1h&step=1d", "given twice");
+    }
+
+    #[test]
+    fn the_smallest_view_is_chosen_and_raw_events_where_there_is_none() {
+        let view = |query| planned(query).expect("valid").view;
+        assert_eq!(view("group_by=event_type"), Some(ViewId(0)));
+        assert_eq!(view("where=product_id:x"), Some(ViewId(1)));
+        assert_eq!(view("group_by=user_id&where=event_type:x"), None);
     }
 
     #[test]

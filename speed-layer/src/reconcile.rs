@@ -121,7 +121,7 @@ async fn settled(
     }
     let deadlines = entries.iter().filter_map(|row| match row.entry {
         Entry::Repair { deadline_ms } => Some(deadline_ms),
-        Entry::Closed => None,
+        Entry::Closed | Entry::Begun => None,
     });
     let others = deadlines.filter(|until| Some(*until) != own && *until > yard.now_ms());
     Ok(others.max().map(|until_ms| Closing::Waiting { until_ms }))

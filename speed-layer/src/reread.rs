@@ -16,6 +16,12 @@ const MAX_ROWS: u64 = 200_000;
 /// A log that is silent for so long will not answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The real clock, in milliseconds since the Unix epoch.
+pub fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
 /// The real clock, and a consumer made for each repair.
 #[derive(Debug)]
 pub struct LogYard<F> {
@@ -26,8 +32,7 @@ pub struct LogYard<F> {
 
 impl<C: Consumer, F: Fn() -> Result<C, Error> + Send + Sync + 'static> Yard for LogYard<F> {
     fn now_ms(&self) -> i64 {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+        now_ms()
     }
 
     async fn reread(&self, partition: Partition, segment: &Segment) -> Result<Vec<Block>, CloseError> {

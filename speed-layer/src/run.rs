@@ -1,19 +1,26 @@
 //! The speed layer's loop: one thread that polls the log and counts, and a task that closes epochs.
 
 use crate::reconcile::{CloseError, Closing, Yard, close};
+use crate::reread::now_ms;
 use crate::tide::{Tide, Waterline};
 use dashmap::DashMap;
 use parking_lot::{ArcRwLockWriteGuard, RawRwLock, RwLock};
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use tidemark_core::cell::Tally;
 use tidemark_core::cut::Cut;
+use tidemark_core::epoch::{Epoch, Mark};
 use tidemark_core::generation::Rules;
 use tidemark_core::offset::{NextOffset, Partition};
 use tidemark_core::question::{Question, Rows};
+use tidemark_core::view::ViewId;
 use tidemark_core::window::BucketError;
 use tidemark_history::History;
+use tidemark_history::ledger::{Entry, LedgerRow};
+use tidemark_history::raw::recall;
 use tidemark_topic::{Consumer, Control, Happened};
 use tokio::sync::watch;
 
@@ -71,7 +78,7 @@ impl Speed {
     }
 
     /// Answers from the open epochs; `None` while some partition of `0..partitions` is not yet ready to.
-    pub fn snapshot(&self, question: &Question, partitions: u32) -> Result<Option<Snapshot>, BucketError> {
+    pub fn snapshot(&self, view: ViewId, question: &Question, partitions: u32) -> Result<Option<Snapshot>, BucketError> {
         let mut snapshot = Snapshot::default();
         for partition in (0..partitions).map(Partition) {
             let Some(tide) = self.tide(partition) else { return Ok(None) };
@@ -79,7 +86,7 @@ impl Speed {
             if !tide.is_taught() {
                 return Ok(None);
             }
-            let waterline = tide.answer(question, &mut snapshot.rows)?;
+            let waterline = tide.answer(view, question, &mut snapshot.rows)?;
             snapshot.waterlines.insert(partition, waterline);
             let end = self.ends.get(&partition).map_or(waterline.position, |end| (*end).max(waterline.position));
             snapshot.ends.set(partition, end);
@@ -94,6 +101,11 @@ impl Speed {
             tide.is_taught().then(|| (*entry.key(), tide.waterline().position))
         };
         self.tides.iter().filter_map(taught).collect()
+    }
+
+    /// The log's end of each partition, as of the last fetch.
+    pub fn ends(&self) -> Cut {
+        self.ends.iter().map(|entry| (*entry.key(), *entry.value())).collect()
     }
 
     pub fn changes(&self) -> watch::Receiver<u64> {
@@ -136,12 +148,15 @@ impl Holding {
 }
 
 /// Polls and counts until told to stop. Blocks: it wants a thread of its own, with `runtime` for history's calls.
+/// `reached` is H.
 pub fn run<C: Consumer, H: History>(
     mut consumer: C,
     history: &H,
+    reached: watch::Receiver<Cut>,
     speed: &Arc<Speed>,
     runtime: &tokio::runtime::Handle,
 ) -> Result<(), tidemark_topic::Error> {
+    let past = Past { history, reached, runtime };
     speed.control.wake_by(consumer.waker());
     let mut owned: Vec<Partition> = Vec::new();
     let mut paused = false;
@@ -168,7 +183,7 @@ pub fn run<C: Consumer, H: History>(
         drop(holding);
         for (partitions, ours) in changes {
             if ours {
-                assigned(&mut consumer, history, speed, runtime, &partitions)?;
+                assigned(&mut consumer, &past, speed, &partitions)?;
                 owned.extend(&partitions);
                 if paused {
                     consumer.pause(&partitions)?;
@@ -191,31 +206,83 @@ pub fn run<C: Consumer, H: History>(
     Ok(())
 }
 
+/// What a start needs to know of history.
+struct Past<'a, H> {
+    history: &'a H,
+    /// H.
+    reached: watch::Receiver<Cut>,
+    runtime: &'a tokio::runtime::Handle,
+}
+
+impl<H: History> Past<'_, H> {
+    /// Asks until there is an answer; `None` when it is time to stop.
+    fn ask<T, F>(&self, speed: &Speed, question: impl Fn() -> F) -> Option<T>
+    where
+        F: Future<Output = Result<T, tidemark_history::Error>>,
+    {
+        while !speed.control.is_stopping() {
+            match self.runtime.block_on(question()) {
+                Ok(answer) => {
+                    speed.control.trouble(None);
+                    return Some(answer);
+                }
+                Err(error) => speed.control.trouble(Some(format!("the speed layer waits for history: {error}"))),
+            }
+            std::thread::sleep(CLOSE_PAUSE);
+        }
+        None
+    }
+
+    /// The mark of a partition that has none yet: the epoch in which the log begins. Noted, for later it begins higher.
+    fn begin(&self, speed: &Speed, partition: Partition, start: NextOffset) -> Option<Mark> {
+        let epoch = speed.rules.epoch_bits.epoch_at(start);
+        if epoch > Epoch(0) {
+            tracing::warn!(%partition, "the topic begins at {start}: what was there before has never been counted");
+            let row = LedgerRow { partition, epoch, entry: Entry::Begun, tally: Tally::default(), fold: 0, at_ms: now_ms() };
+            self.ask(speed, || self.history.record(&row))?;
+        }
+        Some(Mark::at(epoch))
+    }
+
+    /// A partition as the ledger leaves it. What the log no longer has of its open epochs, and of the one before, is
+    /// taken from history.
+    fn tide(&self, speed: &Speed, partition: Partition, mark: Mark, start: NextOffset) -> Option<Tide> {
+        let fresh = || Tide::new(partition, Arc::clone(&speed.rules), mark);
+        let from = fresh().begin_at();
+        if from >= start {
+            return Some(fresh());
+        }
+        tracing::warn!(%partition, "the topic begins at {start}: offsets from {from} on are taken from history");
+        let mut reached = self.reached.clone();
+        while reached.borrow_and_update().get(partition) < start {
+            if speed.control.is_stopping() {
+                return None;
+            }
+            let text = format!("the speed layer waits until history has passed {start} of partition {partition}, where the topic begins");
+            speed.control.trouble(Some(text));
+            let _ = self.runtime.block_on(async { tokio::time::timeout(CLOSE_PAUSE, reached.changed()).await });
+        }
+        self.ask(speed, || async {
+            let mut tide = fresh();
+            recall(self.history, partition, from, start, |record| tide.recall(record)).await?;
+            tide.passed(start);
+            Ok(tide)
+        })
+    }
+}
+
 fn assigned<C: Consumer, H: History>(
     consumer: &mut C,
-    history: &H,
+    past: &Past<'_, H>,
     speed: &Speed,
-    runtime: &tokio::runtime::Handle,
     partitions: &[Partition],
 ) -> Result<(), tidemark_topic::Error> {
-    let marks = loop {
-        match runtime.block_on(history.marks()) {
-            Ok(marks) => break marks,
-            Err(error) => {
-                speed.control.trouble(Some(format!("the speed layer waits for the ledger: {error}")));
-                if speed.control.is_stopping() {
-                    return Ok(());
-                }
-                std::thread::sleep(CLOSE_PAUSE);
-            }
-        }
-    };
-    speed.control.trouble(None);
+    let Some(marks) = past.ask(speed, || past.history.marks()) else { return Ok(()) };
     for &partition in partitions {
-        let mark = marks.get(&partition).copied().unwrap_or(tidemark_core::epoch::Mark::START);
-        let tide = Tide::new(partition, Arc::clone(&speed.rules), mark);
         let extent = speed.control.patiently(|| consumer.extent(partition))?;
-        let begin_at = tide.begin_at().max(extent.start.min(tide.waterline().position));
+        let mark = marks.get(&partition).copied().or_else(|| past.begin(speed, partition, extent.start));
+        let Some(tide) = mark.and_then(|mark| past.tide(speed, partition, mark, extent.start)) else { return Ok(()) };
+        let begin_at = tide.begin_at();
         speed.tides.insert(partition, Arc::new(RwLock::new(tide)));
         speed.ends.insert(partition, extent.end);
         speed.control.patiently(|| consumer.start(partition, begin_at))?;

@@ -9,7 +9,9 @@ use tidemark_core::generation::Rules;
 use tidemark_core::judge::{Examined, Judge, Verdict};
 use tidemark_core::offset::{NextOffset, Offset, Partition};
 use tidemark_core::question::{Question, Rows};
+use tidemark_core::view::ViewId;
 use tidemark_core::window::BucketError;
+use tidemark_history::rows::RawRecord;
 use tidemark_topic::Record;
 
 /// Records that are examined before the first of them is counted: while one is decoded, memory is on its way for those
@@ -93,6 +95,14 @@ impl Tide {
         self.position = offset.next();
     }
 
+    /// Counts a record that the log no longer has, as history keeps it.
+    pub fn recall(&mut self, record: &RawRecord) {
+        if !self.read.includes(record.offset) {
+            let examined = self.judge.examined(record.decoded(&self.rules.limits));
+            self.apply_one(record.offset, &examined);
+        }
+    }
+
     /// There is nothing but holes up to `next`.
     pub fn passed(&mut self, next: NextOffset) {
         self.read = self.read.max(next);
@@ -137,9 +147,9 @@ impl Tide {
     }
 
     /// This partition's open part of an answer, and the line that it is exact at.
-    pub fn answer(&self, question: &Question, rows: &mut Rows) -> Result<Waterline, BucketError> {
+    pub fn answer(&self, view: ViewId, question: &Question, rows: &mut Rows) -> Result<Waterline, BucketError> {
         for segment in self.segments() {
-            segment.answer(question, rows)?;
+            segment.answer(view, question, rows)?;
         }
         Ok(self.waterline())
     }

@@ -102,7 +102,7 @@ async fn speed(common: &Common) -> Result<()> {
     let waker = consumer.waker();
     let counting = std::thread::spawn({
         let (speed, handle) = (Arc::clone(&speed), tokio::runtime::Handle::current());
-        move || tidemark_speed_layer::run::run(consumer, &history, &speed, &handle)
+        move || tidemark_speed_layer::run::run(consumer, &history, Batch::default().reached(), &speed, &handle)
     });
     let mut changes = speed.changes();
     changes.changed().await?;
@@ -124,13 +124,12 @@ async fn speed(common: &Common) -> Result<()> {
 
 fn by_type(speed: &Speed, partitions: usize) -> Result<Rows> {
     let question = Question {
-        view: ViewId(0),
         range: TimeRange::default(),
         buckets: Buckets::new(Step::FiveMinutes, None)?,
         group_by: vec![Dimension::EventType],
         filters: Default::default(),
     };
-    Ok(speed.snapshot(&question, u32::try_from(partitions)?)?.context("a partition is not ready")?.rows)
+    Ok(speed.snapshot(ViewId(0), &question, u32::try_from(partitions)?)?.context("a partition is not ready")?.rows)
 }
 
 async fn batch(common: &Common) -> Result<()> {

@@ -141,8 +141,8 @@ impl Parts {
 
         let consumer = kafka.consumer(Membership::All { group: None }, options.clone())?;
         let speed_thread = thread("speed", say.clone(), {
-            let (speed, history, handle) = (Arc::clone(&speed), Arc::clone(&history), handle.clone());
-            move || tidemark_speed_layer::run::run(consumer, &*history, &speed, &handle).context("the speed layer ended")
+            let (speed, history, reached, handle) = (Arc::clone(&speed), Arc::clone(&history), batch.reached(), handle.clone());
+            move || tidemark_speed_layer::run::run(consumer, &*history, reached, &speed, &handle).context("the speed layer ended")
         })?;
         let batch_thread = thread("batch", say, {
             let (batch, history, rules, limits) = (batch.clone(), Arc::clone(&history), Arc::clone(&rules), config.block_limits()?);

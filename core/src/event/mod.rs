@@ -122,6 +122,34 @@ impl Reject {
         }
     }
 
+    const ALL: [Self; 20] = [
+        Self::TooLong,
+        Self::Empty,
+        Self::NotUtf8,
+        Self::NotJson,
+        Self::TooDeep,
+        Self::LoneSurrogate,
+        Self::NotAnObject,
+        Self::RepeatedField("a field"),
+        Self::MissingEventType,
+        Self::BadEventType,
+        Self::MissingTimestamp,
+        Self::BadTimestamp,
+        Self::BadEventId,
+        Self::BadProductId,
+        Self::BadUserId,
+        Self::BadOrderAmount,
+        Self::OrderAmountOutOfRange,
+        Self::BadProperties,
+        Self::TooOld,
+        Self::TooFarAhead,
+    ];
+
+    /// The reject of a code that [`Reject::reason`] has given.
+    pub fn of_reason(reason: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reject| reject.reason() == reason)
+    }
+
     /// A stable code for machines.
     pub const fn reason(self) -> &'static str {
         self.both().0

@@ -105,8 +105,8 @@ impl Segment {
     }
 
     /// Adds this segment's part of the answer to `rows`.
-    pub fn answer(&self, question: &Question, rows: &mut Rows) -> Result<(), BucketError> {
-        let view = &self.views[question.view.0];
+    pub fn answer(&self, view: ViewId, question: &Question, rows: &mut Rows) -> Result<(), BucketError> {
+        let view = &self.views[view.0];
         let Some(allowed) = self.filters(view, question) else { return Ok(()) };
         let places: Vec<usize> = question.group_by.iter().filter_map(|d| view.dimensions.iter().position(|own| own == d)).collect();
         let mut groups: HashMap<(i64, Key), Cell, FixedState> = HashMap::default();

@@ -30,6 +30,7 @@ pub struct Event {
     pub window_ms: i64,
     pub event_type: String,
     pub product_id: String,
+    pub user_id: String,
     /// In ten-thousandths.
     pub amount: Option<i128>,
 }
@@ -55,8 +56,16 @@ pub struct Recount {
 }
 
 impl Recount {
-    /// Reads the whole topic.
+    /// Reads the whole topic, from which nothing has been removed.
     pub fn read(kafka: &str, topic: &str, epoch_bits: u8) -> Self {
+        let this = Self::read_what_is_left(kafka, topic, epoch_bits);
+        let begins_at_0 = |records: &Vec<(u64, Verdict)>| records.first().is_none_or(|(offset, _)| *offset == 0);
+        assert!(this.partitions.values().all(begins_at_0), "something has been removed from the topic");
+        this
+    }
+
+    /// Reads the topic as if nothing had ever stood before what is there.
+    pub fn read_what_is_left(kafka: &str, topic: &str, epoch_bits: u8) -> Self {
         let mut this = Self { partitions: BTreeMap::new(), ends: BTreeMap::new(), epoch_bits };
         let consumer: BaseConsumer = ClientConfig::new()
             .set("bootstrap.servers", kafka)
@@ -68,8 +77,7 @@ impl Recount {
         let metadata = consumer.fetch_metadata(Some(topic), DEADLINE).expect("the topic's partitions");
         let mut list = TopicPartitionList::new();
         for partition in metadata.topics()[0].partitions() {
-            let (start, end) = consumer.fetch_watermarks(topic, partition.id(), DEADLINE).expect("the partition's extent");
-            assert_eq!(start, 0, "nothing has been removed from partition {}", partition.id());
+            let (_, end) = consumer.fetch_watermarks(topic, partition.id(), DEADLINE).expect("the partition's extent");
             let id = u32::try_from(partition.id()).expect("Kafka counts from 0");
             this.ends.insert(id, u64::try_from(end).expect("an end is not negative"));
             this.partitions.insert(id, Vec::new());
@@ -184,6 +192,7 @@ impl Event {
         match dimension {
             "event_type" => &self.event_type,
             "product_id" => &self.product_id,
+            "user_id" => &self.user_id,
             other => panic!("this recount knows no dimension {other}"),
         }
     }
@@ -197,6 +206,7 @@ impl Event {
             && question.to_ms.is_none_or(|to| self.window_ms < to)
             && allowed("event_type")
             && allowed("product_id")
+            && allowed("user_id")
     }
 }
 
@@ -293,6 +303,7 @@ pub fn understand(payload: &[u8], record_ms: i64) -> Result<Event, &'static str>
         window_ms: timestamp_ms - timestamp_ms.rem_euclid(WINDOW_MS),
         event_type: event_type.to_owned(),
         product_id: string("product_id").unwrap_or_default(),
+        user_id: string("user_id").unwrap_or_default(),
         amount,
     })
 }

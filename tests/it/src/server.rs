@@ -79,8 +79,14 @@ impl Site {
     pub fn new(config: &str) -> Self {
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let dir = tempfile::Builder::new().prefix("tidemark-it-").tempdir().expect("a temporary directory");
-        fs::write(dir.path().join("config.toml"), config).expect("writing the configuration");
-        Self { dir, port: free_port(), _alone: alone }
+        let site = Self { dir, port: free_port(), _alone: alone };
+        site.configure(config);
+        site
+    }
+
+    /// Another configuration for the servers to come.
+    pub fn configure(&self, config: &str) {
+        fs::write(self.dir.path().join("config.toml"), config).expect("writing the configuration");
     }
 
     pub fn data(&self) -> PathBuf {

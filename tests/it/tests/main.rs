@@ -8,4 +8,5 @@ mod flights;
 mod january;
 mod kill;
 mod life;
+mod raw;
 mod read_your_write;

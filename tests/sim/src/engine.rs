@@ -8,6 +8,7 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
+use tidemark_core::cut::Cut;
 use tidemark_core::epoch::Epoch;
 use tidemark_core::offset::{OffsetRange, Partition};
 use tidemark_core::question::{Question, Rows};
@@ -207,8 +208,16 @@ impl History for Engine {
         self.heard("a wipe", outcome).await
     }
 
-    async fn answer(&self, question: &Question, marks: &Marks) -> Result<Rows, Error> {
-        self.heard("a query", self.twin.answer(question, marks)).await
+    async fn answer(&self, view: ViewId, question: &Question, marks: &Marks) -> Result<Rows, Error> {
+        self.heard("a query", self.twin.answer(view, question, marks)).await
+    }
+
+    async fn answer_raw(&self, question: &Question, marks: &Marks, cut: &Cut) -> Result<Rows, Error> {
+        self.heard("a raw query", self.twin.answer_raw(question, marks, cut)).await
+    }
+
+    async fn repairing(&self) -> Result<Vec<(Partition, Epoch)>, Error> {
+        self.heard("what is being repaired", self.twin.repairing()).await
     }
 
     async fn extent(&self, view: ViewId, marks: &Marks) -> Result<Option<(i64, i64)>, Error> {

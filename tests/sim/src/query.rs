@@ -6,19 +6,21 @@ use crate::ground::Ground;
 use crate::log::{INSTANTS_MS, Log, PRODUCTS, TYPES};
 use crate::recount::{Asked, Counted, plain, recount};
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use tidemark_core::cut::Cut;
 use tidemark_core::offset::{NextOffset, Partition};
 use tidemark_core::question::{Question, Rows, merge_rows};
 use tidemark_core::view::{Dimension, ViewId};
 use tidemark_core::window::{Buckets, Step, TimeRange};
-use tidemark_history::{Error, History, Marks};
-use tidemark_speed_layer::tide::{Tide, Waterline};
+use tidemark_history::{Error, History, Marks, raw};
+use tidemark_speed_layer::tide::Tide;
 
 const HOUR_MS: i64 = 60 * 60 * 1000;
 /// 1969-12-29, a Monday.
 const MONDAY_MS: i64 = -3 * 24 * HOUR_MS;
 
 /// A question, as it is put to the project and as it is put to the judge.
-fn random_question(ground: &Ground) -> (Question, Asked) {
+fn random_question(ground: &Ground) -> (ViewId, Question, Asked) {
     let (step, width_ms, origin_ms) = [
         (Step::FiveMinutes, Some(300_000), 0),
         (Step::QuarterHour, Some(900_000), 0),
@@ -60,56 +62,84 @@ fn random_question(ground: &Ground) -> (Question, Asked) {
         filters: filters.iter().map(|(d, values)| (d.name(), values.clone())).collect(),
     };
     let buckets = Buckets::new(step, zone).expect("a known zone");
-    (Question { view: ViewId(view), range, buckets, group_by: dimensions, filters }, asked)
+    (ViewId(view), Question { range, buckets, group_by: dimensions, filters }, asked)
 }
 
 /// A query under way.
 #[derive(Debug)]
 pub struct Query {
+    /// Without a view, raw events are asked at the cut H.
+    view: Option<ViewId>,
     question: Question,
     asked: Asked,
+    /// The speed layer's part.
     speed: Rows,
-    lines: BTreeMap<Partition, Waterline>,
-    history: Task<Result<Rows, Error>>,
+    marks: Marks,
+    /// What the answer may include: S, or H where raw events are asked.
+    reached: Cut,
+    history: Task<Result<(Cut, Rows), Error>>,
 }
 
 impl Query {
     /// Takes the speed layer's part, at one instant.
     pub fn ask<'a>(ground: &Ground, engine: &Engine, tides: impl Iterator<Item = (Partition, &'a Tide)>) -> Self {
-        let (question, asked) = random_question(ground);
-        let (mut speed, mut lines) = (Rows::new(), BTreeMap::new());
+        let (view, question, asked) = random_question(ground);
+        let (mut speed, mut marks, mut reached) = (Rows::new(), Marks::new(), Cut::default());
         for (partition, tide) in tides {
-            lines.insert(partition, tide.answer(&question, &mut speed).expect("the instants are in the calendar"));
+            let line = tide.answer(view, &question, &mut speed).expect("the instants are in the calendar");
+            marks.insert(partition, line.mark);
+            reached.set(partition, line.position);
         }
-        ground.say(format_args!("query at {lines:?}"));
-        let history = Self::history(engine, &question, &lines);
-        Self { question, asked, speed, lines, history }
+        ground.say(format_args!("query at {reached}, {marks:?}"));
+        let history = Self::history(engine, ground, Some(view), &question, &marks, &reached);
+        Self { view: Some(view), question, asked, speed, marks, reached, history }
     }
 
-    fn history(engine: &Engine, question: &Question, lines: &BTreeMap<Partition, Waterline>) -> Task<Result<Rows, Error>> {
-        let marks: Marks = lines.iter().map(|(partition, line)| (*partition, line.mark)).collect();
-        let (engine, question) = (engine.clone(), question.clone());
-        Task::new(async move { engine.answer(&question, &marks).await })
+    /// Asks raw events alone.
+    pub fn ask_raw(ground: &Ground, engine: &Engine, reached: Cut) -> Self {
+        let (_, question, asked) = random_question(ground);
+        ground.say(format_args!("raw query at {reached}"));
+        let history = Self::history(engine, ground, None, &question, &Marks::new(), &reached);
+        Self { view: None, question, asked, speed: Rows::new(), marks: Marks::new(), reached, history }
+    }
+
+    fn history(
+        engine: &Engine,
+        ground: &Ground,
+        view: Option<ViewId>,
+        question: &Question,
+        marks: &Marks,
+        reached: &Cut,
+    ) -> Task<Result<(Cut, Rows), Error>> {
+        let (engine, rules, question) = (engine.clone(), Arc::clone(&ground.rules), question.clone());
+        let (marks, reached) = (marks.clone(), reached.clone());
+        Task::new(async move {
+            match view {
+                Some(view) => Ok((reached, engine.answer(view, &question, &marks).await?)),
+                None => raw::answer(&engine, &rules, &question, &reached).await.map(|answer| (answer.cut, answer.rows)),
+            }
+        })
     }
 
     /// Goes on; true when it has been answered, rightly.
     pub fn step(&mut self, ground: &Ground, engine: &Engine, log: &Log) -> bool {
         let Some(outcome) = self.history.step() else { return false };
-        let Ok(rows) = outcome else {
-            self.history = Self::history(engine, &self.question, &self.lines);
+        let Ok((cut, rows)) = outcome else {
+            self.history = Self::history(engine, ground, self.view, &self.question, &self.marks, &self.reached);
             return false;
         };
         let mut answer = std::mem::take(&mut self.speed);
         merge_rows(&mut answer, rows);
         let mut expected = Counted::new();
-        for (partition, line) in &self.lines {
-            log.judged(*partition, NextOffset::ZERO..line.position, |log| recount(log, &self.asked, &mut expected));
+        for (partition, position) in cut.iter() {
+            log.judged(partition, NextOffset::ZERO..position, |log| recount(log, &self.asked, &mut expected));
         }
         let answer = plain(&answer);
         assert!(
             answer == expected,
-            "wrong answer at {:?}\n to {:?}\n  given    {answer:?}\n  recount  {expected:?}",
-            self.lines,
+            "wrong answer at {cut} (view {:?}, {:?})\n to {:?}\n  given    {answer:?}\n  recount  {expected:?}",
+            self.view,
+            self.marks,
             self.asked
         );
         ground.count(|totals| totals.answers += 1);

@@ -270,7 +270,10 @@ impl World {
                 .filter_map(|side| side.speed.as_ref().map(|owner| (side.partition, &owner.tide)))
                 .filter(|(_, tide)| tide.is_taught())
         };
-        if self.queries.len() < 8 && tides().count() == self.sides.len() {
+        if self.queries.len() < 8 && self.ground.chance(250) {
+            let reached = self.sides.iter().map(|side| (side.partition, self.group.committed(side.partition).next)).collect();
+            self.queries.push(Query::ask_raw(&self.ground, &self.engine, reached));
+        } else if self.queries.len() < 8 && tides().count() == self.sides.len() {
             let query = Query::ask(&self.ground, &self.engine, tides());
             self.queries.push(query);
         }
