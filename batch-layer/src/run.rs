@@ -156,6 +156,7 @@ impl<C: Consumer, H: History> Loop<C, H> {
         if self.paused {
             self.consumer.pause(partitions)?;
         }
+        self.batch.control.trouble(None);
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! Cuts: one position per partition. An answer names the cut it is exact at; a producer gets one back from ingest.
 
-use crate::offset::{NextOffset, OffsetRange, Partition};
+use crate::offset::{NextOffset, Partition};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
@@ -8,17 +8,6 @@ use std::str::FromStr;
 /// For each partition the first offset that is not included. A partition that is absent is at the beginning.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Cut(BTreeMap<Partition, NextOffset>);
-
-/// Why a range cannot be appended to a cut.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum CutError {
-    /// Offsets between the cut and the range would be left out.
-    #[error("partition {partition}: {range} leaves a gap after {at}")]
-    Gap { partition: Partition, at: NextOffset, range: OffsetRange },
-    /// Offsets below the cut would be included twice.
-    #[error("partition {partition}: {range} overlaps what ends at {at}")]
-    Overlap { partition: Partition, at: NextOffset, range: OffsetRange },
-}
 
 /// A position's text that is not `partition:offset[,partition:offset…]`.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -38,19 +27,6 @@ impl Cut {
     pub fn raise(&mut self, partition: Partition, position: NextOffset) {
         let at = self.0.entry(partition).or_default();
         *at = (*at).max(position);
-    }
-
-    /// Appends a range, which must start exactly where the cut ends. On error nothing has changed.
-    pub fn advance(&mut self, partition: Partition, range: OffsetRange) -> Result<(), CutError> {
-        let at = self.get(partition);
-        if range.from() > at {
-            return Err(CutError::Gap { partition, at, range });
-        }
-        if range.from() < at {
-            return Err(CutError::Overlap { partition, at, range });
-        }
-        self.0.insert(partition, range.to());
-        Ok(())
     }
 
     /// True if every position of `wanted` has been reached here.
@@ -105,23 +81,6 @@ impl FromStr for Cut {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn range(from: u64, to: u64) -> OffsetRange {
-        OffsetRange::new(NextOffset::new(from), NextOffset::new(to)).expect("not empty")
-    }
-
-    #[test]
-    fn a_cut_takes_only_the_range_that_starts_where_it_ends_and_an_error_changes_nothing() {
-        let p = Partition(3);
-        let mut cut = Cut::default();
-        cut.advance(p, range(0, 5)).expect("starts at the cut");
-        let before = cut.clone();
-        assert!(matches!(cut.advance(p, range(6, 7)), Err(CutError::Gap { .. })));
-        assert!(matches!(cut.advance(p, range(4, 7)), Err(CutError::Overlap { .. })));
-        assert_eq!(cut, before);
-        cut.advance(p, range(5, 9)).expect("starts at the cut");
-        assert_eq!(cut.get(p), NextOffset::new(9));
-    }
 
     #[test]
     fn a_position_is_written_as_it_is_read() {

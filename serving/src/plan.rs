@@ -145,7 +145,7 @@ fn edge(name: &str, text: &str) -> Result<i64, PlanError> {
             Ok(at) => at.as_millisecond(),
             Err(_) => {
                 return wrong(format!(
-                    "{name} `{text}` is neither RFC 3339, such as 2013-01-01T10:15:00Z (a + in it is written %2B), nor epoch milliseconds"
+                    "{name} `{text}` is neither RFC 3339 of the years 1970 to 2106, such as 2013-01-01T10:15:00Z (a + in it is written %2B), nor epoch milliseconds"
                 ));
             }
         },

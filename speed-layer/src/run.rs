@@ -159,14 +159,14 @@ pub fn run<C: Consumer, H: History>(
     let past = Past { history, reached, runtime };
     speed.control.wake_by(consumer.waker());
     let mut owned: Vec<Partition> = Vec::new();
-    let mut paused = false;
+    let (mut paused, mut waiting) = (false, false);
     while !speed.control.is_stopping() {
         if speed.control.is_paused() != paused {
             paused = !paused;
-            if paused { consumer.pause(&owned)? } else { consumer.resume(&owned)? }
+            speed.control.patiently(|| if paused { consumer.pause(&owned) } else { consumer.resume(&owned) })?;
         }
         let (mut holding, mut changes) = (Holding::default(), Vec::new());
-        let happened = consumer.poll(POLL, |happened| match happened {
+        let polled = consumer.poll(POLL, |happened| match happened {
             Happened::Records { partition, records } => {
                 if let Some(tide) = holding.tide(speed, partition) {
                     tide.apply(records);
@@ -179,7 +179,7 @@ pub fn run<C: Consumer, H: History>(
             }
             Happened::Assigned(partitions) => changes.push((partitions, true)),
             Happened::Revoked(partitions) | Happened::Lost(partitions) => changes.push((partitions, false)),
-        })?;
+        });
         drop(holding);
         for (partitions, ours) in changes {
             if ours {
@@ -199,8 +199,18 @@ pub fn run<C: Consumer, H: History>(
                 speed.ends.insert(partition, end);
             }
         }
-        if happened > 0 {
-            speed.change();
+        if polled.is_ok() && std::mem::take(&mut waiting) {
+            speed.control.trouble(None);
+        }
+        match polled {
+            Ok(0) => {}
+            Ok(_) => speed.change(),
+            Err(error @ tidemark_topic::Error::Unavailable { .. }) => {
+                waiting = true;
+                speed.control.trouble(Some(format!("waiting for the log: {error}")));
+                std::thread::sleep(CLOSE_PAUSE);
+            }
+            Err(error) => return Err(error),
         }
     }
     Ok(())

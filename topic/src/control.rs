@@ -54,11 +54,13 @@ impl Control {
         self.0.paused.load(Ordering::Acquire)
     }
 
+    /// Says what holds the loop up, or that nothing does any more; logged when it changes.
     pub fn trouble(&self, trouble: Option<String>) {
-        if let Some(text) = &trouble {
+        let mut current = self.0.trouble.lock();
+        if let Some(text) = trouble.as_ref().filter(|text| current.as_ref() != Some(text)) {
             tracing::warn!("{text}");
         }
-        *self.0.trouble.lock() = trouble;
+        *current = trouble;
     }
 
     pub fn current_trouble(&self) -> Option<String> {

@@ -3,7 +3,7 @@
 use super::Topic;
 use super::measured::peak_mib;
 use super::recount;
-use super::topic::{SPAN_MS, START_MS, generate};
+use super::topic::{SPAN_MS, START_MS, TYPES, generate};
 use anyhow::{Context as _, Result, bail, ensure};
 use axum::body::Body;
 use axum::http::Uri;
@@ -25,8 +25,8 @@ pub struct Arguments {
     #[command(flatten)]
     topic: Topic,
     /// Requests of each kind
-    #[arg(long, default_value_t = 1_000)]
-    requests: usize,
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    requests: u32,
 }
 
 /// Small, so that nearly all events are in closed epochs, which history answers for.
@@ -48,23 +48,26 @@ pub async fn run(arguments: &Arguments) -> Result<()> {
     eprintln!("waiting until history has been closed");
     client.wait_until_closed().await?;
 
-    let hours = hours();
+    let (hours, requests) = (hours(), usize::try_from(arguments.requests)?);
     let by_type = |from: u64| format!("/v1/query?from={from}&to={}&step=5m&group_by=event_type", from + HOUR_MS);
     let by_product = |from: u64| format!("/v1/query?from={from}&to={}&group_by=event_type,product_id&top=10:count", from + HOUR_MS);
     compare(&client, &kafka, &hours, by_type).await?;
-    let asked_again = measure(&client, (0..arguments.requests).map(|n| by_type(hours[n % hours.len()]))).await?;
-    // No two are the same question, so none is answered from the cache.
-    let all_new = (0..arguments.requests).map(|n| {
-        let (from, filters) = (hours[n % hours.len()], n / hours.len() + 1);
-        let products: String = (0..filters).map(|p| format!("&where=product_id:p-{p:06}")).collect();
-        format!("{}{products}", by_type(from))
+    let asked_again = measure(&client, (0..requests).map(|n| by_type(hours[n % hours.len()]))).await?;
+    // No two are the same question, so none is answered from the cache: each names another set of types.
+    let all_new = (0..requests).map(|n| {
+        let (from, set) = (hours[n % hours.len()], n / hours.len() + 1);
+        let types = TYPES.iter().enumerate().filter(|(bit, _)| set >> bit & 1 == 1);
+        format!("{}{}", by_type(from), types.map(|(_, name)| format!("&where=event_type:{name}")).collect::<String>())
     });
     let first_asked = measure(&client, all_new).await?;
-    let top = measure(&client, (0..arguments.requests).map(|n| by_product(hours[n % hours.len()]))).await?;
+    let one_product = (0..requests).map(|n| format!("{}&where=product_id:p-{:06}", by_type(hours[n % hours.len()]), n / hours.len()));
+    let one_product = measure(&client, one_product).await?;
+    let top = measure(&client, (0..requests).map(|n| by_product(hours[n % hours.len()]))).await?;
 
     println!("one request at a time over HTTP, in ms; {events} events, {} of them in closed epochs", client.closed().await?);
     report("one hour by type, asked before", &asked_again);
-    report("one hour by type of some products, asked for the first time", &first_asked);
+    report("one hour by some types, never asked before", &first_asked);
+    report("one hour of one product by type, never asked before", &one_product);
     report("one hour, top 10 of type and product, asked before", &top);
     println!("peak RSS of the tidemark process: {} MiB", peak_mib(system.child.id())?);
     Ok(())

@@ -55,7 +55,8 @@ impl Bench {
     }
 }
 
-const TYPES: [&str; 12] = ["view", "click", "search", "scroll", "cart", "purchase", "refund", "login", "logout", "share", "rate", "error"];
+pub const TYPES: [&str; 12] =
+    ["view", "click", "search", "scroll", "cart", "purchase", "refund", "login", "logout", "share", "rate", "error"];
 
 /// Creates the topic and writes the events that [`event`] makes.
 pub async fn generate(kafka: &Kafka, events: u64, partitions: u32) -> Result<()> {

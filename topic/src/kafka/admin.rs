@@ -3,9 +3,8 @@
 use super::{ANSWER_DEADLINE, Journal, Kafka, number};
 use crate::{Error, Extent, NextOffset, Partition};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication, TopicResult};
-use rdkafka::client::ClientContext;
-use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::error::{KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset as RawOffset, TopicPartitionList};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,7 +27,7 @@ pub struct TopicInfo {
 #[derive(Clone)]
 pub struct Admin {
     kafka: Kafka,
-    client: Arc<AdminClient<Context>>,
+    client: Arc<AdminClient<Journal>>,
 }
 
 impl std::fmt::Debug for Admin {
@@ -40,7 +39,7 @@ impl std::fmt::Debug for Admin {
 impl Admin {
     pub(super) fn new(kafka: &Kafka) -> Result<Self, Error> {
         let config = kafka.config(&[], &[])?;
-        let client = AdminClient::from_config_and_context(&config, Context::default())
+        let client = AdminClient::from_config_and_context(&config, Journal::default())
             .map_err(|error| Error::Refused { reason: format!("making an admin client: {error}") })?;
         Ok(Self { kafka: kafka.clone(), client: Arc::new(client) })
     }
@@ -150,20 +149,4 @@ impl Admin {
 
 fn options() -> AdminOptions {
     AdminOptions::new().request_timeout(Some(ANSWER_DEADLINE)).operation_timeout(Some(ANSWER_DEADLINE))
-}
-
-/// What the client calls back.
-#[derive(Debug, Default)]
-struct Context {
-    journal: Journal,
-}
-
-impl ClientContext for Context {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        Journal::log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.journal.error(&error, reason);
-    }
 }

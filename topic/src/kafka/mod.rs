@@ -196,8 +196,8 @@ struct Journal {
     outage: AtomicBool,
 }
 
-impl Journal {
-    fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
+impl ClientContext for Journal {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         // Connection failures come again with every attempt; `error` tells of them once.
         if matches!(facility, "FAIL" | "ERROR") {
             tracing::debug!(target: "kafka", facility, "{message}");
@@ -213,7 +213,7 @@ impl Journal {
         }
     }
 
-    fn error(&self, error: &KafkaError, reason: &str) {
+    fn error(&self, error: KafkaError, reason: &str) {
         match error.rdkafka_error_code() {
             Some(code) if is_transient(code) => {
                 if !self.outage.swap(true, Ordering::Relaxed) {
@@ -223,7 +223,9 @@ impl Journal {
             _ => tracing::error!(target: "kafka", "{error}: {reason}"),
         }
     }
+}
 
+impl Journal {
     /// The broker has answered.
     fn reached(&self) {
         if self.outage.load(Ordering::Relaxed) && self.outage.swap(false, Ordering::Relaxed) {

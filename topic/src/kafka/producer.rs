@@ -3,8 +3,7 @@
 use super::{Journal, Kafka, is_transient, native, number};
 use crate::{Error, Offset, Outgoing, Partition, Position, Producer, SendError};
 use parking_lot::Mutex;
-use rdkafka::client::ClientContext;
-use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message as _};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
@@ -53,7 +52,7 @@ impl Default for ProducerOptions {
 /// Writes to a topic of a Kafka cluster. Shared by reference; dropping it waits, within a deadline, for what is under way.
 pub struct KafkaProducer {
     kafka: Kafka,
-    client: Arc<BaseProducer<Context>>,
+    client: Arc<BaseProducer<Journal>>,
     /// Kbytes that may still be handed to the client.
     budget: Arc<Semaphore>,
     budget_kbytes: u32,
@@ -85,7 +84,7 @@ impl KafkaProducer {
         ];
         let fixed = [("acks", "all"), ("enable.idempotence", "true"), ("partitioner", "murmur2_random")];
         let config = kafka.config(&defaults, &fixed)?;
-        let client = BaseProducer::from_config_and_context(&config, Context::default())
+        let client = BaseProducer::from_config_and_context(&config, Journal::default())
             .map_err(|error| refused(format!("making a producer: {error}")))?;
         let (client, stop) = (Arc::new(client), Arc::new(AtomicBool::new(false)));
         let thread = std::thread::Builder::new().name("kafka-producer".to_owned()).spawn({
@@ -221,34 +220,18 @@ impl Batch {
 
 /// Where a record's answer goes.
 #[derive(Debug)]
-struct Slot {
+pub(super) struct Slot {
     batch: Arc<Batch>,
     index: usize,
 }
 
-/// What the client calls back.
-#[derive(Debug, Default)]
-struct Context {
-    journal: Journal,
-}
-
-impl ClientContext for Context {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        Journal::log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.journal.error(&error, reason);
-    }
-}
-
-impl ProducerContext for Context {
+impl ProducerContext for Journal {
     type DeliveryOpaque = Box<Slot>;
 
     fn delivery(&self, delivered: &DeliveryResult<'_>, slot: Box<Slot>) {
         let answer = match delivered {
             Ok(message) => {
-                self.journal.reached();
+                self.reached();
                 position(message.partition(), message.offset())
             }
             Err((error, message)) => {

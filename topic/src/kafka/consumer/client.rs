@@ -70,11 +70,11 @@ pub(super) struct Context {
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        Journal::log(level, facility, message);
+        self.journal.log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        self.journal.error(&error, reason);
+        self.journal.error(error, reason);
     }
 }
 
