@@ -55,19 +55,25 @@ impl Judge {
     /// first of them is judged.
     #[inline]
     pub fn examine<'a>(&self, payload: Option<&'a [u8]>, record_timestamp_ms: i64) -> Examined<'a> {
-        self.examined(decode(payload, record_timestamp_ms, &self.limits))
+        let mut examined = Examined { decoded: decode(payload, record_timestamp_ms, &self.limits), id: None };
+        self.identify(&mut examined);
+        examined
     }
 
     /// The same for a record that is decoded already.
-    #[inline]
     pub fn examined<'a>(&self, decoded: Result<Event<'a>, Reject>) -> Examined<'a> {
         let mut examined = Examined { decoded, id: None };
+        self.identify(&mut examined);
+        examined
+    }
+
+    #[inline]
+    fn identify(&self, examined: &mut Examined<'_>) {
         if let (Some(seen), Ok(Event { event_id: Some(id), .. })) = (&self.seen, &examined.decoded) {
             let id = id_hash(id);
             seen.prefetch(id);
             examined.id = Some(id);
         }
-        examined
     }
 
     #[inline]

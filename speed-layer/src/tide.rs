@@ -1,10 +1,12 @@
 //! A partition's tide: the mark M, the speed position S, and the segments of the open epochs between them. Pure.
 
-use crate::segment::Segment;
+use crate::segment::{AT_ONCE, Segment};
+use arrayvec::ArrayVec;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use tidemark_core::check;
 use tidemark_core::epoch::{Epoch, Mark};
+use tidemark_core::event::Event;
 use tidemark_core::generation::Rules;
 use tidemark_core::judge::{Examined, Judge, Verdict};
 use tidemark_core::offset::{NextOffset, Offset, Partition};
@@ -13,10 +15,6 @@ use tidemark_core::view::ViewId;
 use tidemark_core::window::BucketError;
 use tidemark_history::rows::RawRecord;
 use tidemark_topic::Record;
-
-/// Records that are examined before the first of them is counted: while one is decoded, memory is on its way for those
-/// before it.
-const AHEAD: usize = 16;
 
 /// What one partition contributes to an answer: everything below `position`, split at `mark`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,39 +65,45 @@ impl Tide {
     /// Counts records, in order. Those that have been applied before change nothing.
     pub fn apply(&mut self, records: &[Record<'_>]) {
         let fresh = &records[records.partition_point(|record| self.read.includes(record.offset))..];
-        for records in fresh.chunks(AHEAD) {
-            let examined: [Option<Examined<'_>>; AHEAD] =
+        for records in fresh.chunks(AT_ONCE) {
+            // Built in its place: an event is too large to be moved for nothing.
+            let examined: [Option<Examined<'_>>; AT_ONCE] =
                 std::array::from_fn(|at| records.get(at).map(|record| self.judge.examine(record.payload, record.timestamp_ms)));
-            for (record, examined) in records.iter().zip(examined.iter().flatten()) {
-                self.apply_one(record.offset, examined);
-            }
+            examined.iter().flatten().filter_map(|examined| examined.decoded.as_ref().ok()).for_each(|event| self.current.prefetch(event));
+            self.count(records.iter().map(|record| record.offset).zip(examined.iter().flatten()));
         }
     }
 
-    #[inline]
-    fn apply_one(&mut self, offset: Offset, examined: &Examined<'_>) {
-        let verdict = self.judge.judge(offset, examined);
-        self.read = offset.next();
-        if self.position.includes(offset) {
-            return;
+    /// Judges and counts examined records, at most [`AT_ONCE`].
+    fn count<'e>(&mut self, records: impl Iterator<Item = (Offset, &'e Examined<'e>)>) {
+        let mut events: ArrayVec<(Offset, &Event<'_>), AT_ONCE> = ArrayVec::new();
+        for (offset, examined) in records {
+            let verdict = self.judge.judge(offset, examined);
+            self.read = offset.next();
+            if self.position.includes(offset) {
+                continue;
+            }
+            let epoch = self.rules.epoch_bits.epoch_of(offset);
+            if epoch != self.current.epoch() {
+                self.current.count(&events);
+                events.clear();
+                self.turn_to(epoch);
+            }
+            match verdict {
+                Verdict::Event(event) => events.push((offset, event)),
+                Verdict::Duplicate => self.current.duplicate(),
+                Verdict::DeadLetter(_) => self.current.dead_letter(),
+            }
+            self.position = offset.next();
         }
-        let epoch = self.rules.epoch_bits.epoch_of(offset);
-        if epoch != self.current.epoch() {
-            self.turn_to(epoch);
-        }
-        match verdict {
-            Verdict::Event(event) => self.current.count(offset, event),
-            Verdict::Duplicate => self.current.duplicate(),
-            Verdict::DeadLetter(_) => self.current.dead_letter(),
-        }
-        self.position = offset.next();
+        self.current.count(&events);
     }
 
     /// Counts a record that the log no longer has, as history keeps it.
     pub fn recall(&mut self, record: &RawRecord) {
         if !self.read.includes(record.offset) {
             let examined = self.judge.examined(record.decoded(&self.rules.limits));
-            self.apply_one(record.offset, &examined);
+            self.count(std::iter::once((record.offset, &examined)));
         }
     }
 

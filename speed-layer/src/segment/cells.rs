@@ -3,7 +3,9 @@
 //! With a fine view most cells hold one event, and most events have no amount. Such a cell is kept as the event's place
 //! in the epoch, four bytes, from which all that a cell says follows; any other is a [`Cell`] in a list.
 
+use super::AT_ONCE;
 use super::slots::{Place, Slots};
+use arrayvec::ArrayVec;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use std::hash::BuildHasher;
@@ -19,6 +21,9 @@ pub(super) type Key = [u32; Dimension::COUNT];
 /// An event as cells see it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Counted {
+    pub(super) window: WindowStart,
+    /// By dimension.
+    pub(super) numbers: Key,
     /// Offset within the epoch: below 2^26.
     pub(super) place: u32,
     pub(super) fold: u64,
@@ -53,14 +58,35 @@ impl ViewCells {
         self.tables.iter().map(|(_, table)| table.len()).sum()
     }
 
+    pub(super) fn count(&mut self, events: &[Counted]) {
+        let keys: ArrayVec<(Key, u32), AT_ONCE> = events
+            .iter()
+            .map(|event| {
+                let mut key: Key = [0; Dimension::COUNT];
+                for (place, dimension) in key.iter_mut().zip(&self.dimensions) {
+                    *place = event.numbers[dimension.index()];
+                }
+                (key, self.groups.tag(&key))
+            })
+            .collect();
+        let mut found: ArrayVec<Found, AT_ONCE> = ArrayVec::new();
+        for ((key, tag), event) in keys.into_iter().zip(events) {
+            let group = self.groups.number(tag, key);
+            let table = match self.last {
+                Some((last, at)) if last == event.window => at,
+                _ => self.table(event.window),
+            };
+            self.tables[table].1.prefetch(group);
+            found.push(Found { group, table });
+        }
+        for (found, event) in found.iter().zip(events) {
+            self.add(found, event);
+        }
+    }
+
     #[inline]
-    pub(super) fn count(&mut self, window: WindowStart, key: Key, event: Counted) {
-        let group = self.groups.number(key);
-        let at = match self.last {
-            Some((last, at)) if last == window => at,
-            _ => self.table(window),
-        };
-        match self.tables[at].1.place(group, |_| true) {
+    fn add(&mut self, found: &Found, event: &Counted) {
+        match self.tables[found.table].1.place(found.group, |_| true) {
             Place::Taken(number) if *number & IS_CELL != 0 => {
                 self.cells[(*number & !IS_CELL) as usize].add(event.fold, event.amount);
             }
@@ -118,6 +144,13 @@ impl ViewCells {
     }
 }
 
+/// Where an event's cell is.
+#[derive(Clone, Copy)]
+struct Found {
+    group: u32,
+    table: usize,
+}
+
 /// The cell of one event without amount.
 fn only(first: Offset, place: u32) -> Cell {
     let mut cell = Cell::EMPTY;
@@ -146,13 +179,23 @@ impl Groups {
         Self { single: dimensions == 1, keys: Vec::new(), slots: Slots::default(), hasher: FixedState::default() }
     }
 
+    /// The key's tag, whose memory is asked for.
     #[inline]
-    fn number(&mut self, key: Key) -> u32 {
+    #[expect(clippy::cast_possible_truncation, reason = "half of the hash is what is wanted")]
+    fn tag(&self, key: &Key) -> u32 {
+        if self.single {
+            return 0;
+        }
+        let tag = self.hasher.hash_one(key) as u32;
+        self.slots.prefetch(tag);
+        tag
+    }
+
+    #[inline]
+    fn number(&mut self, tag: u32, key: Key) -> u32 {
         if self.single {
             return key[0];
         }
-        #[expect(clippy::cast_possible_truncation, reason = "half of the hash is what is wanted")]
-        let tag = self.hasher.hash_one(key) as u32;
         let keys = &mut self.keys;
         match self.slots.place(tag, |number| keys[number as usize] == key) {
             Place::Taken(number) => *number,

@@ -32,6 +32,11 @@ impl Dictionary {
         }
     }
 
+    #[inline]
+    pub(super) fn prefetch(&self, value: &str) {
+        self.slots.prefetch(self.tag(value));
+    }
+
     pub(super) fn number(&self, value: &str) -> Option<u32> {
         self.slots.find(self.tag(value), |number| self.value(number) == value)
     }

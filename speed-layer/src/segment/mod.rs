@@ -8,6 +8,7 @@ mod cells;
 mod dictionary;
 mod slots;
 
+use arrayvec::ArrayVec;
 use cells::{Counted, Key, ViewCells};
 use dictionary::Dictionary;
 use foldhash::fast::FixedState;
@@ -19,6 +20,9 @@ use tidemark_core::offset::Offset;
 use tidemark_core::question::{Question, RowKey, Rows};
 use tidemark_core::view::{Dimension, View, ViewId, Views};
 use tidemark_core::window::{BucketError, Level, TimeRange, WindowStart};
+
+/// Events that are counted side by side.
+pub(crate) const AT_ONCE: usize = 16;
 
 /// One epoch's counts.
 #[derive(Debug)]
@@ -62,9 +66,27 @@ impl Segment {
         self.views.iter().map(ViewCells::len).sum()
     }
 
-    /// Counts an event of the segment's epoch.
+    /// Asks for the memory that counting an event will need first.
     #[inline]
-    pub fn count(&mut self, offset: Offset, event: &Event<'_>) {
+    pub fn prefetch(&self, event: &Event<'_>) {
+        for dimension in Dimension::ALL {
+            if let Some(dictionary) = &self.values[dimension.index()] {
+                dictionary.prefetch(dimension.value(event));
+            }
+        }
+    }
+
+    /// Counts events of the segment's epoch: all of them one step, then all of them the next, so that memory is on its
+    /// way to one event while another is looked at.
+    pub fn count(&mut self, events: &[(Offset, &Event<'_>)]) {
+        for events in events.chunks(AT_ONCE) {
+            let counted: ArrayVec<Counted, AT_ONCE> = events.iter().map(|(offset, event)| self.interned(*offset, event)).collect();
+            self.views.iter_mut().for_each(|view| view.count(&counted));
+        }
+    }
+
+    #[inline]
+    fn interned(&mut self, offset: Offset, event: &Event<'_>) -> Counted {
         let fold = fold_of(offset);
         self.tally.events += 1;
         self.fold = self.fold.wrapping_add(fold);
@@ -75,14 +97,7 @@ impl Segment {
             }
         }
         let window = WindowStart::containing(event.timestamp_ms);
-        let counted = Counted { place: self.bits.place_of(offset), fold, amount: event.order_amount };
-        for view in &mut self.views {
-            let mut key: Key = [0; Dimension::COUNT];
-            for (place, dimension) in key.iter_mut().zip(&view.dimensions) {
-                *place = numbers[dimension.index()];
-            }
-            view.count(window, key, counted);
-        }
+        Counted { window, numbers, place: self.bits.place_of(offset), fold, amount: event.order_amount }
     }
 
     pub fn duplicate(&mut self) {

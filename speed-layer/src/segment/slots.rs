@@ -4,6 +4,8 @@
 //! here is a part of one cache line, tags are kept so that growing needs nothing else, and a table that is complete can
 //! be packed to exactly what it holds.
 
+use tidemark_core::prefetch::prefetch;
+
 /// Finds numbers by tag and a test of the owner's; two numbers may have the same tag.
 #[derive(Debug, Default)]
 pub(super) struct Slots {
@@ -70,6 +72,14 @@ impl Slots {
         }
         let at = seek(&self.slots, tag, is_it);
         (!self.slots[at].is_free()).then_some(self.slots[at].number)
+    }
+
+    /// Asks for the memory that looking for a tag will need.
+    #[inline]
+    pub(super) fn prefetch(&self, tag: u32) {
+        if let Some(slot) = self.slots.get(home(tag, self.slots.len())) {
+            prefetch(slot);
+        }
     }
 
     #[inline]

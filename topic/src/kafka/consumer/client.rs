@@ -1,7 +1,7 @@
 //! A librdkafka consumer with its queues, and what it calls back.
 
 use crate::kafka::Journal;
-use crate::kafka::native::{ControlQueue, DataQueue};
+use crate::kafka::native::{self, ControlQueue, DataQueue};
 use crate::waker::Parking;
 use crate::{Error, Partition};
 use parking_lot::Mutex;
@@ -24,6 +24,7 @@ pub(super) struct Connected {
 impl Connected {
     /// A new client; a member subscribes to the topic.
     pub(super) fn new(config: &ClientConfig, parking: &Arc<Parking>, subscribe: Option<&str>) -> Result<Self, Error> {
+        native::keep_freed_buffers();
         let refused = |error: KafkaError| Error::Refused { reason: format!("making a consumer: {error}") };
         let mut base = BaseConsumer::from_config_and_context(config, Context::default()).map_err(refused)?;
         base.set_nonempty_callback({
