@@ -2,7 +2,8 @@
 
 use crate::measure::{Measure, Value};
 use crate::plan::Plan;
-use std::collections::HashMap;
+use std::cmp::Ordering;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use tidemark_core::cell::Cell;
 use tidemark_core::cut::Cut;
@@ -23,34 +24,71 @@ pub struct Answer {
     pub generation: Generation,
 }
 
-/// Ranks and completes merged rows as the plan wants them.
-pub fn arrange(plan: &Plan, rows: Rows) -> Vec<(RowKey, Cell)> {
+/// Merges the two layers' rows, and ranks and completes them as the plan wants. Only what is in the answer is copied.
+pub fn arrange(plan: &Plan, speed: &Rows, history: &Rows) -> Vec<(RowKey, Cell)> {
     let total = plan.question.buckets.step() == Step::Total;
-    let mut rows: Vec<(RowKey, Cell)> = rows.into_iter().collect();
+    let mut rows = merged(speed, history);
+    if let Some((n, by)) = plan.top {
+        if total { keep_top_rows(&mut rows, n, by) } else { keep_top_groups(&mut rows, n, by) }
+    }
+    let mut rows: Vec<(RowKey, Cell)> = rows.into_iter().map(|(key, cell)| (key.clone(), cell)).collect();
     if total && plan.question.group_by.is_empty() && rows.is_empty() {
         rows.push((RowKey { bucket_ms: 0, values: Vec::new() }, Cell::EMPTY));
-    }
-    if let Some((n, by)) = plan.top {
-        keep_top(&mut rows, n, by, total);
     }
     rows
 }
 
-/// Keeps the N groups that rank highest over the whole range; ties go to the smaller key. A total comes in order of
-/// rank, other steps in order of time.
-fn keep_top(rows: &mut Vec<(RowKey, Cell)>, n: usize, by: Measure, total: bool) {
-    let mut groups: HashMap<Vec<Box<str>>, Cell> = HashMap::new();
+/// Rows of both, in order.
+fn merged<'r>(one: &'r Rows, other: &'r Rows) -> Vec<(&'r RowKey, Cell)> {
+    let mut rows = Vec::with_capacity(one.len().max(other.len()));
+    let (mut one, mut other) = (one.iter().peekable(), other.iter().peekable());
+    loop {
+        let next = match (one.peek(), other.peek()) {
+            (Some((a, _)), Some((b, _))) => a.cmp(b),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => return rows,
+        };
+        let first = if next.is_le() { one.next() } else { None };
+        let second = if next.is_ge() { other.next() } else { None };
+        if let Some((key, cell)) = first.or(second) {
+            let mut cell = *cell;
+            if let (Some(_), Some((_, more))) = (first, second) {
+                cell.merge(more);
+            }
+            rows.push((key, cell));
+        }
+    }
+}
+
+/// A group and its cell: the highest rank first, ties to the smaller key.
+fn rank(by: Measure, (a, x): (&[Box<str>], &Cell), (b, y): (&[Box<str>], &Cell)) -> Ordering {
+    by.compare(y, x).then_with(|| a.cmp(b))
+}
+
+/// Keeps the N rows of a total that rank highest, in order of rank: there each group is one row.
+fn keep_top_rows(rows: &mut Vec<(&RowKey, Cell)>, n: usize, by: Measure) {
+    let order = |(a, x): &(&RowKey, Cell), (b, y): &(&RowKey, Cell)| rank(by, (&a.values, x), (&b.values, y));
+    if n < rows.len() {
+        rows.select_nth_unstable_by(n, order);
+        rows.truncate(n);
+    }
+    rows.sort_unstable_by(order);
+}
+
+/// Keeps the rows of the N groups that rank highest over the whole range, in order of time.
+fn keep_top_groups(rows: &mut Vec<(&RowKey, Cell)>, n: usize, by: Measure) {
+    let mut groups: HashMap<&[Box<str>], Cell> = HashMap::new();
     for (key, cell) in rows.iter() {
-        groups.entry(key.values.clone()).or_default().merge(cell);
+        groups.entry(&key.values).or_default().merge(cell);
     }
-    let mut ranked: Vec<(Vec<Box<str>>, Cell)> = groups.into_iter().collect();
-    ranked.sort_by(|(a, x), (b, y)| by.compare(y, x).then_with(|| a.cmp(b)));
-    ranked.truncate(n);
-    let rank: HashMap<Vec<Box<str>>, usize> = ranked.into_iter().enumerate().map(|(rank, (values, _))| (values, rank)).collect();
-    rows.retain(|(key, _)| rank.contains_key(&key.values));
-    if total {
-        rows.sort_by_key(|(key, _)| rank.get(&key.values).copied());
+    let mut ranked: Vec<(&[Box<str>], Cell)> = groups.into_iter().collect();
+    if n < ranked.len() {
+        ranked.select_nth_unstable_by(n, |(a, x), (b, y)| rank(by, (a, x), (b, y)));
+        ranked.truncate(n);
     }
+    let kept: HashSet<&[Box<str>]> = ranked.into_iter().map(|(values, _)| values).collect();
+    rows.retain(|(key, _)| kept.contains(&*key.values));
 }
 
 /// The answer as JSON. `took_ms` is the server's own time.
@@ -125,4 +163,67 @@ fn field(text: &str) -> String {
     let formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']);
     let text = if formula { format!("'{text}") } else { text.to_owned() };
     if text.contains(['"', ',', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::plan;
+    use tidemark_core::epoch::EpochBits;
+    use tidemark_core::event::Limits;
+    use tidemark_core::generation::Rules;
+    use tidemark_core::view::Views;
+
+    fn planned(query: &str) -> Plan {
+        let views = Views::declare([("by_type", vec!["event_type"])]).expect("valid");
+        let epoch_bits = EpochBits::new(18).expect("valid");
+        let rules = Rules { generation: Generation(1), epoch_bits, views, limits: Limits::default(), dedup: true };
+        let pairs: Vec<(String, String)> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+        plan(&rules, &pairs).expect("valid")
+    }
+
+    /// `0 a=2  300000 b=1`: buckets, values and counts.
+    fn rows(text: &str) -> Rows {
+        let mut rows = Rows::new();
+        for row in text.split("  ").filter(|row| !row.is_empty()) {
+            let (key, count) = row.split_once('=').expect("key=count");
+            let (bucket, value) = key.split_once(' ').expect("bucket value");
+            let values = if value == "-" { Vec::new() } else { vec![value.into()] };
+            let cell = Cell::from_parts(count.parse().expect("a count"), 0, Default::default(), None, 0);
+            rows.insert(RowKey { bucket_ms: bucket.parse().expect("a bucket"), values }, cell);
+        }
+        rows
+    }
+
+    fn check(query: &str, speed: &str, history: &str, expected: &str) {
+        let text = |(key, cell): &(RowKey, Cell)| format!("{} {}={}", key.bucket_ms, key.values.first().map_or("-", |v| v), cell.count);
+        let answer: Vec<String> = arrange(&planned(query), &rows(speed), &rows(history)).iter().map(text).collect();
+        assert_eq!(answer.join("  "), expected, "{query}");
+    }
+
+    #[test]
+    fn rows_of_both_layers_are_added_up_in_order() {
+        check(
+            "step=5m&group_by=event_type",
+            "0 a=1  0 c=1  600000 a=1",
+            "0 b=1  0 c=2  300000 a=5",
+            "0 a=1  0 b=1  0 c=3  300000 a=5  600000 a=1",
+        );
+        check("step=5m&group_by=event_type", "", "0 a=1", "0 a=1");
+        check("step=5m&group_by=event_type", "0 a=1", "", "0 a=1");
+        check("step=5m&group_by=event_type", "", "", "");
+    }
+
+    #[test]
+    fn a_total_of_nothing_is_one_row() {
+        check("", "", "", "0 -=0");
+        check("group_by=event_type", "", "", "");
+    }
+
+    #[test]
+    fn the_top_is_ranked_over_both_layers_and_the_whole_range_and_ties_go_to_the_smaller_key() {
+        check("group_by=event_type&top=2:count", "0 a=1  0 b=4", "0 a=2  0 c=3  0 d=3", "0 b=4  0 a=3");
+        check("group_by=event_type&top=9:count", "0 a=1", "0 b=2", "0 b=2  0 a=1");
+        check("step=5m&group_by=event_type&top=1:count", "0 a=3  300000 b=2", "0 b=2  300000 a=0", "0 b=2  300000 b=2");
+    }
 }

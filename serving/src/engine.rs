@@ -14,7 +14,7 @@ use tidemark_core::cut::Cut;
 use tidemark_core::epoch::Mark;
 use tidemark_core::generation::Rules;
 use tidemark_core::offset::Partition;
-use tidemark_core::question::{RowKey, Rows, merge_rows};
+use tidemark_core::question::{RowKey, Rows};
 use tidemark_core::view::ViewId;
 use tidemark_history::raw::RawAnswer;
 use tidemark_history::{History, Marks};
@@ -80,10 +80,9 @@ impl<H: History> Engine<H> {
         let snapshot = self.speed.snapshot(view, &plan.question, self.partitions).map_err(|e| AnswerError::Buckets(e.to_string()))?;
         let snapshot = snapshot.ok_or(AnswerError::Starting)?;
         let marks: Marks = snapshot.waterlines.iter().map(|(&p, line)| (p, line.mark)).collect();
-        let mut rows = snapshot.rows;
-        merge_rows(&mut rows, (*self.history(view, plan, &marks).await?).clone());
+        let history = self.history(view, plan, &marks).await?;
         Ok(Answer {
-            rows: arranged(plan, rows)?,
+            rows: arranged(plan, &snapshot.rows, &history)?,
             cut: snapshot.waterlines.iter().map(|(&p, line)| (p, line.position)).collect(),
             mark: self.mark_of(&marks),
             end: snapshot.ends,
@@ -123,7 +122,7 @@ impl<H: History> Engine<H> {
         }
         let mut end = self.speed.ends();
         cut.iter().for_each(|(partition, position)| end.raise(partition, position));
-        Ok(Answer { rows: arranged(plan, rows)?, cut, mark: self.mark_of(&marks), end, generation: self.rules.generation })
+        Ok(Answer { rows: arranged(plan, &Rows::new(), &rows)?, cut, mark: self.mark_of(&marks), end, generation: self.rules.generation })
     }
 
     /// Waits until a position has been reached: read your own writes.
@@ -153,6 +152,7 @@ impl<H: History> Engine<H> {
     }
 }
 
-fn arranged(plan: &Plan, rows: Rows) -> Result<Vec<(RowKey, Cell)>, AnswerError> {
-    if rows.len() > MAX_ROWS { Err(AnswerError::TooManyRows(rows.len())) } else { Ok(arrange(plan, rows)) }
+fn arranged(plan: &Plan, speed: &Rows, history: &Rows) -> Result<Vec<(RowKey, Cell)>, AnswerError> {
+    let rows = arrange(plan, speed, history);
+    if rows.len() > MAX_ROWS { Err(AnswerError::TooManyRows(rows.len())) } else { Ok(rows) }
 }

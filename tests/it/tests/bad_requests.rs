@@ -45,7 +45,7 @@ fn head_only(client: &Client, promised: usize) -> Reply {
 fn bad_queries(client: &Client) {
     for (query, says) in [
         ("group_by=nonsense", "nonsense"),
-        ("group_by=event_type%27%3B+DROP+TABLE+events--", "no view has a dimension"),
+        ("group_by=event_type%27%3B+DROP+TABLE+events--", "there is no dimension"),
         ("group_by=event_type,event_type", "twice"),
         ("where=nonsense:1", "nonsense"),
         ("where=event_type", "dimension:value"),
