@@ -77,6 +77,7 @@ run "6 each mutation of the protocol is caught" tests/sim/mutants.sh
 run "7 laws, decode, windows, rounding; SQL and Rust agree" scripts/kafka-for-tests.sh \
     cargo test --release -q --workspace --exclude tidemark-tests --exclude tidemark-sim
 it "8 bad requests" bad_requests::
+it "raw history: what no view covers, what the topic has lost" raw::
 it "one owner, clean restart, children die" life::
 
 echo
