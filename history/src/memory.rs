@@ -308,13 +308,12 @@ impl History for MemoryHistory {
 
     async fn answer(&self, view: ViewId, question: &Question, marks: &Marks) -> Result<Rows, Error> {
         self.turn().await;
-        let wanted = view;
-        let view = self.rules.views.get(wanted);
-        let place = |d: &Dimension| view.dimensions().iter().position(|own| own == d).unwrap_or_default();
+        let dimensions = self.rules.views.get(view).dimensions();
+        let place = |d: &Dimension| dimensions.iter().position(|own| own == d).unwrap_or_default();
         let mut answer = Rows::new();
         for ((id, level, partition, epoch), rows) in &self.state().rollups {
             let closed = marks.get(partition).is_some_and(|mark| mark.is_closed(*epoch));
-            if *id != wanted || *level != Level::FiveMinutes || !closed {
+            if *id != view || *level != Level::FiveMinutes || !closed {
                 continue;
             }
             for (key, cell) in rows {
