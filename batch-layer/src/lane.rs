@@ -1,7 +1,7 @@
 //! A lane: one partition's way into history, from records to blocks that are ready to be committed. Pure.
 
 use crate::commit::Intent;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 use tidemark_core::event::Limits;
 use tidemark_core::generation::Rules;
@@ -16,7 +16,7 @@ use tidemark_topic::Record;
 pub struct BlockLimits {
     pub max_rows: u64,
     pub max_age: Duration,
-    /// Encoded rows held in memory for a partition.
+    /// Encoded rows held in memory for all partitions together; beyond it the largest block is cut ([`fit`]).
     pub max_bytes: usize,
     /// Table partitions (months) that one insert may touch: each is a part on disk, and all stand in the intent.
     pub max_parts: usize,
@@ -24,7 +24,15 @@ pub struct BlockLimits {
 
 impl Default for BlockLimits {
     fn default() -> Self {
-        Self { max_rows: 50_000, max_age: Duration::from_secs(10), max_bytes: 64 << 20, max_parts: 60 }
+        Self { max_rows: 100_000, max_age: Duration::from_secs(10), max_bytes: 64 << 20, max_parts: 60 }
+    }
+}
+
+/// Cuts the largest blocks until the others fit into `max_bytes`.
+pub fn fit(lanes: &mut BTreeMap<Partition, Lane>, max_bytes: usize) {
+    while lanes.values().map(Lane::bytes).sum::<usize>() > max_bytes {
+        let largest = lanes.values_mut().max_by_key(|lane| lane.bytes());
+        largest.expect("nothing is larger than nothing").cut(None);
     }
 }
 
@@ -86,7 +94,7 @@ impl Lane {
         self.finish_intended(record.offset.next(), true);
         self.builder.push(record.offset, verdict, record.payload, record.timestamp_ms);
         self.since.get_or_insert(now);
-        if self.builder.rows() >= limits.max_rows || self.builder.bytes() >= limits.max_bytes || self.builder.parts() >= limits.max_parts {
+        if self.builder.rows() >= limits.max_rows || self.builder.parts() >= limits.max_parts {
             self.cut(None);
         }
     }
@@ -116,6 +124,11 @@ impl Lane {
         self.ready.extend(block.map(|block| (block, intent)));
     }
 
+    /// Encoded rows that cutting now would let go. The end of an intended block is not ours to choose.
+    pub fn bytes(&self) -> usize {
+        if self.intent.is_none() { self.builder.bytes() } else { 0 }
+    }
+
     /// The next block to commit, with the intent under which it may have been sent before.
     pub fn due(&mut self, now: Instant, limits: &BlockLimits) -> Option<(Block, Option<Intent>)> {
         if self.ready.is_empty() && self.since.is_some_and(|since| now.duration_since(since) >= limits.max_age) {
@@ -127,5 +140,55 @@ impl Lane {
     /// When [`Lane::due`] will have something without any more records.
     pub fn due_at(&self, limits: &BlockLimits) -> Option<Instant> {
         self.since.map(|since| since + limits.max_age)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tidemark_core::epoch::EpochBits;
+    use tidemark_core::generation::Generation;
+    use tidemark_core::offset::Offset;
+    use tidemark_core::view::Views;
+
+    const LIMITS: BlockLimits = BlockLimits { max_rows: 1_000, max_age: Duration::from_secs(10), max_bytes: 1_000, max_parts: 60 };
+
+    fn lane(partition: u32, intent: Option<Intent>) -> (Partition, Lane) {
+        let views = Views::declare([("by_type", vec!["event_type"])]).expect("valid views");
+        let epoch_bits = EpochBits::new(18).expect("a valid size");
+        let rules = Rules { generation: Generation(1), epoch_bits, views, limits: Limits::default(), dedup: true };
+        (Partition(partition), Lane::new(&rules, Partition(partition), NextOffset::ZERO, intent))
+    }
+
+    fn fill(lane: &mut Lane, records: u64) {
+        let payload = br#"{"event_type":"UA","timestamp":"2013-01-01T00:00:00Z"}"#;
+        for offset in (0..records).map(Offset::new) {
+            lane.take(&Record { offset, timestamp_ms: 1_357_000_000_000, payload: Some(payload) }, Instant::now(), &LIMITS);
+        }
+    }
+
+    #[test]
+    fn when_blocks_do_not_fit_into_memory_the_largest_is_cut() {
+        let mut lanes = BTreeMap::from([lane(0, None), lane(1, None), lane(2, None)]);
+        for (partition, records) in [(0, 5), (1, 30), (2, 7)] {
+            fill(lanes.get_mut(&Partition(partition)).expect("it is there"), records);
+        }
+        fit(&mut lanes, LIMITS.max_bytes);
+        let mut ready = |partition| lanes.get_mut(&Partition(partition)).expect("it is there").due(Instant::now(), &LIMITS);
+        assert_eq!(ready(1).expect("it is the largest").0.rows(), 30);
+        assert!(ready(0).is_none() && ready(2).is_none());
+    }
+
+    #[test]
+    fn an_intended_block_ends_where_it_was_meant_to() {
+        let intent = Intent { to: NextOffset::new(20), attempt: 0, parts: Default::default() };
+        let mut lanes = BTreeMap::from([lane(0, Some(intent.clone()))]);
+        fill(lanes.get_mut(&Partition(0)).expect("it is there"), 19);
+        fit(&mut lanes, 1);
+        let lane = lanes.get_mut(&Partition(0)).expect("it is there");
+        assert!(lane.due(Instant::now(), &LIMITS).is_none());
+        fill(lane, 20);
+        let (block, found) = lane.due(Instant::now(), &LIMITS).expect("it has ended");
+        assert_eq!((block.range.to(), found), (intent.to, Some(intent)));
     }
 }

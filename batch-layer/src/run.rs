@@ -1,7 +1,7 @@
 //! The batch layer's loop: one thread that polls the log, owns the lanes and commits their blocks.
 
 use crate::commit::{Desk, Fenced, Intent, IntentError, commit_block, intent_of};
-use crate::lane::{BlockLimits, Lane};
+use crate::lane::{BlockLimits, Lane, fit};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -117,6 +117,7 @@ impl<C: Consumer, H: History> Loop<C, H> {
         for (partitions, ours) in changes {
             if ours { self.assigned(&partitions)? } else { self.gone(&partitions)? }
         }
+        fit(&mut self.lanes, self.limits.max_bytes);
         if !self.paused {
             self.commit_due()?;
         }

@@ -291,6 +291,8 @@ impl History for ClickHouse {
                 .with_setting("insert_deduplicate", "1")
                 .with_setting("deduplicate_blocks_in_dependent_materialized_views", "1")
                 .with_setting("async_insert", "0")
+                // A view's rows are grouped already.
+                .with_setting("optimize_on_insert", "0")
                 .with_setting("max_partitions_per_insert_block", "0")
                 .with_setting("wait_end_of_query", "1");
             for piece in &block.pieces {
