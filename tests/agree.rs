@@ -64,7 +64,8 @@ fn question() -> impl Strategy<Value = (ViewId, Question)> {
             filter.map(|value| (Dimension::ProductId, vec![value.to_owned()])).into_iter().collect();
         let wanted: Vec<Dimension> = group_by.iter().chain(filters.keys()).copied().collect();
         let view = rules().views.smallest_with(&wanted).expect("by_product has both");
-        (view, Question { range: TimeRange { from_ms, to_ms }, buckets: Buckets::new(step, zone).expect("known zone"), group_by, filters })
+        let (range, buckets) = (TimeRange { from_ms, to_ms }, Buckets::new(step, zone).expect("known zone"));
+        (view, Question { range, buckets, group_by, filters, only_counts: false })
     })
 }
 
@@ -108,6 +109,9 @@ async fn check(history: &ClickHouse, partition: Partition, rules: &Arc<Rules>, r
     tide.answer(*view, question, &mut ours).expect("on an edge");
     let marks = Marks::from([(partition, Mark::START.advanced())]);
     assert_eq!(history.answer(*view, question, &marks).await.expect("answered"), ours, "{question:?}");
+    let counts = |rows: &Rows| rows.iter().map(|(key, cell)| (key.clone(), cell.count)).collect::<Vec<_>>();
+    let only_counts = Question { only_counts: true, ..question.clone() };
+    assert_eq!(counts(&history.answer(*view, &only_counts, &marks).await.expect("answered")), counts(&ours), "{question:?}");
     // Raw events, of which history knows nothing but the cut, say the same.
     let cut = Cut::from_iter([(partition, rules.epoch_bits.end_of(Epoch(0)))]);
     let raw = raw::answer(history, rules, question, &cut).await.expect("answered");

@@ -14,6 +14,8 @@ pub struct Question {
     pub group_by: Vec<Dimension>,
     /// For each dimension named, the values of which one must match.
     pub filters: BTreeMap<Dimension, Vec<String>>,
+    /// Nothing but counts is needed: the rest of an answer's cells may be left empty.
+    pub only_counts: bool,
 }
 
 /// Groups by bucket start (0 for a total), then the values of `group_by`, bytewise: the order of an answer.

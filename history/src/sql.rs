@@ -12,6 +12,7 @@ use tidemark_core::question::Question;
 use tidemark_core::view::{Dimension, View, ViewId};
 use tidemark_core::window::{Level, TimeRange};
 
+const COUNT: &str = "sum(count) AS c";
 const CELL: &str =
     "sum(count) AS c, sum(amount_count) AS ac, sum(amount_sum) AS s, min(amount_min) AS lo, max(amount_max) AS hi, sum(fold) AS f";
 
@@ -37,7 +38,7 @@ pub fn literal(text: &str) -> String {
 fn below(marks: &Marks) -> String {
     let last = marks.keys().next_back().map_or(0, |p| p.0);
     let closed = |p: u32| marks.get(&Partition(p)).map_or(0, |mark| mark.oldest_open().0);
-    let list: Vec<String> = (0..=last).map(|p| format!("toUInt64({})", closed(p))).collect();
+    let list: Vec<String> = (0..=last).map(|p| closed(p).to_string()).collect();
     format!("epoch < [{}][partition + 1]", list.join(", "))
 }
 
@@ -63,8 +64,11 @@ fn matching(question: &Question) -> String {
 }
 
 fn array_of(dimensions: &[Dimension]) -> String {
+    if dimensions.is_empty() {
+        return "emptyArrayString()".to_owned();
+    }
     let names: Vec<String> = dimensions.iter().map(|d| format!("toString({d})")).collect();
-    format!("CAST([{}], 'Array(String)')", names.join(", "))
+    format!("[{}]", names.join(", "))
 }
 
 /// By columns, not by the array that the rows carry: the engine is made for columns.
@@ -72,9 +76,10 @@ fn group(dimensions: &[Dimension]) -> String {
     dimensions.iter().map(|dimension| format!(", {dimension}")).collect()
 }
 
-/// The bucket of `window`, in milliseconds; `starts` are the calendar buckets, in order.
-fn bucket(question: &Question, starts: &[i64]) -> String {
+/// The bucket of `window`, in milliseconds, where windows are of `level`; `starts` are the calendar buckets, in order.
+fn bucket(question: &Question, level: Level, starts: &[i64]) -> String {
     match question.buckets.even() {
+        Some((width, _)) if width == level.ms() => "toInt64(toUnixTimestamp(window)) * 1000".to_owned(),
         Some((width, origin)) => {
             let (width, origin) = (width / 1000, origin / 1000);
             format!("(toInt64(toUnixTimestamp(window)) - positiveModulo(toInt64(toUnixTimestamp(window)) - ({origin}), {width})) * 1000")
@@ -97,9 +102,10 @@ pub fn answer(rules: &Rules, view: ViewId, question: &Question, marks: &Marks, s
         .into_iter()
         .map(|(level, piece)| {
             format!(
-                "SELECT {bucket} AS b, {values} AS v, {CELL} FROM {table} WHERE {below}{within}{matching} GROUP BY b{group}",
+                "SELECT {bucket} AS b, {values} AS v, {measures} FROM {table} WHERE {below}{within}{matching} GROUP BY b{group}",
+                measures = if question.only_counts { COUNT } else { CELL },
                 group = group(&question.group_by),
-                bucket = bucket(question, starts),
+                bucket = bucket(question, level, starts),
                 values = array_of(&question.group_by),
                 table = rollup_table(view, level, rules.generation),
                 below = below(marks),
@@ -114,7 +120,7 @@ pub fn answer(rules: &Rules, view: ViewId, question: &Question, marks: &Marks, s
 /// `offset < [c0, c1, …][partition + 1]`: below the cut of its partition.
 fn below_cut(cut: &Cut) -> String {
     let last = cut.iter().last().map_or(0, |(p, _)| p.0);
-    let list: Vec<String> = (0..=last).map(|p| format!("toUInt64({})", cut.get(Partition(p)))).collect();
+    let list: Vec<String> = (0..=last).map(|p| cut.get(Partition(p)).to_string()).collect();
     format!("offset < [{}][partition + 1]", list.join(", "))
 }
 
@@ -146,7 +152,7 @@ pub fn answer_raw(question: &Question, marks: &Marks, cut: &Cut, starts: &[i64])
         "SELECT {bucket} AS b, {values} AS v, count() AS c, count(order_amount) AS ac, \
          sum(ifNull(order_amount, toDecimal64(0, 4))) AS s, min(order_amount) AS lo, max(order_amount) AS hi, sum(intHash64(offset)) AS f \
          FROM {events} WHERE 1{matching} GROUP BY b{group}",
-        bucket = bucket(question, starts),
+        bucket = bucket(question, Level::FiveMinutes, starts),
         values = array_of(&question.group_by),
         events = windows(question.range, marks, cut),
         matching = matching(question),
@@ -219,6 +225,6 @@ mod tests {
     fn a_partition_without_a_mark_has_nothing_below_it() {
         use tidemark_core::epoch::Mark;
         let marks = Marks::from([(Partition(2), Mark::at(Epoch(7)))]);
-        assert_eq!(below(&marks), "epoch < [toUInt64(0), toUInt64(0), toUInt64(7)][partition + 1]");
+        assert_eq!(below(&marks), "epoch < [0, 0, 7][partition + 1]");
     }
 }

@@ -100,12 +100,15 @@ pub fn plan(rules: &Rules, parameters: &[(String, String)]) -> Result<Plan, Plan
     if measures.is_empty() {
         measures.push(Measure::Count);
     }
-    let identity = format!("{}|{}|{}|{}|{filters:?}", step, given.get("tz").unwrap_or("UTC"), range_text(range), names(&group_by));
+    let top = given.get("top").map(top).transpose()?;
+    let only_counts = measures.iter().chain(top.iter().map(|(_, by)| by)).all(|measure| *measure == Measure::Count);
+    let identity =
+        format!("{step}|{}|{}|{}|{filters:?}|{only_counts}", given.get("tz").unwrap_or("UTC"), range_text(range), names(&group_by));
     Ok(Plan {
         view,
-        question: Question { range, buckets, group_by, filters },
+        question: Question { range, buckets, group_by, filters, only_counts },
         measures,
-        top: given.get("top").map(top).transpose()?,
+        top,
         at_least: given
             .get("at_least")
             .map(|text| text.parse().map_err(|e: tidemark_core::cut::CutParseError| PlanError(format!("at_least: {e}"))))
@@ -294,8 +297,9 @@ mod tests {
         let identity = |query| planned(query).expect("valid").identity;
         assert_eq!(
             identity("where=event_type:b&where=event_type:a&measures=sum"),
-            identity("where=event_type:a&where=event_type:b&top=3:count")
+            identity("where=event_type:a&where=event_type:b&measures=count&top=3:avg")
         );
+        assert_ne!(identity("measures=count"), identity("measures=sum"));
         assert_ne!(identity("step=1h"), identity("step=1d"));
         assert_ne!(identity("where=event_type:a"), identity("where=product_id:a"));
     }

@@ -62,6 +62,7 @@ fn users_xml() -> String {
 }
 
 /// Three disks for tiering, hot to cold, all below the data directory; a policy named `tiered` has them in this order.
+/// No column statistics: they cost inserts time and are read with every query's plan, which here has nothing to choose.
 fn config_xml(dir: &Path, users: &Path, limits: EngineLimits) -> String {
     let dir = escape(&dir.display().to_string());
     let users = escape(&users.display().to_string());
@@ -96,6 +97,7 @@ fn config_xml(dir: &Path, users: &Path, limits: EngineLimits) -> String {
   <background_message_broker_schedule_pool_size>1</background_message_broker_schedule_pool_size>
   <background_distributed_schedule_pool_size>1</background_distributed_schedule_pool_size>
   <merge_tree>
+    <auto_statistics_types></auto_statistics_types>
     <number_of_free_entries_in_pool_to_execute_mutation>1</number_of_free_entries_in_pool_to_execute_mutation>
     <number_of_free_entries_in_pool_to_execute_optimize_entire_partition>1</number_of_free_entries_in_pool_to_execute_optimize_entire_partition>
     <number_of_free_entries_in_pool_to_lower_max_size_of_merge>1</number_of_free_entries_in_pool_to_lower_max_size_of_merge>

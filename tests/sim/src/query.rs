@@ -62,7 +62,7 @@ fn random_question(ground: &Ground) -> (ViewId, Question, Asked) {
         filters: filters.iter().map(|(d, values)| (d.name(), values.clone())).collect(),
     };
     let buckets = Buckets::new(step, zone).expect("a known zone");
-    (ViewId(view), Question { range, buckets, group_by: dimensions, filters }, asked)
+    (ViewId(view), Question { range, buckets, group_by: dimensions, filters, only_counts: false }, asked)
 }
 
 /// A query under way.
