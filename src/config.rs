@@ -90,6 +90,7 @@ struct Batch {
     max_rows: u64,
     max_age_ms: u64,
     max_bytes: usize,
+    in_flight: usize,
 }
 
 /// The engine takes no more rows in one insert (measured: beyond a million it may write half of them).
@@ -136,11 +137,14 @@ impl Config {
     }
 
     pub fn block_limits(&self) -> Result<BlockLimits> {
-        let Batch { max_rows, max_age_ms, max_bytes } = self.batch;
+        let Batch { max_rows, max_age_ms, max_bytes, in_flight } = self.batch;
         if max_rows == 0 || max_rows > MAX_BLOCK_ROWS {
             bail!("batch.max_rows must be between 1 and {MAX_BLOCK_ROWS}");
         }
-        Ok(BlockLimits { max_rows, max_age: Duration::from_millis(max_age_ms), max_bytes, ..BlockLimits::default() })
+        if in_flight == 0 {
+            bail!("batch.in_flight must be at least 1");
+        }
+        Ok(BlockLimits { max_rows, max_age: Duration::from_millis(max_age_ms), max_bytes, in_flight, ..BlockLimits::default() })
     }
 }
 

@@ -20,11 +20,13 @@ pub struct BlockLimits {
     pub max_bytes: usize,
     /// Table partitions (months) that one insert may touch: each is a part on disk, and all stand in the intent.
     pub max_parts: usize,
+    /// Blocks, of different partitions, that are on their way into history at the same time.
+    pub in_flight: usize,
 }
 
 impl Default for BlockLimits {
     fn default() -> Self {
-        Self { max_rows: 100_000, max_age: Duration::from_secs(10), max_bytes: 64 << 20, max_parts: 60 }
+        Self { max_rows: 100_000, max_age: Duration::from_secs(10), max_bytes: 64 << 20, max_parts: 60, in_flight: 2 }
     }
 }
 
@@ -129,6 +131,11 @@ impl Lane {
         if self.intent.is_none() { self.builder.bytes() } else { 0 }
     }
 
+    /// True if a block is ready for another reason than its age.
+    pub fn is_full(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
     /// The next block to commit, with the intent under which it may have been sent before.
     pub fn due(&mut self, now: Instant, limits: &BlockLimits) -> Option<(Block, Option<Intent>)> {
         if self.ready.is_empty() && self.since.is_some_and(|since| now.duration_since(since) >= limits.max_age) {
@@ -151,7 +158,8 @@ mod tests {
     use tidemark_core::offset::Offset;
     use tidemark_core::view::Views;
 
-    const LIMITS: BlockLimits = BlockLimits { max_rows: 1_000, max_age: Duration::from_secs(10), max_bytes: 1_000, max_parts: 60 };
+    const LIMITS: BlockLimits =
+        BlockLimits { max_rows: 1_000, max_age: Duration::from_secs(10), max_bytes: 1_000, max_parts: 60, in_flight: 1 };
 
     fn lane(partition: u32, intent: Option<Intent>) -> (Partition, Lane) {
         let views = Views::declare([("by_type", vec!["event_type"])]).expect("valid views");

@@ -1,6 +1,7 @@
 //! The batch layer: records from the log into history, block by block, each exactly once.
 
 pub mod commit;
+mod in_flight;
 pub mod lane;
 pub mod run;
 

@@ -1,6 +1,7 @@
-//! The batch layer's loop: one thread that polls the log, owns the lanes and commits their blocks.
+//! The batch layer's loop: one thread that polls the log, owns the lanes and sends their blocks on their way.
 
-use crate::commit::{Desk, Fenced, Intent, IntentError, commit_block, intent_of};
+use crate::commit::{Intent, IntentError, intent_of};
+use crate::in_flight::{InFlight, Message};
 use crate::lane::{BlockLimits, Lane, fit};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,9 +17,8 @@ use tokio::sync::watch;
 /// Longest wait in a poll; events end it earlier.
 const POLL: Duration = Duration::from_millis(500);
 
-/// Pauses between failures: from this, doubled with each, up to [`MAX_PAUSE`].
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// Before history is asked again.
+const RETRY: Duration = Duration::from_millis(200);
 
 /// What ends the loop other than being told to stop.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +71,7 @@ struct Loop<C, H> {
     batch: Batch,
     runtime: tokio::runtime::Handle,
     lanes: BTreeMap<Partition, Lane>,
+    in_flight: InFlight,
     paused: bool,
 }
 
@@ -84,11 +85,15 @@ pub fn run<C: Consumer, H: History>(
     runtime: tokio::runtime::Handle,
 ) -> Result<(), Error> {
     batch.control.wake_by(consumer.waker());
-    let mut state = Loop { consumer, history, rules, limits, batch, runtime, lanes: BTreeMap::new(), paused: false };
-    while !state.batch.control.is_stopping() {
-        state.turn()?;
+    let in_flight = InFlight::new(consumer.waker(), batch.control.clone());
+    let mut state = Loop { consumer, history, rules, limits, batch, runtime, lanes: BTreeMap::new(), in_flight, paused: false };
+    let mut outcome = Ok(());
+    while outcome.is_ok() && !state.batch.control.is_stopping() {
+        outcome = state.turn();
     }
     let owned: Vec<Partition> = state.lanes.keys().copied().collect();
+    state.abandon(&owned);
+    outcome?;
     state.consumer.release(&owned).map_err(Error::from)
 }
 
@@ -96,7 +101,9 @@ impl<C: Consumer, H: History> Loop<C, H> {
     fn turn(&mut self) -> Result<(), Error> {
         self.follow_pause()?;
         let now = Instant::now();
-        let due_at = self.lanes.values().filter_map(|lane| lane.due_at(&self.limits)).min();
+        // A partition whose block is in flight waits for it, which wakes the poll.
+        let free = self.lanes.iter().filter(|(partition, _)| !self.in_flight.contains(**partition));
+        let due_at = free.filter_map(|(_, lane)| lane.due_at(&self.limits)).min();
         let wait = due_at.filter(|_| !self.paused).map_or(POLL, |at| at.saturating_duration_since(now).min(POLL));
         let mut changes = Vec::new();
         let (lanes, limits) = (&mut self.lanes, &self.limits);
@@ -114,12 +121,15 @@ impl<C: Consumer, H: History> Loop<C, H> {
             Happened::Assigned(partitions) => changes.push((partitions, true)),
             Happened::Revoked(partitions) | Happened::Lost(partitions) => changes.push((partitions, false)),
         })?;
+        while let Some(message) = self.in_flight.arrived() {
+            self.heed(message);
+        }
         for (partitions, ours) in changes {
             if ours { self.assigned(&partitions)? } else { self.gone(&partitions)? }
         }
         fit(&mut self.lanes, self.limits.max_bytes);
         if !self.paused {
-            self.commit_due()?;
+            self.launch_due();
         }
         Ok(())
     }
@@ -181,73 +191,64 @@ impl<C: Consumer, H: History> Loop<C, H> {
             if self.batch.control.is_stopping() {
                 return None;
             }
-            std::thread::sleep(FIRST_PAUSE);
+            std::thread::sleep(RETRY);
         }
     }
 
     /// What has not been committed is the next owner's: it reads the same records again.
     fn gone(&mut self, partitions: &[Partition]) -> Result<(), Error> {
-        self.lanes.retain(|partition, _| !partitions.contains(partition));
+        self.abandon(partitions);
         Ok(self.consumer.release(partitions)?)
     }
 
-    fn commit_due(&mut self) -> Result<(), Error> {
+    /// Ends all work on these partitions.
+    fn abandon(&mut self, partitions: &[Partition]) {
+        self.in_flight.leave(partitions);
+        while partitions.iter().any(|&partition| self.in_flight.contains(partition)) {
+            let message = self.in_flight.next();
+            self.heed(message);
+        }
+        self.lanes.retain(|partition, _| !partitions.contains(partition));
+    }
+
+    /// Sends what is due on its way. While it cannot go, because its partition or all places are taken, nothing more is
+    /// read either: that bounds the memory.
+    fn launch_due(&mut self) {
         let partitions: Vec<Partition> = self.lanes.keys().copied().collect();
         for partition in partitions {
-            while let Some((block, intent)) = self.lanes.get_mut(&partition).and_then(|lane| lane.due(Instant::now(), &self.limits)) {
-                let mut desk = GroupDesk { consumer: &mut self.consumer, batch: &self.batch };
-                let committed = self.runtime.block_on(commit_block(&mut desk, &*self.history, self.rules.generation, &block, intent));
-                if let Err(fenced) = committed {
-                    tracing::info!(%partition, "{fenced}");
-                    self.lanes.remove(&partition);
+            while let Some(lane) = self.lanes.get_mut(&partition) {
+                // What is due by its age alone may grow meanwhile.
+                if self.in_flight.contains(partition) && !lane.is_full() {
                     break;
                 }
-                self.batch.control.trouble(None);
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The commit protocol's outside: the consumer group, and the people who watch.
-struct GroupDesk<'a, C> {
-    consumer: &'a mut C,
-    batch: &'a Batch,
-}
-
-impl<C: Consumer> GroupDesk<'_, C> {
-    async fn pause(&self, failures: u32) -> Result<(), Fenced> {
-        let pause = FIRST_PAUSE.saturating_mul(1 << failures.min(10)).min(MAX_PAUSE);
-        tokio::time::sleep(pause).await;
-        if self.batch.control.is_stopping() {
-            Err(Fenced("stopping with a block under way; the next start finishes it".into()))
-        } else {
-            Ok(())
-        }
-    }
-}
-
-impl<C: Consumer> Desk for GroupDesk<'_, C> {
-    async fn commit(&mut self, partition: Partition, committed: &Committed) -> Result<(), Fenced> {
-        let mut failures = 0;
-        loop {
-            match self.consumer.commit(partition, committed) {
-                Ok(()) => {
-                    self.batch.reach(partition, committed);
-                    return Ok(());
+                let Some((block, intent)) = lane.due(Instant::now(), &self.limits) else { break };
+                while self.in_flight.contains(partition) || self.in_flight.len() >= self.limits.in_flight {
+                    let message = self.in_flight.next();
+                    self.heed(message);
                 }
-                Err(error @ tidemark_topic::Error::Fenced { .. }) => return Err(Fenced(error.to_string())),
-                Err(error) => {
-                    self.batch.control.trouble(Some(format!("history stands still: {error}")));
-                    failures += 1;
-                    self.pause(failures).await?;
+                if self.lanes.contains_key(&partition) {
+                    self.in_flight.launch(&self.runtime, &self.history, self.rules.generation, block, intent);
                 }
             }
         }
     }
 
-    async fn failed(&mut self, failures: u32, error: &tidemark_history::Error) -> Result<(), Fenced> {
-        self.batch.control.trouble(Some(format!("history stands still: {error}")));
-        self.pause(failures).await
+    fn heed(&mut self, message: Message) {
+        match message {
+            Message::Commit { partition, committed, answer } => {
+                let outcome = self.consumer.commit(partition, &committed);
+                if outcome.is_ok() {
+                    self.batch.reach(partition, &committed);
+                }
+                // The task waits for nothing else.
+                let _ = answer.send(outcome);
+            }
+            Message::Ended { outcome: Ok(Ok(())), .. } => self.batch.control.trouble(None),
+            Message::Ended { partition, outcome: Ok(Err(fenced)) } => {
+                tracing::info!(%partition, "{fenced}");
+                self.lanes.remove(&partition);
+            }
+            Message::Ended { partition, outcome: Err(broken) } => panic!("writing a block of partition {partition}: {broken}"),
+        }
     }
 }
