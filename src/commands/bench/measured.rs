@@ -14,11 +14,16 @@ pub struct Usage {
 
 impl Usage {
     pub fn now() -> Result<Self> {
-        let stat = std::fs::read_to_string("/proc/self/stat").context("reading /proc/self/stat")?;
+        Self::of(std::process::id())
+    }
+
+    pub fn of(pid: u32) -> Result<Self> {
+        let path = format!("/proc/{pid}/stat");
+        let stat = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
         // The name, in parentheses, may hold spaces; the fields after it do not.
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks = |at: usize| fields.get(at).and_then(|text| text.parse::<f64>().ok()).context("a field of /proc/self/stat");
-        Ok(Self { cpu_secs: (ticks(11)? + ticks(12)?) / TICKS, peak_mib: peak_mib(std::process::id())? })
+        let ticks = |at: usize| fields.get(at).and_then(|text| text.parse::<f64>().ok()).with_context(|| format!("a field of {path}"));
+        Ok(Self { cpu_secs: (ticks(11)? + ticks(12)?) / TICKS, peak_mib: peak_mib(pid)? })
     }
 
     /// The same, from here on with a peak of its own: what came before does not count.
@@ -33,7 +38,7 @@ impl Usage {
 }
 
 /// The largest resident set that a process has had.
-pub fn peak_mib(pid: u32) -> Result<u64> {
+fn peak_mib(pid: u32) -> Result<u64> {
     let path = format!("/proc/{pid}/status");
     let status = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());

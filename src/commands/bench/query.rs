@@ -1,32 +1,38 @@
 //! `tidemark bench query`: how long answers take, over HTTP, in a warm system that is otherwise at rest.
 
-use super::Topic;
-use super::measured::peak_mib;
-use super::recount;
+use super::report::{Figure, Run, quantiles};
+use super::system::{Asking, System};
 use super::topic::{SPAN_MS, START_MS, TYPES, generate};
+use super::{Topic, recount};
 use anyhow::{Context as _, Result, bail, ensure};
-use axum::body::Body;
-use axum::http::Uri;
 use hdrhistogram::Histogram;
-use http_body_util::BodyExt as _;
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use tidemark_core::epoch::EpochBits;
-use tidemark_embedded::Runtime;
 use tidemark_topic::kafka::Kafka;
+use tokio::sync::mpsc;
 
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
     topic: Topic,
-    /// Requests of each kind
+    /// Requests of each kind, one at a time
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     requests: u32,
+    /// Requests a second, started on time whether or not earlier ones have been answered
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    rate: u32,
+    /// For how long requests come at that rate, and then as fast as they are answered
+    #[arg(long, default_value_t = 10)]
+    seconds: u32,
+}
+
+impl Arguments {
+    pub fn settings(&self) -> Vec<(&'static str, String)> {
+        let own = [("requests of each kind", self.requests.to_string()), ("rate", format!("{} requests/s", self.rate))];
+        self.topic.settings().into_iter().chain(own).collect()
+    }
 }
 
 /// Small, so that nearly all events are in closed epochs, which history answers for.
@@ -35,18 +41,20 @@ const EPOCH_BITS: u8 = 13;
 const WINDOW_MS: u64 = 300_000;
 const HOUR_MS: u64 = 12 * WINDOW_MS;
 
-/// How long starting, counting and closing may take.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// Connections when requests come as fast as they are answered.
+const CONNECTIONS: usize = 16;
 
-pub async fn run(arguments: &Arguments) -> Result<()> {
+pub async fn run(arguments: &Arguments) -> Result<Run> {
     let Topic { topic, events, partitions } = &arguments.topic;
-    let system = System::start(topic, *partitions)?;
-    let client = Asking::new(system.wait_for_address().await?);
-    let runtime = Runtime::read(&system.data()).context("the system has gone")?;
-    let kafka = Kafka::new(runtime.kafka, topic);
+    let config = format!(
+        "[kafka]\ntopic = \"{topic}\"\npartitions = {partitions}\n[counting]\nepoch_bits = {EPOCH_BITS}\n[batch]\nmax_age_ms = 500\n"
+    );
+    let system = System::start(&config, &[])?;
+    let client = system.ready().await?;
+    let kafka = Kafka::new(system.runtime()?.kafka, topic);
     generate(&kafka, *events, *partitions).await?;
     eprintln!("waiting until history has been closed");
-    client.wait_until_closed().await?;
+    client.wait_until_closed(EPOCH_BITS).await?;
 
     let (hours, requests) = (hours(), usize::try_from(arguments.requests)?);
     let by_type = |from: u64| format!("/v1/query?from={from}&to={}&step=5m&group_by=event_type", from + HOUR_MS);
@@ -64,13 +72,24 @@ pub async fn run(arguments: &Arguments) -> Result<()> {
     let one_product = measure(&client, one_product).await?;
     let top = measure(&client, (0..requests.min(100)).map(|n| by_product(hours[n % hours.len()]))).await?;
 
-    println!("one request at a time over HTTP, in ms; {events} events, {} of them in closed epochs", client.closed().await?);
-    report("one hour by type, asked before", &asked_again);
-    report("one hour by some types, never asked before", &first_asked);
-    report("one hour of one product by type, never asked before", &one_product);
-    report("one hour, top 10 of type and product, asked before", &top);
-    println!("peak RSS of the tidemark process: {} MiB", peak_mib(system.child.id())?);
-    Ok(())
+    let last_hour = by_type(hours[hours.len() - 1]);
+    let seconds = Duration::from_secs(arguments.seconds.into());
+    let at_rate = at_rate(&client, &last_hour, arguments.rate, seconds).await?;
+    let before = system.usage()?;
+    let answered = flat_out(&client, &last_hour, seconds).await?;
+    let cpu_secs = system.usage()?.since(before).cpu_secs;
+
+    let mut figures = vec![Figure::new("events in closed epochs", "", client.closed().await? as f64)];
+    figures.extend(quantiles("one hour by type, asked before", &asked_again));
+    figures.extend(quantiles("one hour by some types, never asked before", &first_asked));
+    figures.extend(quantiles("one hour of one product, never asked before", &one_product));
+    figures.extend(quantiles("one hour, top 10 of type and product", &top));
+    figures.extend(quantiles("last hour by type at the rate, as clients see it", &at_rate.by_client));
+    figures.extend(quantiles("last hour by type at the rate, in the server", &at_rate.by_server));
+    figures.push(Figure::new("last hour by type, flat out", "requests/s", answered as f64 / seconds.as_secs_f64()));
+    figures.push(Figure::new("last hour by type, flat out, by one core of the server", "requests/s", answered as f64 / cpu_secs));
+    figures.push(Figure::new("peak resident memory of the server", "MiB", system.usage()?.peak_mib as f64));
+    Ok(Run { figures, result: None })
 }
 
 /// The hours that begin at each window of the topic's span.
@@ -113,115 +132,76 @@ async fn measure(client: &Asking, paths: impl Iterator<Item = String>) -> Result
     Ok(micros)
 }
 
-fn report(what: &str, micros: &Histogram<u64>) {
-    let [p50, p95, p99, max] = [0.50, 0.95, 0.99, 1.0].map(|q| micros.value_at_quantile(q) as f64 / 1000.0);
-    println!("{what}: p50 {p50:.2}, p95 {p95:.2}, p99 {p99:.2}, max {max:.2} ({} requests)", micros.len());
+/// How long answers took, in microseconds.
+struct AtRate {
+    /// From the instant at which a request was meant to start, so that a stall counts for all that it held up.
+    by_client: Histogram<u64>,
+    /// As the server says.
+    by_server: Histogram<u64>,
 }
 
-/// `tidemark up` as people start it, on a directory of its own.
-struct System {
-    child: Child,
-    dir: tempfile::TempDir,
+/// Starts requests at a fixed rate.
+async fn at_rate(client: &Asking, path: &str, rate: u32, during: Duration) -> Result<AtRate> {
+    let mut starts = on_time(rate, during);
+    let mut asked = Vec::new();
+    while let Some(meant) = starts.recv().await {
+        let (client, path) = (client.clone(), path.to_owned());
+        asked.push(tokio::spawn(async move {
+            let answer = client.json(&path).await?;
+            let took = meant.elapsed();
+            anyhow::Ok((took, answer["took_ms"].as_f64().context("took_ms")?))
+        }));
+    }
+    let mut measured = AtRate { by_client: Histogram::new(3)?, by_server: Histogram::new(3)? };
+    for answered in asked {
+        let (took, server_ms) = answered.await??;
+        measured.by_client.record(u64::try_from(took.as_micros())?)?;
+        measured.by_server.saturating_record(micros(server_ms));
+    }
+    Ok(measured)
 }
 
-impl System {
-    fn start(topic: &str, partitions: u32) -> Result<Self> {
-        let dir = tempfile::tempdir().context("a directory for the run")?;
-        let config = dir.path().join("tidemark.toml");
-        let text = format!(
-            "[kafka]\ntopic = \"{topic}\"\npartitions = {partitions}\n[counting]\nepoch_bits = {EPOCH_BITS}\n[batch]\nmax_age_ms = 500\n"
-        );
-        std::fs::write(&config, text).context("writing the configuration")?;
-        let log = std::fs::File::create(dir.path().join("up.log")).context("a log for the system")?;
-        let mut command = Command::new(std::env::current_exe().context("finding the program's own file")?);
-        command.args(["up", "--listen", "127.0.0.1:0", "--config"]).arg(&config).arg("--data").arg(dir.path().join("data"));
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().context("starting the system")?;
-        Ok(Self { child, dir })
-    }
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a server's milliseconds are few and not negative")]
+fn micros(ms: f64) -> u64 {
+    (ms * 1000.0).round() as u64
+}
 
-    fn data(&self) -> std::path::PathBuf {
-        self.dir.path().join("data")
-    }
-
-    async fn wait_for_address(&self) -> Result<String> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(address) = Runtime::read(&self.data()).and_then(|runtime| runtime.http)
-                && let Ok(asking) = Asking::new(address.clone()).get("/readyz").await
-                && !asking.is_empty()
-            {
-                return Ok(address);
+/// Instants at a fixed rate, each sent when it has come. By a thread: the runtime's timer is a millisecond coarse.
+fn on_time(rate: u32, during: Duration) -> mpsc::UnboundedReceiver<Instant> {
+    let (send, starts) = mpsc::unbounded_channel();
+    std::thread::spawn(move || {
+        let began = Instant::now();
+        for n in 0u32.. {
+            let at = Duration::from_secs(1) * n / rate;
+            if at >= during {
+                return;
             }
-            ensure!(
-                Path::new(&format!("/proc/{}", self.child.id())).exists() && Instant::now() < deadline,
-                "the system did not start: {}",
-                self.log()
-            );
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.dir.path().join("up.log")).unwrap_or_default()
-    }
-}
-
-impl Drop for System {
-    /// Its engines die with it.
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// A client with one connection.
-struct Asking {
-    url: String,
-    http: Client<HttpConnector, Body>,
-}
-
-impl Asking {
-    fn new(url: String) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        Self { url, http: Client::builder(TokioExecutor::new()).build(connector) }
-    }
-
-    async fn get(&self, path: &str) -> Result<bytes::Bytes> {
-        let uri: Uri = format!("{}{path}", self.url).parse()?;
-        let response = self.http.get(uri).await?;
-        let status = response.status();
-        let body = response.into_body().collect().await?.to_bytes();
-        ensure!(status.is_success(), "{path}: {status}: {}", String::from_utf8_lossy(&body));
-        Ok(body)
-    }
-
-    async fn json(&self, path: &str) -> Result<serde_json::Value> {
-        Ok(serde_json::from_slice(&self.get(path).await?)?)
-    }
-
-    /// Waits until every complete epoch is closed.
-    async fn wait_until_closed(&self) -> Result<()> {
-        let (bits, deadline) = (EpochBits::new(EPOCH_BITS)?.get(), Instant::now() + PATIENCE);
-        loop {
-            let status = self.json("/v1/status").await?;
-            let is_closed = |partition: &serde_json::Value| {
-                let at = |name: &str| partition[name].as_u64();
-                at("history_lag") == Some(0)
-                    && at("lag") == Some(0)
-                    && at("mark").map(|mark| mark >> bits) == at("end").map(|end| end >> bits)
-            };
-            if status["partitions"].as_array().context("partitions")?.iter().all(is_closed) {
-                return Ok(());
+            std::thread::sleep((began + at).saturating_duration_since(Instant::now()));
+            if send.send(began + at).is_err() {
+                return;
             }
-            ensure!(Instant::now() < deadline, "epochs are still open: {status}");
-            tokio::time::sleep(Duration::from_millis(200)).await;
         }
-    }
+    });
+    starts
+}
 
-    /// Offsets below the mark.
-    async fn closed(&self) -> Result<u64> {
-        let status = self.json("/v1/status").await?;
-        Ok(status["partitions"].as_array().context("partitions")?.iter().filter_map(|partition| partition["mark"].as_u64()).sum())
+/// Asks on several connections, again as soon as there is an answer; returns how many there were.
+async fn flat_out(client: &Asking, path: &str, during: Duration) -> Result<u64> {
+    let (until, answered) = (Instant::now() + during, Arc::new(AtomicU64::new(0)));
+    let asking: Vec<_> = (0..CONNECTIONS)
+        .map(|_| {
+            let (client, path, answered) = (client.clone(), path.to_owned(), Arc::clone(&answered));
+            tokio::spawn(async move {
+                while Instant::now() < until {
+                    client.get(&path).await?;
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+                anyhow::Ok(())
+            })
+        })
+        .collect();
+    for connection in asking {
+        connection.await??;
     }
+    Ok(answered.load(Ordering::Relaxed))
 }

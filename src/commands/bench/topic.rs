@@ -2,6 +2,9 @@
 
 use super::Topic;
 use anyhow::{Context as _, Result};
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::path::Path;
 use tidemark_core::cell::fold_of;
 use tidemark_core::offset::Offset;
 use tidemark_embedded::{DataDir, Embedded, EmbeddedOptions, EngineCommand};
@@ -23,8 +26,17 @@ pub struct Bench {
 }
 
 impl Bench {
+    /// Starts the engines that are needed, and generates the topic unless it is in a Kafka that exists.
     pub async fn start(kafka: Option<&str>, topic: &Topic, engine: bool) -> Result<Self> {
-        let Topic { topic, events, partitions } = topic;
+        let bench = Self::engines(kafka, topic, engine).await?;
+        if kafka.is_none() {
+            generate(&bench.kafka, topic.events, topic.partitions).await?;
+        }
+        Ok(bench)
+    }
+
+    async fn engines(kafka: Option<&str>, topic: &Topic, engine: bool) -> Result<Self> {
+        let topic = &topic.topic;
         if let (Some(bootstrap), false) = (kafka, engine) {
             return Ok(Self { kafka: Kafka::new(bootstrap, topic), clickhouse: String::new(), embedded: None });
         }
@@ -37,10 +49,13 @@ impl Bench {
         }
         let embedded = Embedded::start(DataDir::open(dir.path().join("data"))?, options).await?;
         let runtime = embedded.runtime();
-        let bench = Self { kafka: Kafka::new(runtime.kafka, topic), clickhouse: runtime.clickhouse, embedded: Some((embedded, dir)) };
-        if kafka.is_none() {
-            generate(&bench.kafka, *events, *partitions).await?;
-        }
+        Ok(Self { kafka: Kafka::new(runtime.kafka, topic), clickhouse: runtime.clickhouse, embedded: Some((embedded, dir)) })
+    }
+
+    /// A Kafka of its own with an empty topic.
+    pub async fn empty(topic: &Topic) -> Result<Self> {
+        let bench = Self::engines(None, topic, false).await?;
+        bench.kafka.admin()?.ensure_topic(topic.partitions, 1, &[]).await?;
         Ok(bench)
     }
 
@@ -74,6 +89,24 @@ pub async fn generate(kafka: &Kafka, events: u64, partitions: u32) -> Result<()>
         }
     }
     Ok(())
+}
+
+/// The same events as lines of a file.
+pub fn write_ndjson(path: &Path, events: u64) -> Result<()> {
+    let mut file = BufWriter::new(File::create(path).with_context(|| format!("writing {}", path.display()))?);
+    for n in 0..events {
+        writeln!(file, "{}", event(n, events).1)?;
+    }
+    Ok(file.flush()?)
+}
+
+/// An event of this moment.
+pub fn event_now(event_type: &str, n: u64) -> String {
+    let now = jiff::Timestamp::now();
+    let product = n % 100;
+    format!(
+        "{{\"event_id\":\"{event_type}-{n}\",\"event_type\":\"{event_type}\",\"timestamp\":\"{now:.3}\",\"product_id\":\"p-{product:06}\"}}"
+    )
 }
 
 /// Draws that depend on a number alone.

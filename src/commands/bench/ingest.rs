@@ -1,0 +1,46 @@
+//! `tidemark bench ingest`: NDJSON over HTTP to events that Kafka has acknowledged. Ingest runs in this process, by the
+//! product's own routes; the client is `tidemark send`, and with the broker it shares the machine.
+
+use super::measured::Usage;
+use super::report::{Figure, Run};
+use super::topic::{Bench, write_ndjson};
+use super::{Topic, recount};
+use anyhow::{Context as _, Result, ensure};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Instant;
+use tidemark_core::event::Limits;
+use tidemark_ingest::Ingest;
+use tidemark_topic::kafka::ProducerOptions;
+
+pub async fn run(topic: &Topic) -> Result<Run> {
+    let bench = Bench::empty(topic).await?;
+    let dir = tempfile::tempdir().context("a directory for the run")?;
+    let file = dir.path().join("events.ndjson");
+    write_ndjson(&file, topic.events)?;
+    let producer = bench.kafka.producer(ProducerOptions::default())?;
+    let routes = tidemark_ingest::routes(Arc::new(Ingest::new(producer, Limits::default())));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}", listener.local_addr()?);
+    let server = tokio::spawn(async move { axum::serve(listener, routes).await });
+
+    let (began, before) = (Instant::now(), Usage::begin()?);
+    let program = std::env::current_exe().context("finding the program's own file")?;
+    let mut client = Command::new(program).arg("send").arg(&file).args(["--url", &url]).stdout(Stdio::null()).spawn()?;
+    let sent = tokio::task::spawn_blocking(move || client.wait()).await??;
+    let (took, used) = (began.elapsed().as_secs_f64(), Usage::now()?.since(before));
+    ensure!(sent.success(), "`tidemark send` did not succeed");
+    server.abort();
+
+    let kafka = bench.kafka.clone();
+    let counted = tokio::task::spawn_blocking(move || recount::by_type_and_window(&kafka)).await??;
+    let counted: u64 = counted.iter().filter_map(|line| line.rsplit(',').next()?.parse::<u64>().ok()).sum();
+    ensure!(counted == topic.events, "{} events were acknowledged, but the topic has {counted}", topic.events);
+    bench.stop().await;
+    let figures = vec![
+        Figure::new("sent and acknowledged", "events/s", topic.events as f64 / took),
+        Figure::new("CPU of ingest", "s per million events", used.cpu_secs / (topic.events as f64 / 1e6)),
+        Figure::new("peak resident memory of ingest", "MiB", used.peak_mib as f64),
+    ];
+    Ok(Run { figures, result: None })
+}

@@ -1,0 +1,159 @@
+//! A layer alone, by its production code, on a topic in a real Kafka.
+
+use super::Layer;
+use super::measured::Usage;
+use super::recount;
+use super::report::{Figure, Run};
+use super::topic::Bench;
+use anyhow::{Context as _, Result, bail};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tidemark_batch_layer::{Batch, BlockLimits};
+use tidemark_core::cut::Cut;
+use tidemark_core::epoch::{Epoch, EpochBits};
+use tidemark_core::event::Limits;
+use tidemark_core::generation::{Generation, Rules};
+use tidemark_core::question::{Question, Rows, merge_rows};
+use tidemark_core::view::{Dimension, ViewId, Views};
+use tidemark_core::window::{Buckets, Level, Step, TimeRange};
+use tidemark_history::History as _;
+use tidemark_history::clickhouse::{ClickHouse, Server};
+use tidemark_history::memory::MemoryHistory;
+use tidemark_speed_layer::Speed;
+use tidemark_topic::kafka::{ConsumerOptions, Kafka};
+use tidemark_topic::{Consumer as _, Membership};
+
+pub fn settings(layer: &Layer) -> Vec<(&'static str, String)> {
+    let what = match &layer.kafka {
+        Some(kafka) => vec![("kafka", kafka.clone()), ("topic", layer.topic.topic.clone())],
+        None => layer.topic.settings(),
+    };
+    let views = if layer.one_view { "by_type" } else { "by_type by_product" };
+    what.into_iter().chain([("views", views.to_owned()), ("dedup", if layer.no_dedup { "off" } else { "on" }.to_owned())]).collect()
+}
+
+fn rules(layer: &Layer) -> Result<Rules> {
+    let all = [("by_type", vec!["event_type"]), ("by_product", vec!["event_type", "product_id"])];
+    let views = Views::declare(all.into_iter().take(if layer.one_view { 1 } else { 2 }))?;
+    Ok(Rules { generation: Generation(1), epoch_bits: EpochBits::new(18)?, views, limits: Limits::default(), dedup: !layer.no_dedup })
+}
+
+async fn ends(kafka: &Kafka) -> Result<Cut> {
+    Ok(kafka.admin()?.extents().await?.into_iter().map(|(partition, extent)| (partition, extent.end)).collect())
+}
+
+/// From the log to counted cells, on one thread.
+pub async fn speed(layer: &Layer, bench: &Bench) -> Result<Run> {
+    let (rules, wanted) = (Arc::new(rules(layer)?), ends(&bench.kafka).await?);
+    let n = events_below(&wanted);
+    let (history, speed) = (MemoryHistory::new(Arc::clone(&rules)), Arc::new(Speed::new(Arc::clone(&rules))));
+    let (began, before) = (Instant::now(), Usage::begin()?);
+    let consumer = bench.kafka.consumer(Membership::All { group: None }, ConsumerOptions::default())?;
+    let waker = consumer.waker();
+    let counting = std::thread::spawn({
+        let (speed, handle) = (Arc::clone(&speed), tokio::runtime::Handle::current());
+        move || tidemark_speed_layer::run::run(consumer, &history, Batch::default().reached(), &speed, &handle)
+    });
+    let mut changes = speed.changes();
+    changes.changed().await?;
+    let first = Instant::now();
+    while !speed.positions().reaches(&wanted) {
+        changes.changed().await?;
+    }
+    let (took, steady, used) = (began.elapsed().as_secs_f64(), first.elapsed().as_secs_f64(), Usage::now()?.since(before));
+    let rows = by_type(&speed, wanted.iter().len())?;
+    speed.control.stop();
+    waker.wake();
+    counting.join().map_err(|_| anyhow::anyhow!("the counting thread panicked"))??;
+    check(layer, bench, rows).await?;
+    let steady = n as f64 / steady;
+    let figures = figures(n, took, &used).into_iter().chain([Figure::new("from the first records on", "events/s", steady)]);
+    Ok(Run { figures: figures.collect(), result: Some(format!("RESULT peer=tidemark n={n} secs={took:.3} steady_rate={steady:.0}")) })
+}
+
+fn events_below(wanted: &Cut) -> u64 {
+    wanted.iter().map(|(_, end)| end.get()).sum()
+}
+
+fn figures(n: u64, took: f64, used: &Usage) -> [Figure; 3] {
+    [
+        Figure::new("start to end", "events/s", n as f64 / took),
+        Figure::new("CPU", "s per million events", used.cpu_secs / (n as f64 / 1e6)),
+        Figure::new("peak resident memory", "MiB", used.peak_mib as f64),
+    ]
+}
+
+fn by_type(speed: &Speed, partitions: usize) -> Result<Rows> {
+    let question = Question {
+        range: TimeRange::default(),
+        buckets: Buckets::new(Step::FiveMinutes, None)?,
+        group_by: vec![Dimension::EventType],
+        filters: Default::default(),
+        only_counts: true,
+    };
+    Ok(speed.snapshot(ViewId(0), &question, u32::try_from(partitions)?)?.context("a partition is not ready")?.rows)
+}
+
+/// From the log to acknowledged rows with all roll-ups. Each run writes a history of its own.
+pub async fn batch(layer: &Layer, bench: &Bench, run: u32) -> Result<Run> {
+    let (rules, wanted) = (Arc::new(rules(layer)?), ends(&bench.kafka).await?);
+    let n = events_below(&wanted);
+    let server = Server { url: bench.clickhouse().to_owned(), database: format!("bench_{run}"), user: None, password: None };
+    let history = Arc::new(ClickHouse::open(&server, &layer.topic.topic, (*rules).clone()).await?);
+    let (began, before) = (Instant::now(), Usage::begin()?);
+    let group = Membership::Group {
+        group: format!("bench-{}-{run}", std::process::id()),
+        instance: None,
+        session_timeout: Duration::from_secs(30),
+    };
+    let consumer = bench.kafka.consumer(group, ConsumerOptions::default())?;
+    let (batch, handle) = (Batch::default(), tokio::runtime::Handle::current());
+    let writing = std::thread::spawn({
+        let (batch, history) = (batch.clone(), Arc::clone(&history));
+        let limits = BlockLimits { max_age: Duration::from_secs(2), ..BlockLimits::default() };
+        move || tidemark_batch_layer::run(consumer, history, rules, limits, batch, handle)
+    });
+    let mut reached = batch.reached();
+    // From the partitions' assignment, for joining the group takes the broker three seconds, to the acknowledgement of
+    // nearly all rows, for the last blocks of a log that ends are not full and wait for their age.
+    let acknowledged = |cut: &Cut| cut.iter().map(|(_, next)| next.get()).sum::<u64>();
+    reached.wait_for(|cut| !cut.is_empty()).await?;
+    let assigned = Instant::now();
+    let nearly = acknowledged(&*reached.wait_for(|cut| acknowledged(cut) * 100 >= n * 95).await?);
+    let steady = nearly as f64 / assigned.elapsed().as_secs_f64();
+    reached.wait_for(|cut| cut.reaches(&wanted)).await?;
+    let (took, used) = (began.elapsed().as_secs_f64(), Usage::now()?.since(before));
+    batch.control.stop();
+    writing.join().map_err(|_| anyhow::anyhow!("the writing thread panicked"))??;
+    check(layer, bench, history_by_type(&history, &wanted).await?).await?;
+    let figures = figures(n, took, &used).into_iter().chain([Figure::new("assignment to 95 % acknowledged", "rows/s", steady)]);
+    Ok(Run { figures: figures.collect(), result: Some(format!("RESULT peer=tidemark-batch n={n} secs={took:.3} steady_rate={steady:.0}")) })
+}
+
+/// All epochs' cells, open ones too: the bench has no speed layer to close them.
+async fn history_by_type(history: &ClickHouse, wanted: &Cut) -> Result<Rows> {
+    let mut rows = Rows::new();
+    let bits = history.rules().epoch_bits;
+    for (partition, end) in wanted.iter() {
+        for epoch in 0..=bits.epoch_at(end).0 {
+            merge_rows(&mut rows, history.cells(ViewId(0), Level::FiveMinutes, partition, Epoch(epoch)).await?);
+        }
+    }
+    Ok(rows)
+}
+
+/// Writes the counts, and compares them with the recount.
+async fn check(layer: &Layer, bench: &Bench, rows: Rows) -> Result<()> {
+    let mut lines: Vec<String> = rows.iter().map(|(key, cell)| format!("{},{},{}", key.values[0], key.bucket_ms, cell.count)).collect();
+    lines.sort();
+    if let Some(out) = &layer.out {
+        std::fs::write(out, lines.join("\n") + "\n").with_context(|| format!("writing {}", out.display()))?;
+    }
+    let kafka = bench.kafka.clone();
+    let recounted = tokio::task::spawn_blocking(move || recount::by_type_and_window(&kafka)).await??;
+    if recounted != lines {
+        bail!("the counts differ from the recount: {} lines against {}", lines.len(), recounted.len());
+    }
+    eprintln!("counts: equal to the recount ({} lines)", lines.len());
+    Ok(())
+}
