@@ -1,6 +1,6 @@
 # The doors to everything here; the work itself is in scripts/. `make` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup build up test check bench accept-main
+.PHONY: help setup build up test check bench bench-compare accept-main
 
 # Further words for the program: make up ARGS="--listen 127.0.0.1:9000"
 ARGS ?=
@@ -24,10 +24,16 @@ test: setup ## what CI runs: the checks, then every test with the real engines (
 check: ## format, dependency policy, lints, documents: before every commit
 	scripts/check.sh
 
-bench: setup build ## what each layer does alone: events/s, CPU per million events, memory
+bench: setup build ## what each part does alone, how long queries take, how soon events are counted
 	$(TIDEMARK) bench speed $(ARGS)
 	$(TIDEMARK) bench batch $(ARGS)
+	$(TIDEMARK) bench ingest $(ARGS)
 	$(TIDEMARK) bench query $(ARGS)
+	$(TIDEMARK) bench latency
+	$(TIDEMARK) bench restart $(ARGS)
+
+bench-compare: setup build ## the speed layer beside Kafka Streams, Flink and librdkafka alone, on one topic (ARGS="--events 5000000")
+	@scripts/bench-compare.sh $(ARGS)
 
 accept-main: setup build ## everything that the main job must show, as a table (longer than the tests)
 	tests/accept-main.sh

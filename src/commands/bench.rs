@@ -1,6 +1,7 @@
 //! `tidemark bench`: what the parts and the whole can do, by their production code and with real engines; every run
 //! compares its counts with a recount of the same topic.
 
+mod compare;
 mod ingest;
 mod latency;
 mod layers;
@@ -35,6 +36,10 @@ enum What {
     Speed(Layer),
     /// The batch layer: from the log to acknowledged rows with all roll-ups
     Batch(Layer),
+    /// Reading alone: records are taken from the client library and thrown away, the floor under every consumer
+    Floor(Layer),
+    /// The speed layer beside Kafka Streams, Flink and reading alone
+    Compare(compare::Arguments),
     /// Ingest: from NDJSON over HTTP to events that Kafka has acknowledged
     Ingest(Topic),
     /// Queries of a warm system over HTTP, one at a time and at a fixed rate
@@ -71,7 +76,7 @@ struct Layer {
     /// Maintain the view by_type alone
     #[arg(long)]
     one_view: bool,
-    /// Write the counts, sorted lines of event_type,window_start_ms,count
+    /// Write the counts, sorted lines of event_type,window_start_ms,count, for others to compare: there is no recount then
     #[arg(long)]
     out: Option<PathBuf>,
 }
@@ -95,6 +100,18 @@ async fn bench(arguments: &Arguments) -> Result<()> {
             bench.stop().await;
             ("batch", layers::settings(layer), runs)
         }
+        What::Floor(layer) => {
+            let bench = Bench::start(layer.kafka.as_deref(), &layer.topic, false).await?;
+            let runs = repeated(n, |_| layers::floor(&bench)).await?;
+            bench.stop().await;
+            ("floor", layers::settings(layer), runs)
+        }
+        What::Compare(compare) => {
+            let bench = compare.start().await?;
+            let runs = repeated(n, |_| compare::run(compare, &bench)).await?;
+            bench.stop().await;
+            ("compare", compare.settings(), runs)
+        }
         What::Ingest(topic) => ("ingest", topic.settings(), repeated(n, |_| ingest::run(topic)).await?),
         What::Query(query) => ("query", query.settings(), repeated(n, |_| query::run(query)).await?),
         What::Latency(latency) => ("latency", latency.settings(), repeated(n, |_| latency::run(latency)).await?),
@@ -114,6 +131,13 @@ async fn repeated<F: Future<Output = Result<Run>>>(times: u32, once: impl Fn(u32
         runs.push(once(run).await?);
     }
     Ok(runs)
+}
+
+fn topic_settings(kafka: Option<&str>, topic: &Topic) -> Vec<(&'static str, String)> {
+    match kafka {
+        Some(kafka) => vec![("kafka", kafka.to_owned()), ("topic", topic.topic.clone())],
+        None => topic.settings(),
+    }
 }
 
 impl Topic {

@@ -21,13 +21,10 @@ use tidemark_history::clickhouse::{ClickHouse, Server};
 use tidemark_history::memory::MemoryHistory;
 use tidemark_speed_layer::Speed;
 use tidemark_topic::kafka::{ConsumerOptions, Kafka};
-use tidemark_topic::{Consumer as _, Membership};
+use tidemark_topic::{Consumer as _, Happened, Membership};
 
 pub fn settings(layer: &Layer) -> Vec<(&'static str, String)> {
-    let what = match &layer.kafka {
-        Some(kafka) => vec![("kafka", kafka.clone()), ("topic", layer.topic.topic.clone())],
-        None => layer.topic.settings(),
-    };
+    let what = super::topic_settings(layer.kafka.as_deref(), &layer.topic);
     let views = if layer.one_view { "by_type" } else { "by_type by_product" };
     what.into_iter().chain([("views", views.to_owned()), ("dedup", if layer.no_dedup { "off" } else { "on" }.to_owned())]).collect()
 }
@@ -69,6 +66,34 @@ pub async fn speed(layer: &Layer, bench: &Bench) -> Result<Run> {
     let steady = n as f64 / steady;
     let figures = figures(n, took, &used).into_iter().chain([Figure::new("from the first records on", "events/s", steady)]);
     Ok(Run { figures: figures.collect(), result: Some(format!("RESULT peer=tidemark n={n} secs={took:.3} steady_rate={steady:.0}")) })
+}
+
+/// The log alone: every record is handed over, and nothing is done with it.
+pub async fn floor(bench: &Bench) -> Result<Run> {
+    let wanted = ends(&bench.kafka).await?;
+    let n = events_below(&wanted);
+    let (began, before) = (Instant::now(), Usage::begin()?);
+    let mut consumer = bench.kafka.consumer(Membership::All { group: None }, ConsumerOptions::default())?;
+    let mut reached = Cut::default();
+    while !reached.reaches(&wanted) {
+        let mut assigned = Vec::new();
+        consumer.poll(Duration::from_millis(500), |happened| match happened {
+            Happened::Records { partition, records } => {
+                if let Some(last) = records.last() {
+                    reached.raise(partition, last.offset.next());
+                }
+            }
+            Happened::End { partition, next } => reached.raise(partition, next),
+            Happened::Assigned(partitions) => assigned.extend(partitions),
+            Happened::Revoked(_) | Happened::Lost(_) => {}
+        })?;
+        for partition in assigned {
+            let start = consumer.extent(partition)?.start;
+            consumer.start(partition, start)?;
+        }
+    }
+    let (took, used) = (began.elapsed().as_secs_f64(), Usage::now()?.since(before));
+    Ok(Run { figures: figures(n, took, &used).into(), result: Some(format!("RESULT peer=floor n={n} secs={took:.3}")) })
 }
 
 fn events_below(wanted: &Cut) -> u64 {
@@ -142,12 +167,12 @@ async fn history_by_type(history: &ClickHouse, wanted: &Cut) -> Result<Rows> {
     Ok(rows)
 }
 
-/// Writes the counts, and compares them with the recount.
+/// Compares the counts with the recount, or writes them for a caller that compares them, and measures this process.
 async fn check(layer: &Layer, bench: &Bench, rows: Rows) -> Result<()> {
     let mut lines: Vec<String> = rows.iter().map(|(key, cell)| format!("{},{},{}", key.values[0], key.bucket_ms, cell.count)).collect();
     lines.sort();
     if let Some(out) = &layer.out {
-        std::fs::write(out, lines.join("\n") + "\n").with_context(|| format!("writing {}", out.display()))?;
+        return std::fs::write(out, lines.join("\n") + "\n").with_context(|| format!("writing {}", out.display()));
     }
     let kafka = bench.kafka.clone();
     let recounted = tokio::task::spawn_blocking(move || recount::by_type_and_window(&kafka)).await??;

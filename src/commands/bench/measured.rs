@@ -18,12 +18,7 @@ impl Usage {
     }
 
     pub fn of(pid: u32) -> Result<Self> {
-        let path = format!("/proc/{pid}/stat");
-        let stat = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
-        // The name, in parentheses, may hold spaces; the fields after it do not.
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks = |at: usize| fields.get(at).and_then(|text| text.parse::<f64>().ok()).with_context(|| format!("a field of {path}"));
-        Ok(Self { cpu_secs: (ticks(11)? + ticks(12)?) / TICKS, peak_mib: peak_mib(pid)? })
+        Ok(Self { cpu_secs: cpu_secs(pid, USER_AND_SYSTEM)?, peak_mib: peak_mib(pid)? })
     }
 
     /// The same, from here on with a peak of its own: what came before does not count.
@@ -37,8 +32,26 @@ impl Usage {
     }
 }
 
+/// The CPU seconds of this process's children that have ended and been waited for.
+pub fn children_cpu_secs() -> Result<f64> {
+    cpu_secs(std::process::id(), CHILDRENS_USER_AND_SYSTEM)
+}
+
+/// Fields of /proc/PID/stat, counted from the one after the name.
+const USER_AND_SYSTEM: [usize; 2] = [11, 12];
+const CHILDRENS_USER_AND_SYSTEM: [usize; 2] = [13, 14];
+
+fn cpu_secs(pid: u32, fields: [usize; 2]) -> Result<f64> {
+    let path = format!("/proc/{pid}/stat");
+    let stat = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+    // The name, in parentheses, may hold spaces; the fields after it do not.
+    let all: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |at: usize| all.get(at).and_then(|text| text.parse::<f64>().ok()).with_context(|| format!("a field of {path}"));
+    Ok((ticks(fields[0])? + ticks(fields[1])?) / TICKS)
+}
+
 /// The largest resident set that a process has had.
-fn peak_mib(pid: u32) -> Result<u64> {
+pub fn peak_mib(pid: u32) -> Result<u64> {
     let path = format!("/proc/{pid}/status");
     let status = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
