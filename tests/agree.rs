@@ -12,7 +12,7 @@ use tidemark_core::event::Limits;
 use tidemark_core::generation::{Generation, Rules};
 use tidemark_core::judge::Judge;
 use tidemark_core::offset::{NextOffset, Offset, Partition};
-use tidemark_core::question::{Question, Rows};
+use tidemark_core::question::{Groups, Question, Rows};
 use tidemark_core::view::{Dimension, ViewId, Views};
 use tidemark_core::window::{Buckets, Level, Step, TimeRange, WINDOW_MS};
 use tidemark_embedded::{DataDir, Embedded, EmbeddedOptions, EngineCommand};
@@ -108,10 +108,15 @@ async fn check(history: &ClickHouse, partition: Partition, rules: &Arc<Rules>, r
     let mut ours = Rows::new();
     tide.answer(*view, question, &mut ours).expect("on an edge");
     let marks = Marks::from([(partition, Mark::START.advanced())]);
-    assert_eq!(history.answer(*view, question, &marks).await.expect("answered"), ours, "{question:?}");
+    assert_eq!(history.answer(*view, question, &Groups::All, &marks).await.expect("answered"), ours, "{question:?}");
     let counts = |rows: &Rows| rows.iter().map(|(key, cell)| (key.clone(), cell.count)).collect::<Vec<_>>();
     let only_counts = Question { only_counts: true, ..question.clone() };
-    assert_eq!(counts(&history.answer(*view, &only_counts, &marks).await.expect("answered")), counts(&ours), "{question:?}");
+    assert_eq!(counts(&history.answer(*view, &only_counts, &Groups::All, &marks).await.expect("answered")), counts(&ours), "{question:?}");
+    let named = ours.keys().next().map(|key| key.values.clone()).into_iter().collect();
+    let largest = Groups::Largest { n: 1, and: named };
+    let mut expected = ours.clone();
+    largest.keep(&mut expected);
+    assert_eq!(history.answer(*view, question, &largest, &marks).await.expect("answered"), expected, "{question:?}");
     // Raw events, of which history knows nothing but the cut, say the same.
     let cut = Cut::from_iter([(partition, rules.epoch_bits.end_of(Epoch(0)))]);
     let raw = raw::answer(history, rules, question, &cut).await.expect("answered");

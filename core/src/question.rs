@@ -3,7 +3,7 @@
 use crate::cell::Cell;
 use crate::view::Dimension;
 use crate::window::{Buckets, TimeRange};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What is asked: which cells or events, and how they are grouped.
 #[derive(Clone, PartialEq, Debug)]
@@ -26,6 +26,35 @@ pub type Rows = BTreeMap<RowKey, Cell>;
 pub struct RowKey {
     pub bucket_ms: i64,
     pub values: Vec<Box<str>>,
+}
+
+/// Which groups of an answer are needed. An answer may have more.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum Groups {
+    #[default]
+    All,
+    /// The `n` with the largest counts over the whole range, of equal ones those with the smaller values; and those named.
+    Largest { n: usize, and: BTreeSet<Vec<Box<str>>> },
+}
+
+impl Groups {
+    /// What the closed epochs must tell so that the `n` largest groups can be found once `live` rows are added: their own
+    /// `n` largest and the groups with live rows. Any other group comes after those `n`, and live rows only add to them.
+    pub fn for_the_largest(n: usize, live: &Rows) -> Self {
+        Self::Largest { n, and: live.keys().map(|key| key.values.clone()).collect() }
+    }
+
+    /// Drops the rows of groups that are not needed.
+    pub fn keep(&self, rows: &mut Rows) {
+        let Self::Largest { n, and } = self else { return };
+        let mut counts: BTreeMap<&[Box<str>], u64> = BTreeMap::new();
+        rows.iter().for_each(|(key, cell)| *counts.entry(&key.values).or_default() += cell.count);
+        let mut ranked: Vec<(&[Box<str>], u64)> = counts.into_iter().collect();
+        // Stable, so that equal counts stay in the order of their values.
+        ranked.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        let largest: BTreeSet<Vec<Box<str>>> = ranked.iter().take(*n).map(|(values, _)| values.to_vec()).collect();
+        rows.retain(|key, _| largest.contains(&key.values) || and.contains(&key.values));
+    }
 }
 
 /// Adds rows to rows, cell by cell.

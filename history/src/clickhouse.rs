@@ -18,7 +18,7 @@ use tidemark_core::epoch::{Epoch, Mark};
 use tidemark_core::event::Reject;
 use tidemark_core::generation::Rules;
 use tidemark_core::offset::{Offset, OffsetRange, Partition};
-use tidemark_core::question::{Question, RowKey, Rows};
+use tidemark_core::question::{Groups, Question, RowKey, Rows};
 use tidemark_core::view::ViewId;
 use tidemark_core::window::Level;
 
@@ -358,13 +358,13 @@ impl History for ClickHouse {
         Ok(())
     }
 
-    async fn answer(&self, view: ViewId, question: &Question, marks: &Marks) -> Result<Rows, Error> {
+    async fn answer(&self, view: ViewId, question: &Question, groups: &Groups, marks: &Marks) -> Result<Rows, Error> {
         let nothing_closed = marks.values().all(|mark| mark.oldest_open() == Epoch(0));
         if nothing_closed {
             return Ok(Rows::new());
         }
         let Some(starts) = self.calendar_starts(question, || self.extent(view, marks)).await? else { return Ok(Rows::new()) };
-        let Some(query) = sql::answer(&self.rules, view, question, marks, &starts) else { return Ok(Rows::new()) };
+        let Some(query) = sql::answer(&self.rules, view, question, groups, marks, &starts) else { return Ok(Rows::new()) };
         if question.only_counts {
             Ok(rows_of::<CountRow>(self.select(&query).await?))
         } else {

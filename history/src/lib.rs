@@ -20,7 +20,7 @@ use std::future::Future;
 use tidemark_core::cut::Cut;
 use tidemark_core::epoch::{Epoch, Mark};
 use tidemark_core::offset::{Offset, OffsetRange, Partition};
-use tidemark_core::question::{Question, Rows};
+use tidemark_core::question::{Groups, Question, Rows};
 use tidemark_core::view::ViewId;
 use tidemark_core::window::Level;
 
@@ -80,7 +80,8 @@ pub trait History: Send + Sync + 'static {
     fn wipe(&self, partition: Partition, epoch: Epoch, deadline_secs: u32) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Answers by a view from the closed epochs, those below `marks`.
-    fn answer(&self, view: ViewId, question: &Question, marks: &Marks) -> impl Future<Output = Result<Rows, Error>> + Send;
+    fn answer(&self, view: ViewId, question: &Question, groups: &Groups, marks: &Marks)
+    -> impl Future<Output = Result<Rows, Error>> + Send;
 
     /// Answers from raw events below `cut`; [`raw::answer`] says which cuts are exact. A row of an open epoch, one that is
     /// not below `marks`, counts once even if it is there twice.

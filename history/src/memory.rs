@@ -19,7 +19,7 @@ use tidemark_core::epoch::Epoch;
 use tidemark_core::event::Reject;
 use tidemark_core::generation::Rules;
 use tidemark_core::offset::{Offset, OffsetRange, Partition};
-use tidemark_core::question::{Question, RowKey, Rows};
+use tidemark_core::question::{Groups, Question, RowKey, Rows};
 use tidemark_core::view::{Dimension, ViewId};
 use tidemark_core::window::{Level, WindowStart};
 
@@ -306,7 +306,7 @@ impl History for MemoryHistory {
         Ok(())
     }
 
-    async fn answer(&self, view: ViewId, question: &Question, marks: &Marks) -> Result<Rows, Error> {
+    async fn answer(&self, view: ViewId, question: &Question, groups: &Groups, marks: &Marks) -> Result<Rows, Error> {
         self.turn().await;
         let dimensions = self.rules.views.get(view).dimensions();
         let place = |d: &Dimension| dimensions.iter().position(|own| own == d).unwrap_or_default();
@@ -325,6 +325,7 @@ impl History for MemoryHistory {
                 }
             }
         }
+        groups.keep(&mut answer);
         Ok(answer)
     }
 

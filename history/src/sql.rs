@@ -8,7 +8,7 @@ use tidemark_core::cut::Cut;
 use tidemark_core::epoch::{Epoch, EpochBits};
 use tidemark_core::generation::Rules;
 use tidemark_core::offset::Partition;
-use tidemark_core::question::Question;
+use tidemark_core::question::{Groups, Question};
 use tidemark_core::view::{Dimension, View, ViewId};
 use tidemark_core::window::{Level, TimeRange};
 
@@ -92,9 +92,45 @@ fn bucket(question: &Question, level: Level, starts: &[i64]) -> String {
     }
 }
 
+/// ` AND (…)`: the groups that are needed.
+fn in_groups(rules: &Rules, view: &View, question: &Question, groups: &Groups, marks: &Marks) -> String {
+    let Groups::Largest { n, and } = groups else { return String::new() };
+    let dimensions = question.group_by.iter().map(|d| d.name()).collect::<Vec<_>>().join(", ");
+    if dimensions.is_empty() {
+        return String::new();
+    }
+    // Over the whole range, so from roll-ups as coarse as its edges allow.
+    let counts: Vec<String> = question
+        .range
+        .pieces(Level::Day)
+        .into_iter()
+        .map(|(level, piece)| {
+            format!(
+                "SELECT {dimensions}, sum(count) AS n FROM {table} WHERE {below}{within}{matching} GROUP BY {dimensions}",
+                table = rollup_table(view, level, rules.generation),
+                below = below(marks),
+                within = within(piece),
+                matching = matching(question),
+            )
+        })
+        .collect();
+    let largest = match counts.as_slice() {
+        [one] => format!("SELECT {dimensions} FROM ({one}) ORDER BY n DESC, {dimensions} LIMIT {n}"),
+        several => format!(
+            "SELECT {dimensions} FROM ({}) GROUP BY {dimensions} ORDER BY sum(n) DESC, {dimensions} LIMIT {n}",
+            several.join(" UNION ALL ")
+        ),
+    };
+    let named: Vec<String> =
+        and.iter().map(|values| format!("({})", values.iter().map(|value| literal(value)).collect::<Vec<_>>().join(", "))).collect();
+    let named = if named.is_empty() { String::new() } else { format!(" OR ({dimensions}) IN ({})", named.join(", ")) };
+    format!(" AND (({dimensions}) IN ({largest}){named})")
+}
+
 /// One SELECT for each piece of the range, each from the coarsest roll-up that fits.
-pub fn answer(rules: &Rules, view: ViewId, question: &Question, marks: &Marks, starts: &[i64]) -> Option<String> {
+pub fn answer(rules: &Rules, view: ViewId, question: &Question, groups: &Groups, marks: &Marks, starts: &[i64]) -> Option<String> {
     let view = rules.views.get(view);
+    let in_groups = in_groups(rules, view, question, groups, marks);
     let coarsest = question.buckets.coarsest_level(starts);
     let selects: Vec<String> = question
         .range
@@ -102,7 +138,7 @@ pub fn answer(rules: &Rules, view: ViewId, question: &Question, marks: &Marks, s
         .into_iter()
         .map(|(level, piece)| {
             format!(
-                "SELECT {bucket} AS b, {values} AS v, {measures} FROM {table} WHERE {below}{within}{matching} GROUP BY b{group}",
+                "SELECT {bucket} AS b, {values} AS v, {measures} FROM {table} WHERE {below}{within}{matching}{in_groups} GROUP BY b{group}",
                 measures = if question.only_counts { COUNT } else { CELL },
                 group = group(&question.group_by),
                 bucket = bucket(question, level, starts),

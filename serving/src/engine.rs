@@ -4,6 +4,7 @@
 //! answers are cached under the mark: no expiry and no staleness.
 
 use crate::answer::{Answer, arrange};
+use crate::measure::Measure;
 use crate::plan::Plan;
 use moka::future::Cache;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use tidemark_core::cut::Cut;
 use tidemark_core::epoch::Mark;
 use tidemark_core::generation::Rules;
 use tidemark_core::offset::Partition;
-use tidemark_core::question::{RowKey, Rows};
+use tidemark_core::question::{Groups, RowKey, Rows};
 use tidemark_core::view::ViewId;
 use tidemark_history::raw::RawAnswer;
 use tidemark_history::{History, Marks};
@@ -30,6 +31,12 @@ const CACHED_FOR: Duration = Duration::from_secs(300);
 /// Rows that one answer may have: beyond it a client has asked for something else than it wants.
 const MAX_ROWS: usize = 1_000_000;
 
+/// Live groups of a top list that history is asked for by name.
+const MAX_LIVE_GROUPS: usize = 100;
+
+/// What history has been asked: a question, the groups needed, and the marks.
+type Asked = (String, Groups, Vec<u64>);
+
 /// Answers queries. One for the process.
 #[derive(Debug)]
 pub struct Engine<H> {
@@ -39,7 +46,7 @@ pub struct Engine<H> {
     pub speed: Arc<Speed>,
     pub batch: Batch,
     pub history: Arc<H>,
-    cache: Cache<(String, Vec<u64>), Arc<Rows>>,
+    cache: Cache<Asked, Arc<Rows>>,
 }
 
 /// Why there is no answer. Never a partial one.
@@ -61,7 +68,7 @@ pub enum AnswerError {
 
 impl<H: History> Engine<H> {
     pub fn new(rules: Arc<Rules>, topic: String, partitions: u32, speed: Arc<Speed>, batch: Batch, history: Arc<H>) -> Self {
-        let weight = |_: &(String, Vec<u64>), rows: &Arc<Rows>| u32::try_from(rows.len() + 1).unwrap_or(u32::MAX);
+        let weight = |_: &Asked, rows: &Arc<Rows>| u32::try_from(rows.len() + 1).unwrap_or(u32::MAX);
         let cache = Cache::builder().max_capacity(CACHED_CELLS).weigher(weight).time_to_idle(CACHED_FOR).build();
         Self { rules, topic, partitions, speed, batch, history, cache }
     }
@@ -80,7 +87,7 @@ impl<H: History> Engine<H> {
         let snapshot = self.speed.snapshot(view, &plan.question, self.partitions).map_err(|e| AnswerError::Buckets(e.to_string()))?;
         let snapshot = snapshot.ok_or(AnswerError::Starting)?;
         let marks: Marks = snapshot.waterlines.iter().map(|(&p, line)| (p, line.mark)).collect();
-        let history = self.history(view, plan, &marks).await?;
+        let history = self.history(view, plan, needed_groups(plan, &snapshot.rows), &marks).await?;
         Ok(Answer {
             rows: arranged(plan, &snapshot.rows, &history)?,
             cut: snapshot.waterlines.iter().map(|(&p, line)| (p, line.position)).collect(),
@@ -96,10 +103,10 @@ impl<H: History> Engine<H> {
     }
 
     /// History's part, from the cache unless the mark has moved. Equal questions that come at once are asked once.
-    async fn history(&self, view: ViewId, plan: &Plan, marks: &Marks) -> Result<Arc<Rows>, AnswerError> {
-        let key = (plan.identity.clone(), marks.values().map(|mark| mark.oldest_open().0).collect());
+    async fn history(&self, view: ViewId, plan: &Plan, groups: Groups, marks: &Marks) -> Result<Arc<Rows>, AnswerError> {
+        let key = (plan.identity.clone(), groups.clone(), marks.values().map(|mark| mark.oldest_open().0).collect());
         let ask = async {
-            let rows = self.history.answer(view, &plan.question, marks).await;
+            let rows = self.history.answer(view, &plan.question, &groups, marks).await;
             rows.map(Arc::new).map_err(|error| AnswerError::History(error.to_string()))
         };
         self.cache.try_get_with(key, ask).await.map_err(|error: Arc<AnswerError>| (*error).clone())
@@ -149,6 +156,18 @@ impl<H: History> Engine<H> {
         };
         let waited = tokio::time::timeout(timeout, reached).await;
         waited.map_err(|_| AnswerError::TimedOut { wanted: wanted.clone(), reached: at() })
+    }
+}
+
+/// For a top list, history need not tell of all groups. Where many groups are live, though, they would be other ones
+/// with every answer; then all are asked for, once for each mark.
+fn needed_groups(plan: &Plan, live: &Rows) -> Groups {
+    match plan.top {
+        Some((n, Measure::Count)) => match Groups::for_the_largest(n, live) {
+            Groups::Largest { and, .. } if and.len() > MAX_LIVE_GROUPS => Groups::All,
+            groups => groups,
+        },
+        _ => Groups::All,
     }
 }
 

@@ -11,7 +11,7 @@ use std::task::Poll;
 use tidemark_core::cut::Cut;
 use tidemark_core::epoch::Epoch;
 use tidemark_core::offset::{OffsetRange, Partition};
-use tidemark_core::question::{Question, Rows};
+use tidemark_core::question::{Groups, Question, Rows};
 use tidemark_core::view::ViewId;
 use tidemark_core::window::Level;
 use tidemark_history::ledger::{Entry, LedgerRow};
@@ -208,8 +208,8 @@ impl History for Engine {
         self.heard("a wipe", outcome).await
     }
 
-    async fn answer(&self, view: ViewId, question: &Question, marks: &Marks) -> Result<Rows, Error> {
-        self.heard("a query", self.twin.answer(view, question, marks)).await
+    async fn answer(&self, view: ViewId, question: &Question, groups: &Groups, marks: &Marks) -> Result<Rows, Error> {
+        self.heard("a query", self.twin.answer(view, question, groups, marks)).await
     }
 
     async fn answer_raw(&self, question: &Question, marks: &Marks, cut: &Cut) -> Result<Rows, Error> {
