@@ -160,7 +160,8 @@ impl Producer for KafkaProducer {
         }
         drop(batch);
         let lost = || SendError::Unknown { reason: "the producer stopped before the acknowledgement".to_owned() };
-        answered.await.unwrap_or_else(|_| vec![Err(lost()); records.len()])
+        let answers = answered.await.unwrap_or_else(|_| vec![None; records.len()]);
+        answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(lost()))).collect()
     }
 }
 
@@ -179,7 +180,8 @@ fn refusal(error: &KafkaError) -> SendError {
     }
 }
 
-type Answers = Vec<Result<Position, SendError>>;
+/// `None` until the answer is in.
+type Answers = Vec<Option<Result<Position, SendError>>>;
 
 /// The answers of one batch, as they come in.
 #[derive(Debug)]
@@ -200,14 +202,13 @@ struct State {
 impl Batch {
     fn new(records: usize, room: OwnedSemaphorePermit) -> (Arc<Self>, oneshot::Receiver<Answers>) {
         let (sender, answered) = oneshot::channel();
-        let none = SendError::Unknown { reason: "no acknowledgement".to_owned() };
-        let state = State { answers: vec![Err(none); records], missing: records, done: Some((sender, room)) };
+        let state = State { answers: vec![None; records], missing: records, done: Some((sender, room)) };
         (Arc::new(Self { state: Mutex::new(state) }), answered)
     }
 
     fn complete(&self, index: usize, answer: Result<Position, SendError>) {
         let mut state = self.state.lock();
-        state.answers[index] = answer;
+        state.answers[index] = Some(answer);
         state.missing -= 1;
         if state.missing == 0
             && let Some((sender, _room)) = state.done.take()
