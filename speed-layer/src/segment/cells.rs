@@ -1,7 +1,7 @@
 //! One view's cells in a segment: for each window a table from group to cell.
 //!
-//! With a fine view most cells hold one event, and most events have no amount. Such a cell is kept as the event's place
-//! in the epoch, four bytes, from which all that a cell says follows; any other is a [`Cell`] in a list.
+//! With a fine view most cells hold one event. Such a cell is kept as the event's place in the epoch, four bytes, from
+//! which all that a cell says follows, and the amount if there is one; any other is a [`Cell`] in a list.
 
 use super::AT_ONCE;
 use super::slots::{Place, Slots};
@@ -30,8 +30,10 @@ pub(super) struct Counted {
     pub(super) amount: Option<Amount>,
 }
 
-/// Marks the number of a [`Cell`]; without it, a number is the place of the cell's only event.
+/// Marks the number of a [`Cell`].
 const IS_CELL: u32 = 1 << 31;
+/// Marks the number of an event in [`Singles`]. Without a mark, a number is the place of the cell's only event.
+const HAS_AMOUNT: u32 = 1 << 30;
 
 #[derive(Debug)]
 pub(super) struct ViewCells {
@@ -41,6 +43,7 @@ pub(super) struct ViewCells {
     /// By window, from a group's number to the cell.
     tables: Vec<(WindowStart, Slots)>,
     cells: Vec<Cell>,
+    singles: Singles,
     /// The window of the last event: most events fall into the same one.
     last: Option<(WindowStart, usize)>,
     /// The epoch's first offset.
@@ -51,7 +54,8 @@ impl ViewCells {
     pub(super) fn new(view: &View, first: Offset) -> Self {
         let dimensions = view.dimensions().to_vec();
         let groups = Groups::new(dimensions.len());
-        Self { dimensions, groups, windows: HashMap::default(), tables: Vec::new(), cells: Vec::new(), last: None, first }
+        let (windows, tables, cells, singles) = Default::default();
+        Self { dimensions, groups, windows, tables, cells, singles, last: None, first }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -91,16 +95,16 @@ impl ViewCells {
                 self.cells[(*number & !IS_CELL) as usize].add(event.fold, event.amount);
             }
             Place::Taken(number) => {
-                let mut cell = only(self.first, *number);
+                let (place, amount) = if *number & HAS_AMOUNT == 0 { (*number, None) } else { self.singles.take(*number) };
+                let mut cell = only(self.first, place, amount);
                 cell.add(event.fold, event.amount);
-                *number = keep(&mut self.cells, cell);
+                *number = number_of(self.cells.len()) | IS_CELL;
+                self.cells.push(cell);
             }
-            Place::Free(free) if event.amount.is_none() => free.put(event.place),
-            Place::Free(free) => {
-                let mut cell = Cell::EMPTY;
-                cell.add(event.fold, event.amount);
-                free.put(keep(&mut self.cells, cell));
-            }
+            Place::Free(free) => free.put(match event.amount {
+                None => event.place,
+                Some(amount) => self.singles.keep(event.place, amount),
+            }),
         }
     }
 
@@ -132,7 +136,11 @@ impl ViewCells {
     }
 
     fn cell(&self, number: u32) -> Cell {
-        if number & IS_CELL == 0 { only(self.first, number) } else { self.cells[(number & !IS_CELL) as usize] }
+        if number & IS_CELL != 0 {
+            return self.cells[(number & !IS_CELL) as usize];
+        }
+        let (place, amount) = if number & HAS_AMOUNT == 0 { (number, None) } else { self.singles.get(number) };
+        only(self.first, place, amount)
     }
 
     /// Gives up room for more.
@@ -140,7 +148,8 @@ impl ViewCells {
         self.tables.iter_mut().for_each(|(_, table)| table.pack());
         self.tables.shrink_to_fit();
         self.cells.shrink_to_fit();
-        self.groups.keys.shrink_to_fit();
+        self.singles.pack();
+        self.groups.pack();
     }
 }
 
@@ -151,39 +160,75 @@ struct Found {
     table: usize,
 }
 
-/// The cell of one event without amount.
-fn only(first: Offset, place: u32) -> Cell {
+/// The cell of one event.
+fn only(first: Offset, place: u32, amount: Option<Amount>) -> Cell {
     let mut cell = Cell::EMPTY;
-    cell.add(fold_of(Offset::new(first.get() + u64::from(place))), None);
+    cell.add(fold_of(Offset::new(first.get() + u64::from(place))), amount);
     cell
 }
 
-fn keep(cells: &mut Vec<Cell>, cell: Cell) -> u32 {
-    let number = u32::try_from(cells.len()).expect("an epoch has at most 2^26 records, so as many cells");
-    cells.push(cell);
-    number | IS_CELL
+fn number_of(len: usize) -> u32 {
+    u32::try_from(len).expect("an epoch has at most 2^26 records, so as many of anything")
+}
+
+/// Events that are the only ones of their cells and have an amount: twelve bytes where a cell has 64.
+#[derive(Debug, Default)]
+struct Singles {
+    places: Vec<u32>,
+    amounts: Vec<Amount>,
+    /// Numbers of those that have become cells.
+    free: Vec<u32>,
+}
+
+impl Singles {
+    fn keep(&mut self, place: u32, amount: Amount) -> u32 {
+        if let Some(number) = self.free.pop() {
+            (self.places[number as usize], self.amounts[number as usize]) = (place, amount);
+            return number | HAS_AMOUNT;
+        }
+        self.places.push(place);
+        self.amounts.push(amount);
+        number_of(self.places.len() - 1) | HAS_AMOUNT
+    }
+
+    fn get(&self, number: u32) -> (u32, Option<Amount>) {
+        let at = (number & !HAS_AMOUNT) as usize;
+        (self.places[at], Some(self.amounts[at]))
+    }
+
+    fn take(&mut self, number: u32) -> (u32, Option<Amount>) {
+        self.free.push(number & !HAS_AMOUNT);
+        self.get(number)
+    }
+
+    fn pack(&mut self) {
+        self.places.shrink_to_fit();
+        self.amounts.shrink_to_fit();
+        self.free.shrink_to_fit();
+    }
 }
 
 /// The combinations of values that occur, numbered in order of appearance.
 #[derive(Debug)]
 struct Groups {
-    /// With one dimension, a value's own number is the group's, and nothing is kept here.
-    single: bool,
-    keys: Vec<Key>,
+    /// Dimensions. With one, a value's own number is the group's, and nothing is kept here.
+    width: usize,
+    /// Of each group as many numbers as there are dimensions.
+    keys: Vec<u32>,
     slots: Slots,
     hasher: FixedState,
 }
 
 impl Groups {
     fn new(dimensions: usize) -> Self {
-        Self { single: dimensions == 1, keys: Vec::new(), slots: Slots::default(), hasher: FixedState::default() }
+        Self { width: dimensions, keys: Vec::new(), slots: Slots::default(), hasher: FixedState::default() }
     }
 
     /// The key's tag, whose memory is asked for.
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "half of the hash is what is wanted")]
     fn tag(&self, key: &Key) -> u32 {
-        if self.single {
+        if self.width == 1 {
             return 0;
         }
         let tag = self.hasher.hash_one(key) as u32;
@@ -193,15 +238,15 @@ impl Groups {
 
     #[inline]
     fn number(&mut self, tag: u32, key: Key) -> u32 {
-        if self.single {
+        if self.width == 1 {
             return key[0];
         }
-        let keys = &mut self.keys;
-        match self.slots.place(tag, |number| keys[number as usize] == key) {
+        let (keys, width) = (&mut self.keys, self.width);
+        match self.slots.place(tag, |number| keys[number as usize * width..][..width] == key[..width]) {
             Place::Taken(number) => *number,
             Place::Free(free) => {
-                let number = u32::try_from(keys.len()).expect("an epoch has at most 2^26 records, so as many groups");
-                keys.push(key);
+                let number = number_of(keys.len() / width);
+                keys.extend_from_slice(&key[..width]);
                 free.put(number);
                 number
             }
@@ -209,6 +254,16 @@ impl Groups {
     }
 
     fn key(&self, number: u32) -> Key {
-        if self.single { [number, 0, 0] } else { self.keys[number as usize] }
+        if self.width == 1 {
+            return [number, 0, 0];
+        }
+        let mut key: Key = [0; Dimension::COUNT];
+        key[..self.width].copy_from_slice(&self.keys[number as usize * self.width..][..self.width]);
+        key
+    }
+
+    fn pack(&mut self) {
+        self.keys.shrink_to_fit();
+        self.slots.pack();
     }
 }

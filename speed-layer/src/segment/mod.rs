@@ -169,3 +169,52 @@ impl Segment {
         rows
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::borrow::Cow;
+    use std::collections::BTreeMap;
+    use tidemark_core::amount::Amount;
+    use tidemark_core::event::Properties;
+
+    /// Few values, so that some cells hold many events, and some one.
+    fn events() -> impl Strategy<Value = Vec<(&'static str, &'static str, i64, Option<i64>)>> {
+        let event =
+            (prop::sample::select(vec!["a", "b"]), prop::sample::select(vec!["p", "q", "r", ""]), 0i64..4, prop::option::of(-99i64..99));
+        prop::collection::vec(event, 0..200)
+    }
+
+    proptest! {
+        /// What a map from key to cell would hold; packing in the middle changes nothing.
+        #[test]
+        fn a_segment_holds_the_cells_of_its_events(events in events(), packed_at in 0usize..200) {
+            let views = Views::declare([("by_product", vec!["event_type", "product_id"])]).expect("valid");
+            let bits = EpochBits::new(18).expect("valid");
+            let mut segment = Segment::new(Epoch(1), bits, &views);
+            let mut expected: Rows = BTreeMap::new();
+            let first = bits.start_of(Epoch(1)).get();
+            for (n, &(event_type, product, window, amount)) in events.iter().enumerate() {
+                if n == packed_at {
+                    segment.pack();
+                }
+                let (offset, amount) = (Offset::new(first + n as u64), amount.map(Amount::from_ten_thousandths));
+                let event = Event {
+                    event_type: Cow::Borrowed(event_type),
+                    product_id: Some(Cow::Borrowed(product)),
+                    timestamp_ms: window * 300_000,
+                    order_amount: amount,
+                    event_id: None,
+                    user_id: None,
+                    properties: Properties::default(),
+                };
+                segment.count(&[(offset, &event)]);
+                let key = RowKey { bucket_ms: window * 300_000, values: vec![event_type.into(), product.into()] };
+                expected.entry(key).or_default().add(fold_of(offset), amount);
+            }
+            prop_assert_eq!(segment.cells(), expected.len());
+            prop_assert_eq!(segment.rows(ViewId(0), Level::FiveMinutes), expected);
+        }
+    }
+}
