@@ -2,6 +2,7 @@
 //! compares its counts with a recount of the same topic.
 
 mod compare;
+mod growth;
 mod ingest;
 mod latency;
 mod layers;
@@ -46,6 +47,8 @@ enum What {
     Query(query::Arguments),
     /// How soon an event is in an answer, while others come in
     Latency(latency::Arguments),
+    /// The same questions to history before and after it has grown, and while events come in
+    Growth(growth::Arguments),
     /// How soon answers are exact again after kill -9, with all epochs open and full
     Restart(Topic),
 }
@@ -115,6 +118,7 @@ async fn bench(arguments: &Arguments) -> Result<()> {
         What::Ingest(topic) => ("ingest", topic.settings(), repeated(n, |_| ingest::run(topic)).await?),
         What::Query(query) => ("query", query.settings(), repeated(n, |_| query::run(query)).await?),
         What::Latency(latency) => ("latency", latency.settings(), repeated(n, |_| latency::run(latency)).await?),
+        What::Growth(growth) => ("growth", growth.settings(), repeated(n, |_| growth::run(growth)).await?),
         What::Restart(topic) => ("restart", topic.settings(), repeated(n, |_| restart::run(topic)).await?),
     };
     let report = Report { bench, settings, runs };

@@ -122,7 +122,7 @@ async fn compare(client: &Asking, kafka: &Kafka, hours: &[u64], path: impl Fn(u6
     Ok(())
 }
 
-async fn measure(client: &Asking, paths: impl Iterator<Item = String>) -> Result<Histogram<u64>> {
+pub async fn measure(client: &Asking, paths: impl Iterator<Item = String>) -> Result<Histogram<u64>> {
     let mut micros = Histogram::new(3)?;
     for path in paths {
         let began = Instant::now();

@@ -15,8 +15,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tidemark_embedded::Runtime;
 
-/// How long starting, counting and closing may take.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// How long starting may take, and how long counting and closing may stand still.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// `tidemark up` as people start it, on a directory of its own.
 #[derive(Debug)]
@@ -154,13 +154,17 @@ impl Asking {
     }
 
     async fn wait(&self, done: impl Fn(&Value) -> bool) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+        let (mut deadline, mut known) = (Instant::now() + PATIENCE, Value::Null);
         loop {
-            let status = self.json("/v1/status").await?;
-            if status["partitions"].as_array().context("partitions")?.iter().all(&done) {
+            let mut status = self.json("/v1/status").await?;
+            let partitions = status["partitions"].take();
+            if partitions.as_array().context("partitions")?.iter().all(&done) {
                 return Ok(());
             }
-            ensure!(Instant::now() < deadline, "the system has not come so far in {} s: {status}", PATIENCE.as_secs());
+            if partitions != known {
+                (deadline, known) = (Instant::now() + PATIENCE, partitions);
+            }
+            ensure!(Instant::now() < deadline, "nothing has moved for {} s: {known}", PATIENCE.as_secs());
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }

@@ -4,7 +4,9 @@ use super::Topic;
 use anyhow::{Context as _, Result};
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
+use std::ops::Range;
 use std::path::Path;
+use std::time::{Duration, Instant};
 use tidemark_core::cell::fold_of;
 use tidemark_core::offset::Offset;
 use tidemark_embedded::{DataDir, Embedded, EmbeddedOptions, EngineCommand};
@@ -12,7 +14,7 @@ use tidemark_topic::kafka::{Kafka, ProducerOptions};
 use tidemark_topic::{Outgoing, Producer as _};
 
 /// Events a call of the producer.
-const BATCH: u64 = 2_000;
+const BATCH: usize = 2_000;
 
 /// The instants of the events: 48 windows from 2025-01-01 on.
 pub const START_MS: u64 = 1_735_689_600_000;
@@ -73,13 +75,45 @@ impl Bench {
 pub const TYPES: [&str; 12] =
     ["view", "click", "search", "scroll", "cart", "purchase", "refund", "login", "logout", "share", "rate", "error"];
 
-/// Creates the topic and writes the events that [`event`] makes.
+/// Events by number, and how fast their instants advance.
+#[derive(Clone, Debug)]
+pub struct Events {
+    pub numbers: Range<u64>,
+    /// So many events...
+    pub every: u64,
+    /// ... advance the instants by so much.
+    pub advance_ms: u64,
+}
+
+impl Events {
+    /// All of the usual span of 48 windows.
+    pub fn all(events: u64) -> Self {
+        Self { numbers: 0..events, every: events, advance_ms: SPAN_MS }
+    }
+
+    /// Key and payload of each, see [`event`].
+    fn iter(&self) -> impl Iterator<Item = (String, String)> + use<> {
+        let Self { numbers, every, advance_ms } = self.clone();
+        numbers.map(move |n| event(n, n * advance_ms / every))
+    }
+}
+
+/// Creates the topic and writes the events of the usual span.
 pub async fn generate(kafka: &Kafka, events: u64, partitions: u32) -> Result<()> {
     eprintln!("generating {events} events");
     kafka.admin()?.ensure_topic(partitions, 1, &[]).await?;
+    write(kafka, &Events::all(events), None).await
+}
+
+/// Writes events, at most so many a second.
+pub async fn write(kafka: &Kafka, events: &Events, rate: Option<u64>) -> Result<()> {
     let producer = kafka.producer(ProducerOptions { compression: "none".into(), ..ProducerOptions::default() })?;
-    for from in (0..events).step_by(usize::try_from(BATCH)?) {
-        let batch: Vec<(String, String)> = (from..(from + BATCH).min(events)).map(|n| event(n, events)).collect();
+    let (began, mut written, mut all) = (Instant::now(), 0, events.iter());
+    loop {
+        let batch: Vec<(String, String)> = all.by_ref().take(BATCH).collect();
+        if batch.is_empty() {
+            return Ok(());
+        }
         let records: Vec<Outgoing<'_>> = batch
             .iter()
             .map(|(key, payload)| Outgoing { key: Some(key.as_bytes()), payload: Some(payload.as_bytes()), ..Outgoing::default() })
@@ -87,15 +121,18 @@ pub async fn generate(kafka: &Kafka, events: u64, partitions: u32) -> Result<()>
         for sent in producer.send_batch(&records).await {
             sent?;
         }
+        written += batch.len() as u64;
+        if let Some(rate) = rate {
+            tokio::time::sleep_until((began + Duration::from_millis(written * 1000 / rate)).into()).await;
+        }
     }
-    Ok(())
 }
 
 /// The same events as lines of a file.
 pub fn write_ndjson(path: &Path, events: u64) -> Result<()> {
     let mut file = BufWriter::new(File::create(path).with_context(|| format!("writing {}", path.display()))?);
-    for n in 0..events {
-        writeln!(file, "{}", event(n, events).1)?;
+    for (_, payload) in Events::all(events).iter() {
+        writeln!(file, "{payload}")?;
     }
     Ok(file.flush()?)
 }
@@ -126,14 +163,14 @@ impl Draws {
     }
 }
 
-/// Event number `n` of `events`: about 180 bytes. Instants follow each other over 48 windows, three seconds out of order
-/// and one in a hundred up to two minutes late; of 10,000 products and 200,000 users some are far more frequent than
+/// Event number `n`: about 180 bytes. Its instant is `advanced_ms` after the first, up to three seconds before that, and
+/// for one in a hundred up to two minutes; of 10,000 products and 200,000 users some are far more frequent than
 /// others; purchases and refunds have amounts. The same numbers make the same event.
-fn event(n: u64, events: u64) -> (String, String) {
+fn event(n: u64, advanced_ms: u64) -> (String, String) {
     let mut draws = Draws(n);
     let event_type = TYPES[usize::try_from(draws.below(TYPES.len() as u64)).expect("12 types")];
     let late_ms = draws.below(3_000) + if draws.below(100) == 0 { draws.below(120_000) } else { 0 };
-    let at_ms = START_MS + (n * SPAN_MS / events).saturating_sub(late_ms);
+    let at_ms = START_MS + advanced_ms.saturating_sub(late_ms);
     let at = tidemark_core::window::rfc3339(i64::try_from(at_ms).expect("in this century"));
     let (product, user) = (draws.small(10_000), format!("u-{:06}", draws.small(200_000)));
     let id = fold_of(Offset::new(n));
