@@ -34,6 +34,11 @@ impl Cell {
         Self { count, amount_count, sum, min, max, fold }
     }
 
+    /// Events without amounts.
+    pub fn without_amounts(count: u64, fold: u64) -> Self {
+        Self { count, fold, ..Self::EMPTY }
+    }
+
     /// Counts one event.
     #[inline]
     pub fn add(&mut self, fold: u64, amount: Option<Amount>) {

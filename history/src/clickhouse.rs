@@ -275,7 +275,7 @@ fn key_of(bucket_ms: i64, values: Vec<String>) -> RowKey {
 
 impl From<CountRow> for (RowKey, Cell) {
     fn from(row: CountRow) -> Self {
-        (key_of(row.b, row.v), Cell::from_parts(row.c, 0, Sum::ZERO, None, 0))
+        (key_of(row.b, row.v), Cell::without_amounts(row.c, 0))
     }
 }
 

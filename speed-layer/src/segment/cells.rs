@@ -1,7 +1,8 @@
 //! One view's cells in a segment: for each window a table from group to cell.
 //!
-//! With a fine view most cells hold one event. Such a cell is kept as the event's place in the epoch, four bytes, from
-//! which all that a cell says follows, and the amount if there is one; any other is a [`Cell`] in a list.
+//! With a fine view most cells hold one event, and few have amounts, so cells are of four kinds. One event is kept as its
+//! place in the epoch, four bytes, from which all that a cell says follows; with an amount, as 16 bytes, and so are
+//! several events without amounts. Only what is left is a [`Cell`] of 64.
 
 use super::AT_ONCE;
 use super::slots::{Place, Slots};
@@ -30,10 +31,12 @@ pub(super) struct Counted {
     pub(super) amount: Option<Amount>,
 }
 
-/// Marks the number of a [`Cell`].
-const IS_CELL: u32 = 1 << 31;
-/// Marks the number of an event in [`Singles`]. Without a mark, a number is the place of the cell's only event.
-const HAS_AMOUNT: u32 = 1 << 30;
+/// What a number in a table means: its two highest bits say in which pool to look, and without them it is the place of the
+/// cell's only event. No pool and no epoch has more than 2^26 of anything.
+const IS_SINGLE: u32 = 1 << 30;
+const IS_BARE: u32 = 2 << 30;
+const IS_CELL: u32 = 3 << 30;
+const KIND: u32 = 3 << 30;
 
 #[derive(Debug)]
 pub(super) struct ViewCells {
@@ -42,8 +45,9 @@ pub(super) struct ViewCells {
     windows: HashMap<WindowStart, usize, FixedState>,
     /// By window, from a group's number to the cell.
     tables: Vec<(WindowStart, Slots)>,
-    cells: Vec<Cell>,
-    singles: Singles,
+    singles: Pool<Single>,
+    bare: Pool<Bare>,
+    cells: Pool<Cell>,
     /// The window of the last event: most events fall into the same one.
     last: Option<(WindowStart, usize)>,
     /// The epoch's first offset.
@@ -54,8 +58,8 @@ impl ViewCells {
     pub(super) fn new(view: &View, first: Offset) -> Self {
         let dimensions = view.dimensions().to_vec();
         let groups = Groups::new(dimensions.len());
-        let (windows, tables, cells, singles) = Default::default();
-        Self { dimensions, groups, windows, tables, cells, singles, last: None, first }
+        let (windows, tables, singles, bare, cells) = Default::default();
+        Self { dimensions, groups, windows, tables, singles, bare, cells, last: None, first }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -90,22 +94,31 @@ impl ViewCells {
 
     #[inline]
     fn add(&mut self, found: &Found, event: &Counted) {
-        match self.tables[found.table].1.place(found.group, |_| true) {
-            Place::Taken(number) if *number & IS_CELL != 0 => {
-                self.cells[(*number & !IS_CELL) as usize].add(event.fold, event.amount);
+        let number = match self.tables[found.table].1.place(found.group, |_| true) {
+            Place::Taken(number) => number,
+            Place::Free(free) => {
+                return free.put(match event.amount {
+                    None => event.place,
+                    Some(amount) => self.singles.keep(Single { place: event.place, amount }) | IS_SINGLE,
+                });
             }
-            Place::Taken(number) => {
-                let (place, amount) = if *number & HAS_AMOUNT == 0 { (*number, None) } else { self.singles.take(*number) };
-                let mut cell = only(self.first, place, amount);
-                cell.add(event.fold, event.amount);
-                *number = number_of(self.cells.len()) | IS_CELL;
-                self.cells.push(cell);
+        };
+        let at = *number & !KIND;
+        let mut cell = match *number & KIND {
+            IS_CELL => return self.cells.of(at).add(event.fold, event.amount),
+            IS_BARE if event.amount.is_none() => return self.bare.of(at).add(event.fold),
+            IS_BARE => self.bare.take(at).cell(),
+            IS_SINGLE => self.singles.take(at).cell(self.first),
+            _ if event.amount.is_none() => {
+                let mut bare = Bare { count: 1, fold: fold_at(self.first, at) };
+                bare.add(event.fold);
+                *number = self.bare.keep(bare) | IS_BARE;
+                return;
             }
-            Place::Free(free) => free.put(match event.amount {
-                None => event.place,
-                Some(amount) => self.singles.keep(event.place, amount),
-            }),
-        }
+            _ => Bare { count: 1, fold: fold_at(self.first, at) }.cell(),
+        };
+        cell.add(event.fold, event.amount);
+        *number = self.cells.keep(cell) | IS_CELL;
     }
 
     fn table(&mut self, window: WindowStart) -> usize {
@@ -136,19 +149,22 @@ impl ViewCells {
     }
 
     fn cell(&self, number: u32) -> Cell {
-        if number & IS_CELL != 0 {
-            return self.cells[(number & !IS_CELL) as usize];
+        let at = number & !KIND;
+        match number & KIND {
+            IS_CELL => *self.cells.get(at),
+            IS_BARE => self.bare.get(at).cell(),
+            IS_SINGLE => self.singles.get(at).cell(self.first),
+            _ => Bare { count: 1, fold: fold_at(self.first, at) }.cell(),
         }
-        let (place, amount) = if number & HAS_AMOUNT == 0 { (number, None) } else { self.singles.get(number) };
-        only(self.first, place, amount)
     }
 
     /// Gives up room for more.
     pub(super) fn pack(&mut self) {
         self.tables.iter_mut().for_each(|(_, table)| table.pack());
         self.tables.shrink_to_fit();
-        self.cells.shrink_to_fit();
         self.singles.pack();
+        self.bare.pack();
+        self.cells.pack();
         self.groups.pack();
     }
 }
@@ -160,50 +176,85 @@ struct Found {
     table: usize,
 }
 
-/// The cell of one event.
-fn only(first: Offset, place: u32, amount: Option<Amount>) -> Cell {
-    let mut cell = Cell::EMPTY;
-    cell.add(fold_of(Offset::new(first.get() + u64::from(place))), amount);
-    cell
+/// The only event of a cell, with its amount.
+#[derive(Clone, Copy, Debug)]
+struct Single {
+    place: u32,
+    amount: Amount,
+}
+
+impl Single {
+    fn cell(self, first: Offset) -> Cell {
+        let mut cell = Cell::EMPTY;
+        cell.add(fold_at(first, self.place), Some(self.amount));
+        cell
+    }
+}
+
+/// Events without amounts.
+#[derive(Clone, Copy, Debug)]
+struct Bare {
+    count: u64,
+    fold: u64,
+}
+
+impl Bare {
+    fn add(&mut self, fold: u64) {
+        self.count += 1;
+        self.fold = self.fold.wrapping_add(fold);
+    }
+
+    fn cell(self) -> Cell {
+        Cell::without_amounts(self.count, self.fold)
+    }
+}
+
+fn fold_at(first: Offset, place: u32) -> u64 {
+    fold_of(Offset::new(first.get() + u64::from(place)))
 }
 
 fn number_of(len: usize) -> u32 {
     u32::try_from(len).expect("an epoch has at most 2^26 records, so as many of anything")
 }
 
-/// Events that are the only ones of their cells and have an amount: twelve bytes where a cell has 64.
-#[derive(Debug, Default)]
-struct Singles {
-    places: Vec<u32>,
-    amounts: Vec<Amount>,
-    /// Numbers of those that have become cells.
+/// Things by number; numbers that have been taken out are given again.
+#[derive(Debug)]
+struct Pool<T> {
+    items: Vec<T>,
     free: Vec<u32>,
 }
 
-impl Singles {
-    fn keep(&mut self, place: u32, amount: Amount) -> u32 {
+impl<T> Default for Pool<T> {
+    fn default() -> Self {
+        Self { items: Vec::new(), free: Vec::new() }
+    }
+}
+
+impl<T: Copy> Pool<T> {
+    fn keep(&mut self, item: T) -> u32 {
         if let Some(number) = self.free.pop() {
-            (self.places[number as usize], self.amounts[number as usize]) = (place, amount);
-            return number | HAS_AMOUNT;
+            self.items[number as usize] = item;
+            return number;
         }
-        self.places.push(place);
-        self.amounts.push(amount);
-        number_of(self.places.len() - 1) | HAS_AMOUNT
+        self.items.push(item);
+        number_of(self.items.len() - 1)
     }
 
-    fn get(&self, number: u32) -> (u32, Option<Amount>) {
-        let at = (number & !HAS_AMOUNT) as usize;
-        (self.places[at], Some(self.amounts[at]))
+    fn get(&self, number: u32) -> &T {
+        &self.items[number as usize]
     }
 
-    fn take(&mut self, number: u32) -> (u32, Option<Amount>) {
-        self.free.push(number & !HAS_AMOUNT);
-        self.get(number)
+    fn of(&mut self, number: u32) -> &mut T {
+        &mut self.items[number as usize]
+    }
+
+    fn take(&mut self, number: u32) -> T {
+        self.free.push(number);
+        self.items[number as usize]
     }
 
     fn pack(&mut self) {
-        self.places.shrink_to_fit();
-        self.amounts.shrink_to_fit();
+        self.items.shrink_to_fit();
         self.free.shrink_to_fit();
     }
 }

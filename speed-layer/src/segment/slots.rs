@@ -54,7 +54,7 @@ impl Slots {
     /// The one number that cannot be kept.
     pub(super) const NONE: u32 = u32::MAX;
 
-    /// The smallest table; a larger one is this doubled until at most three of four places are taken.
+    /// The smallest table; a larger one has half as many places more, until at most three of four are taken.
     const SMALLEST: usize = 4;
 
     pub(super) fn len(&self) -> usize {
@@ -97,7 +97,7 @@ impl Slots {
     fn grow(&mut self) {
         let mut places = Self::SMALLEST;
         while (self.len + 1) * 4 > places * 3 {
-            places *= 2;
+            places += places / 2;
         }
         let former = std::mem::replace(&mut self.slots, vec![Slot::FREE; places]);
         for slot in former.into_iter().filter(|slot| !slot.is_free()) {
