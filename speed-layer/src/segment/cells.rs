@@ -266,31 +266,40 @@ struct Groups {
     width: usize,
     /// Of each group as many numbers as there are dimensions.
     keys: Vec<u32>,
+    /// Empty while packed.
     slots: Slots,
+    packed: bool,
     hasher: FixedState,
 }
 
 impl Groups {
     fn new(dimensions: usize) -> Self {
-        Self { width: dimensions, keys: Vec::new(), slots: Slots::default(), hasher: FixedState::default() }
+        Self { width: dimensions, keys: Vec::new(), slots: Slots::default(), packed: false, hasher: FixedState::default() }
     }
 
     /// The key's tag, whose memory is asked for.
     #[inline]
-    #[expect(clippy::cast_possible_truncation, reason = "half of the hash is what is wanted")]
     fn tag(&self, key: &Key) -> u32 {
         if self.width == 1 {
             return 0;
         }
-        let tag = self.hasher.hash_one(key) as u32;
+        let tag = self.tag_of(key);
         self.slots.prefetch(tag);
         tag
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "half of the hash is what is wanted")]
+    fn tag_of(&self, key: &Key) -> u32 {
+        self.hasher.hash_one(key) as u32
     }
 
     #[inline]
     fn number(&mut self, tag: u32, key: Key) -> u32 {
         if self.width == 1 {
             return key[0];
+        }
+        if self.packed {
+            self.unpack();
         }
         let (keys, width) = (&mut self.keys, self.width);
         match self.slots.place(tag, |number| keys[number as usize * width..][..width] == key[..width]) {
@@ -313,8 +322,21 @@ impl Groups {
         key
     }
 
+    /// Of a complete epoch, groups are looked up by number alone.
     fn pack(&mut self) {
         self.keys.shrink_to_fit();
-        self.slots.pack();
+        self.slots = Slots::default();
+        self.packed = true;
+    }
+
+    #[cold]
+    fn unpack(&mut self) {
+        self.packed = false;
+        for number in 0..number_of(self.keys.len() / self.width) {
+            let tag = self.tag_of(&self.key(number));
+            if let Place::Free(free) = self.slots.place(tag, |_| false) {
+                free.put(number);
+            }
+        }
     }
 }
