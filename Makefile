@@ -1,6 +1,6 @@
 # The doors to everything here; the work itself is in scripts/. `make` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup build up test check bench bench-compare accept-main
+.PHONY: help setup build up test check bench bench-compare accept-main accept-speed
 
 # Further words for the program: make up ARGS="--listen 127.0.0.1:9000"
 ARGS ?=
@@ -37,3 +37,6 @@ bench-compare: setup build ## the speed layer beside Kafka Streams, Flink and li
 
 accept-main: setup build ## everything that the main job must show, as a table (longer than the tests)
 	tests/accept-main.sh
+
+accept-speed: setup build ## how fast everything must be, and is: target and result side by side
+	tests/accept-speed.py

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Everything of issue 3's "What it must show" that a machine can run: prints a table (what, result, figures) and fails
-# if a row fails. Takes an hour or so on 2 cores.
+# if a row fails. Takes half an hour on 2 cores.
 #
 #   tests/accept-main.sh          TIDEMARK_KILLS (20) kills of each kind; TIDEMARK_SHARED is the directory of shared data
 #

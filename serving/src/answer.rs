@@ -95,15 +95,21 @@ fn keep_top_groups(rows: &mut Vec<(&RowKey, Cell)>, n: usize, by: Measure) {
 pub fn json(plan: &Plan, answer: &Answer, took_ms: f64) -> String {
     let mut out = String::with_capacity(128 + answer.rows.len() * 96);
     out.push_str("{\"rows\":[");
+    // Rows of one window mostly follow each other.
+    let (mut window, mut window_text) = (None, String::new());
     for (n, (key, cell)) in answer.rows.iter().enumerate() {
         out.push_str(if n == 0 { "{" } else { ",{" });
         let mut comma = "";
         if plan.question.buckets.step() != Step::Total {
-            let _ = write!(out, "\"window\":\"{}\"", rfc3339(key.bucket_ms));
+            if window.replace(key.bucket_ms) != Some(key.bucket_ms) {
+                window_text = rfc3339(key.bucket_ms);
+            }
+            let _ = write!(out, "\"window\":\"{window_text}\"");
             comma = ",";
         }
         for (dimension, value) in plan.question.group_by.iter().zip(&key.values) {
-            let _ = write!(out, "{comma}\"{dimension}\":{}", quoted(value));
+            let _ = write!(out, "{comma}\"{dimension}\":");
+            push_quoted(&mut out, value);
             comma = ",";
         }
         for measure in &plan.measures {
@@ -133,8 +139,12 @@ fn positions(cut: &Cut) -> String {
     format!("{{{}}}", pairs.join(","))
 }
 
-fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+fn push_quoted(out: &mut String, text: &str) {
+    if text.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
+        out.extend(["\"", text, "\""]);
+    } else {
+        out.push_str(&serde_json::Value::from(text).to_string());
+    }
 }
 
 /// The answer's rows as CSV (RFC 4180); the cut is in the response's headers.

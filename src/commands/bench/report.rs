@@ -62,7 +62,7 @@ impl Report {
         let runs = self.runs.len();
         for (Figure { what, unit, value }, least, most) in self.summary() {
             let spread = if runs > 1 { format!("   ({} to {} in {runs} runs)", shown(least), shown(most)) } else { String::new() };
-            println!("  {what:<60} {:>12} {unit}{spread}", shown(value));
+            println!("  {what:<64} {:>12} {unit}{spread}", shown(value));
         }
         if let Some(result) = self.runs.last().and_then(|run| run.result.as_ref()) {
             println!("{result}");
