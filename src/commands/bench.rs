@@ -93,7 +93,7 @@ async fn bench(arguments: &Arguments) -> Result<()> {
     let (bench, settings, runs) = match &arguments.what {
         What::Speed(layer) => {
             let bench = Bench::start(layer.kafka.as_deref(), &layer.topic, false).await?;
-            let runs = repeated(n, |_| layers::speed(layer, &bench)).await?;
+            let runs = repeated(n, |run| layers::speed(layer, &bench, run)).await?;
             bench.stop().await;
             ("speed", layers::settings(layer), runs)
         }
@@ -105,7 +105,7 @@ async fn bench(arguments: &Arguments) -> Result<()> {
         }
         What::Floor(layer) => {
             let bench = Bench::start(layer.kafka.as_deref(), &layer.topic, false).await?;
-            let runs = repeated(n, |_| layers::floor(&bench)).await?;
+            let runs = repeated(n, |run| layers::floor(&bench, run)).await?;
             bench.stop().await;
             ("floor", layers::settings(layer), runs)
         }
@@ -115,7 +115,7 @@ async fn bench(arguments: &Arguments) -> Result<()> {
             bench.stop().await;
             ("compare", compare.settings(), runs)
         }
-        What::Ingest(topic) => ("ingest", topic.settings(), repeated(n, |_| ingest::run(topic)).await?),
+        What::Ingest(topic) => ("ingest", topic.settings(), repeated(n, |run| ingest::run(topic, run)).await?),
         What::Query(query) => ("query", query.settings(), repeated(n, |_| query::run(query)).await?),
         What::Latency(latency) => ("latency", latency.settings(), repeated(n, |_| latency::run(latency)).await?),
         What::Growth(growth) => ("growth", growth.settings(), repeated(n, |_| growth::run(growth)).await?),

@@ -3,7 +3,7 @@
 use super::Layer;
 use super::measured::Usage;
 use super::recount;
-use super::report::{Figure, Run};
+use super::report::{Figure, Run, memory_of_first};
 use super::topic::Bench;
 use anyhow::{Context as _, Result, bail};
 use std::sync::Arc;
@@ -40,7 +40,7 @@ async fn ends(kafka: &Kafka) -> Result<Cut> {
 }
 
 /// From the log to counted cells, on one thread.
-pub async fn speed(layer: &Layer, bench: &Bench) -> Result<Run> {
+pub async fn speed(layer: &Layer, bench: &Bench, run: u32) -> Result<Run> {
     let (rules, wanted) = (Arc::new(rules(layer)?), ends(&bench.kafka).await?);
     let n = events_below(&wanted);
     let (history, speed) = (MemoryHistory::new(Arc::clone(&rules)), Arc::new(Speed::new(Arc::clone(&rules))));
@@ -64,12 +64,12 @@ pub async fn speed(layer: &Layer, bench: &Bench) -> Result<Run> {
     counting.join().map_err(|_| anyhow::anyhow!("the counting thread panicked"))??;
     check(layer, bench, rows).await?;
     let steady = n as f64 / steady;
-    let figures = figures(n, took, &used).into_iter().chain([Figure::new("from the first records on", "events/s", steady)]);
+    let figures = figures(run, n, took, &used).chain([Figure::new("from the first records on", "events/s", steady)]);
     Ok(Run { figures: figures.collect(), result: Some(format!("RESULT peer=tidemark n={n} secs={took:.3} steady_rate={steady:.0}")) })
 }
 
 /// The log alone: every record is handed over, and nothing is done with it.
-pub async fn floor(bench: &Bench) -> Result<Run> {
+pub async fn floor(bench: &Bench, run: u32) -> Result<Run> {
     let wanted = ends(&bench.kafka).await?;
     let n = events_below(&wanted);
     let (began, before) = (Instant::now(), Usage::begin()?);
@@ -93,19 +93,17 @@ pub async fn floor(bench: &Bench) -> Result<Run> {
         }
     }
     let (took, used) = (began.elapsed().as_secs_f64(), Usage::now()?.since(before));
-    Ok(Run { figures: figures(n, took, &used).into(), result: Some(format!("RESULT peer=floor n={n} secs={took:.3}")) })
+    Ok(Run { figures: figures(run, n, took, &used).collect(), result: Some(format!("RESULT peer=floor n={n} secs={took:.3}")) })
 }
 
 fn events_below(wanted: &Cut) -> u64 {
     wanted.iter().map(|(_, end)| end.get()).sum()
 }
 
-fn figures(n: u64, took: f64, used: &Usage) -> [Figure; 3] {
-    [
-        Figure::new("start to end", "events/s", n as f64 / took),
-        Figure::new("CPU", "s per million events", used.cpu_secs / (n as f64 / 1e6)),
-        Figure::new("peak resident memory", "MiB", used.peak_mib as f64),
-    ]
+fn figures(run: u32, n: u64, took: f64, used: &Usage) -> impl Iterator<Item = Figure> + use<> {
+    let rate = Figure::new("start to end", "events/s", n as f64 / took);
+    let cpu = Figure::new("CPU", "s per million events", used.cpu_secs / (n as f64 / 1e6));
+    [rate, cpu].into_iter().chain(memory_of_first(run, "peak resident memory", used.peak_mib))
 }
 
 fn by_type(speed: &Speed, partitions: usize) -> Result<Rows> {
@@ -151,7 +149,7 @@ pub async fn batch(layer: &Layer, bench: &Bench, run: u32) -> Result<Run> {
     batch.control.stop();
     writing.join().map_err(|_| anyhow::anyhow!("the writing thread panicked"))??;
     check(layer, bench, history_by_type(&history, &wanted).await?).await?;
-    let figures = figures(n, took, &used).into_iter().chain([Figure::new("assignment to 95 % acknowledged", "rows/s", steady)]);
+    let figures = figures(run, n, took, &used).chain([Figure::new("assignment to 95 % acknowledged", "rows/s", steady)]);
     Ok(Run { figures: figures.collect(), result: Some(format!("RESULT peer=tidemark-batch n={n} secs={took:.3} steady_rate={steady:.0}")) })
 }
 

@@ -19,6 +19,11 @@ impl Figure {
     }
 }
 
+/// The largest resident set of this process, in a bench's first run: in later ones the heap has what former ones freed.
+pub fn memory_of_first(run: u32, what: &str, peak_mib: u64) -> Option<Figure> {
+    (run == 1).then(|| Figure::new(what, "MiB", peak_mib as f64))
+}
+
 /// The usual quantiles of times in microseconds, as milliseconds.
 pub fn quantiles(what: &str, micros: &Histogram<u64>) -> impl Iterator<Item = Figure> {
     let of = |(name, q)| Figure::new(format!("{what}: {name}"), "ms", micros.value_at_quantile(q) as f64 / 1000.0);
