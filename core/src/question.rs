@@ -40,8 +40,18 @@ pub enum Groups {
 impl Groups {
     /// What the closed epochs must tell so that the `n` largest groups can be found once `live` rows are added: their own
     /// `n` largest and the groups with live rows. Any other group comes after those `n`, and live rows only add to them.
-    pub fn for_the_largest(n: usize, live: &Rows) -> Self {
-        Self::Largest { n, and: live.keys().map(|key| key.values.clone()).collect() }
+    /// All, if more than `most_named` groups have live rows.
+    pub fn for_the_largest(n: usize, live: &Rows, most_named: usize) -> Self {
+        let mut and = BTreeSet::new();
+        for key in live.keys() {
+            if !and.contains(&key.values) {
+                if and.len() == most_named {
+                    return Self::All;
+                }
+                and.insert(key.values.clone());
+            }
+        }
+        Self::Largest { n, and }
     }
 
     /// Drops the rows of groups that are not needed.

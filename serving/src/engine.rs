@@ -163,10 +163,7 @@ impl<H: History> Engine<H> {
 /// with every answer; then all are asked for, once for each mark.
 fn needed_groups(plan: &Plan, live: &Rows) -> Groups {
     match plan.top {
-        Some((n, Measure::Count)) => match Groups::for_the_largest(n, live) {
-            Groups::Largest { and, .. } if and.len() > MAX_LIVE_GROUPS => Groups::All,
-            groups => groups,
-        },
+        Some((n, Measure::Count)) => Groups::for_the_largest(n, live, MAX_LIVE_GROUPS),
         _ => Groups::All,
     }
 }

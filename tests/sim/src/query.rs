@@ -112,7 +112,7 @@ impl Query {
     fn ask_history(&self, engine: &Engine, ground: &Ground) -> Task<Result<(Cut, Rows), Error>> {
         let (engine, rules, question, view) = (engine.clone(), Arc::clone(&ground.rules), self.question.clone(), self.view);
         let (marks, reached) = (self.marks.clone(), self.reached.clone());
-        let groups = self.top.map_or(Groups::All, |n| Groups::for_the_largest(n, &self.speed));
+        let groups = self.top.map_or(Groups::All, |n| Groups::for_the_largest(n, &self.speed, usize::MAX));
         Task::new(async move {
             match view {
                 Some(view) => Ok((reached, engine.answer(view, &question, &groups, &marks).await?)),
