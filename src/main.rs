@@ -21,7 +21,7 @@ enum Command {
     Up(commands::up::Arguments),
     /// Send NDJSON files (plain, .gz or .zst) to a running tidemark
     Send(commands::send::Arguments),
-    /// Measure a layer alone on a topic, and check its counts against a recount
+    /// Measure what the parts and the whole can do on this machine, and check the counts against a recount
     Bench(commands::bench::Arguments),
     /// The ClickHouse engine, as a child process of `up`
     #[command(name = "__engine", hide = true)]
