@@ -29,12 +29,14 @@ pub struct RowKey {
 }
 
 /// Which groups of an answer are needed. An answer may have more.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Groups {
-    #[default]
     All,
     /// The `n` with the largest counts over the whole range, of equal ones those with the smaller values; and those named.
-    Largest { n: usize, and: BTreeSet<Vec<Box<str>>> },
+    Largest {
+        n: usize,
+        and: BTreeSet<Vec<Box<str>>>,
+    },
 }
 
 impl Groups {

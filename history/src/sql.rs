@@ -92,6 +92,12 @@ fn bucket(question: &Question, level: Level, starts: &[i64]) -> String {
     }
 }
 
+/// `table WHERE …`: the closed cells of one piece of the question's range.
+fn closed_cells(rules: &Rules, view: &View, question: &Question, level: Level, piece: TimeRange, marks: &Marks) -> String {
+    let table = rollup_table(view, level, rules.generation);
+    format!("{table} WHERE {}{}{}", below(marks), within(piece), matching(question))
+}
+
 /// ` AND (…)`: the groups that are needed.
 fn in_groups(rules: &Rules, view: &View, question: &Question, groups: &Groups, marks: &Marks) -> String {
     let Groups::Largest { n, and } = groups else { return String::new() };
@@ -106,11 +112,8 @@ fn in_groups(rules: &Rules, view: &View, question: &Question, groups: &Groups, m
         .into_iter()
         .map(|(level, piece)| {
             format!(
-                "SELECT {dimensions}, sum(count) AS n FROM {table} WHERE {below}{within}{matching} GROUP BY {dimensions}",
-                table = rollup_table(view, level, rules.generation),
-                below = below(marks),
-                within = within(piece),
-                matching = matching(question),
+                "SELECT {dimensions}, sum(count) AS n FROM {cells} GROUP BY {dimensions}",
+                cells = closed_cells(rules, view, question, level, piece, marks),
             )
         })
         .collect();
@@ -138,15 +141,12 @@ pub fn answer(rules: &Rules, view: ViewId, question: &Question, groups: &Groups,
         .into_iter()
         .map(|(level, piece)| {
             format!(
-                "SELECT {bucket} AS b, {values} AS v, {measures} FROM {table} WHERE {below}{within}{matching}{in_groups} GROUP BY b{group}",
+                "SELECT {bucket} AS b, {values} AS v, {measures} FROM {cells}{in_groups} GROUP BY b{group}",
                 measures = if question.only_counts { COUNT } else { CELL },
                 group = group(&question.group_by),
                 bucket = bucket(question, level, starts),
                 values = array_of(&question.group_by),
-                table = rollup_table(view, level, rules.generation),
-                below = below(marks),
-                within = within(piece),
-                matching = matching(question),
+                cells = closed_cells(rules, view, question, level, piece, marks),
             )
         })
         .collect();

@@ -67,12 +67,18 @@ struct Topic {
 }
 
 #[derive(clap::Args)]
-struct Layer {
+struct Source {
     /// An existing Kafka, host:port, that has the topic; without it one is started for the run, and the topic generated
     #[arg(long)]
     kafka: Option<String>,
     #[command(flatten)]
     topic: Topic,
+}
+
+#[derive(clap::Args)]
+struct Layer {
+    #[command(flatten)]
+    source: Source,
     /// Count every event, without looking for duplicates
     #[arg(long)]
     no_dedup: bool,
@@ -92,34 +98,26 @@ async fn bench(arguments: &Arguments) -> Result<()> {
     let n = arguments.runs;
     let (bench, settings, runs) = match &arguments.what {
         What::Speed(layer) => {
-            let bench = Bench::start(layer.kafka.as_deref(), &layer.topic, false).await?;
-            let runs = repeated(n, |run| layers::speed(layer, &bench, run)).await?;
-            bench.stop().await;
-            ("speed", layers::settings(layer), runs)
+            let bench = Bench::start(&layer.source, false).await?;
+            ("speed", layers::settings(layer), repeated_on(bench, n, async |bench, run| layers::speed(layer, bench, run).await).await?)
         }
         What::Batch(layer) => {
-            let bench = Bench::start(layer.kafka.as_deref(), &layer.topic, true).await?;
-            let runs = repeated(n, |run| layers::batch(layer, &bench, run)).await?;
-            bench.stop().await;
-            ("batch", layers::settings(layer), runs)
+            let bench = Bench::start(&layer.source, true).await?;
+            ("batch", layers::settings(layer), repeated_on(bench, n, async |bench, run| layers::batch(layer, bench, run).await).await?)
         }
         What::Floor(layer) => {
-            let bench = Bench::start(layer.kafka.as_deref(), &layer.topic, false).await?;
-            let runs = repeated(n, |run| layers::floor(&bench, run)).await?;
-            bench.stop().await;
-            ("floor", layers::settings(layer), runs)
+            let bench = Bench::start(&layer.source, false).await?;
+            ("floor", layers::settings(layer), repeated_on(bench, n, async |bench, run| layers::floor(bench, run).await).await?)
         }
         What::Compare(compare) => {
-            let bench = compare.start().await?;
-            let runs = repeated(n, |_| compare::run(compare, &bench)).await?;
-            bench.stop().await;
-            ("compare", compare.settings(), runs)
+            let bench = Bench::start(&compare.source, false).await?;
+            ("compare", compare.source.settings(), repeated_on(bench, n, async |bench, _| compare::run(compare, bench).await).await?)
         }
-        What::Ingest(topic) => ("ingest", topic.settings(), repeated(n, |run| ingest::run(topic, run)).await?),
-        What::Query(query) => ("query", query.settings(), repeated(n, |_| query::run(query)).await?),
-        What::Latency(latency) => ("latency", latency.settings(), repeated(n, |_| latency::run(latency)).await?),
-        What::Growth(growth) => ("growth", growth.settings(), repeated(n, |_| growth::run(growth)).await?),
-        What::Restart(topic) => ("restart", topic.settings(), repeated(n, |_| restart::run(topic)).await?),
+        What::Ingest(topic) => ("ingest", topic.settings(), repeated(n, async |run| ingest::run(topic, run).await).await?),
+        What::Query(query) => ("query", query.settings(), repeated(n, async |_| query::run(query).await).await?),
+        What::Latency(latency) => ("latency", latency.settings(), repeated(n, async |_| latency::run(latency).await).await?),
+        What::Growth(growth) => ("growth", growth.settings(), repeated(n, async |_| growth::run(growth).await).await?),
+        What::Restart(topic) => ("restart", topic.settings(), repeated(n, async |_| restart::run(topic).await).await?),
     };
     let report = Report { bench, settings, runs };
     if let Some(path) = &arguments.json {
@@ -129,7 +127,7 @@ async fn bench(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-async fn repeated<F: Future<Output = Result<Run>>>(times: u32, once: impl Fn(u32) -> F) -> Result<Vec<Run>> {
+async fn repeated(times: u32, once: impl AsyncFn(u32) -> Result<Run>) -> Result<Vec<Run>> {
     let mut runs = Vec::new();
     for run in 1..=times {
         runs.push(once(run).await?);
@@ -137,10 +135,19 @@ async fn repeated<F: Future<Output = Result<Run>>>(times: u32, once: impl Fn(u32
     Ok(runs)
 }
 
-fn topic_settings(kafka: Option<&str>, topic: &Topic) -> Vec<(&'static str, String)> {
-    match kafka {
-        Some(kafka) => vec![("kafka", kafka.to_owned()), ("topic", topic.topic.clone())],
-        None => topic.settings(),
+/// All runs on one topic, whose engines are stopped afterwards.
+async fn repeated_on(bench: Bench, times: u32, once: impl AsyncFn(&Bench, u32) -> Result<Run>) -> Result<Vec<Run>> {
+    let runs = repeated(times, async |run| once(&bench, run).await).await?;
+    bench.stop().await;
+    Ok(runs)
+}
+
+impl Source {
+    fn settings(&self) -> Vec<(&'static str, String)> {
+        match &self.kafka {
+            Some(kafka) => vec![("kafka", kafka.clone()), ("topic", self.topic.topic.clone())],
+            None => self.topic.settings(),
+        }
     }
 }
 

@@ -110,12 +110,12 @@ impl ViewCells {
             IS_BARE => self.bare.take(at).cell(),
             IS_SINGLE => self.singles.take(at).cell(self.first),
             _ if event.amount.is_none() => {
-                let mut bare = Bare { count: 1, fold: fold_at(self.first, at) };
+                let mut bare = Bare::only(self.first, at);
                 bare.add(event.fold);
                 *number = self.bare.keep(bare) | IS_BARE;
                 return;
             }
-            _ => Bare { count: 1, fold: fold_at(self.first, at) }.cell(),
+            _ => Bare::only(self.first, at).cell(),
         };
         cell.add(event.fold, event.amount);
         *number = self.cells.keep(cell) | IS_CELL;
@@ -154,7 +154,7 @@ impl ViewCells {
             IS_CELL => *self.cells.get(at),
             IS_BARE => self.bare.get(at).cell(),
             IS_SINGLE => self.singles.get(at).cell(self.first),
-            _ => Bare { count: 1, fold: fold_at(self.first, at) }.cell(),
+            _ => Bare::only(self.first, at).cell(),
         }
     }
 
@@ -199,6 +199,10 @@ struct Bare {
 }
 
 impl Bare {
+    fn only(first: Offset, place: u32) -> Self {
+        Self { count: 1, fold: fold_at(first, place) }
+    }
+
     fn add(&mut self, fold: u64) {
         self.count += 1;
         self.fold = self.fold.wrapping_add(fold);
@@ -268,13 +272,12 @@ struct Groups {
     keys: Vec<u32>,
     /// Empty while packed.
     slots: Slots,
-    packed: bool,
     hasher: FixedState,
 }
 
 impl Groups {
     fn new(dimensions: usize) -> Self {
-        Self { width: dimensions, keys: Vec::new(), slots: Slots::default(), packed: false, hasher: FixedState::default() }
+        Self { width: dimensions, keys: Vec::new(), slots: Slots::default(), hasher: FixedState::default() }
     }
 
     /// The key's tag, whose memory is asked for.
@@ -298,7 +301,7 @@ impl Groups {
         if self.width == 1 {
             return key[0];
         }
-        if self.packed {
+        if self.slots.len() == 0 && !self.keys.is_empty() {
             self.unpack();
         }
         let (keys, width) = (&mut self.keys, self.width);
@@ -326,12 +329,10 @@ impl Groups {
     fn pack(&mut self) {
         self.keys.shrink_to_fit();
         self.slots = Slots::default();
-        self.packed = true;
     }
 
     #[cold]
     fn unpack(&mut self) {
-        self.packed = false;
         for number in 0..number_of(self.keys.len() / self.width) {
             let tag = self.tag_of(&self.key(number));
             if let Place::Free(free) = self.slots.place(tag, |_| false) {

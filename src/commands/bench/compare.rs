@@ -15,21 +15,8 @@ pub struct Arguments {
     /// Where the peers have been built (`make bench-compare` does it)
     #[arg(long)]
     peers: PathBuf,
-    /// An existing Kafka, host:port, that has the topic; without it one is started for the run, and the topic generated
-    #[arg(long)]
-    kafka: Option<String>,
     #[command(flatten)]
-    topic: super::Topic,
-}
-
-impl Arguments {
-    pub fn settings(&self) -> Vec<(&'static str, String)> {
-        super::topic_settings(self.kafka.as_deref(), &self.topic)
-    }
-
-    pub async fn start(&self) -> Result<Bench> {
-        Bench::start(self.kafka.as_deref(), &self.topic, false).await
-    }
+    pub(super) source: super::Source,
 }
 
 /// Between two looks at a process.
@@ -45,9 +32,8 @@ struct Contender {
 }
 
 pub async fn run(arguments: &Arguments, bench: &Bench) -> Result<Run> {
-    let kafka = bench.kafka.clone();
-    let recounted = tokio::task::spawn_blocking(move || recount::by_type_and_window(&kafka)).await??;
-    let events: u64 = recounted.iter().filter_map(|line| line.rsplit(',').next()?.parse::<u64>().ok()).sum();
+    let recounted = recount::by_type_and_window(&bench.kafka).await?;
+    let events = recount::events(&recounted);
     let dir = tempfile::tempdir().context("a directory for the run")?;
     let out = dir.path().join("counts");
     let contenders = contenders(arguments, bench, &dir, &out)?;

@@ -3,7 +3,7 @@
 use super::query::measure;
 use super::report::{Figure, Run, quantiles};
 use super::system::{Asking, System};
-use super::topic::{Events, START_MS, TYPES, write};
+use super::topic::{Events, START_MS, TYPES, where_types, write};
 use anyhow::Result;
 use hdrhistogram::Histogram;
 use tidemark_topic::kafka::Kafka;
@@ -93,20 +93,17 @@ struct Asked {
 impl Asked {
     /// Each request names another set of types; the rounds have sets of their own.
     async fn measure(client: &Asking, requests: u32, round: usize) -> Result<Self> {
-        let set = |n: usize| {
-            // No set is all or nothing, nor asked for in another round.
-            let set = 1 + (n * 3 + round) % ((1 << TYPES.len()) - 2);
-            TYPES.iter().enumerate().filter(move |(bit, _)| set >> bit & 1 == 1).map(|(_, name)| format!("&where=event_type:{name}"))
-        };
+        // No set is all or nothing, nor asked for in another round.
+        let set = |n: usize| where_types(1 + (n * 3 + round) % ((1 << TYPES.len()) - 2));
         let requests = usize::try_from(requests)?;
         let by_day = (0..requests).map(|n| {
             let to = START_MS + DAYS * DAY_MS;
-            format!("/v1/query?from={START_MS}&to={to}&step=1d&group_by=event_type{}", set(n).collect::<String>())
+            format!("/v1/query?from={START_MS}&to={to}&step=1d&group_by=event_type{}", set(n))
         });
         let by_hour = (0..requests).map(|n| {
             let from = START_MS + DAY_MS * (n as u64 % DAYS);
             let to = from + DAY_MS;
-            format!("/v1/query?from={from}&to={to}&step=1h&group_by=product_id&top=10:count{}", set(n).collect::<String>())
+            format!("/v1/query?from={from}&to={to}&step=1h&group_by=product_id&top=10:count{}", set(n))
         });
         Ok(Self { by_day: measure(client, by_day).await?, by_hour: measure(client, by_hour).await? })
     }

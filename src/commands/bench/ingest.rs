@@ -32,9 +32,7 @@ pub async fn run(topic: &Topic, run: u32) -> Result<Run> {
     ensure!(sent.success(), "`tidemark send` did not succeed");
     server.abort();
 
-    let kafka = bench.kafka.clone();
-    let counted = tokio::task::spawn_blocking(move || recount::by_type_and_window(&kafka)).await??;
-    let counted: u64 = counted.iter().filter_map(|line| line.rsplit(',').next()?.parse::<u64>().ok()).sum();
+    let counted = recount::events(&recount::by_type_and_window(&bench.kafka).await?);
     ensure!(counted == topic.events, "{} events were acknowledged, but the topic has {counted}", topic.events);
     bench.stop().await;
     let figures = [

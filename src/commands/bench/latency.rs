@@ -45,6 +45,7 @@ pub async fn run(arguments: &Arguments) -> Result<Run> {
         let count = answer["rows"][0]["count"].as_u64();
         ensure!(count == Some(n), "after {n} events the answer says {count:?}");
     }
+    ensure!(!background.is_finished(), "the other events have stopped coming");
     background.abort();
     let figures = quantiles("post to acknowledgement by Kafka", &acknowledged).chain(quantiles("post to an answer that has it", &answered));
     let others = client.json("/v1/query?where=event_type:other").await?["rows"][0]["count"].as_u64().unwrap_or_default();

@@ -24,9 +24,13 @@ use tidemark_topic::kafka::{ConsumerOptions, Kafka};
 use tidemark_topic::{Consumer as _, Happened, Membership};
 
 pub fn settings(layer: &Layer) -> Vec<(&'static str, String)> {
-    let what = super::topic_settings(layer.kafka.as_deref(), &layer.topic);
     let views = if layer.one_view { "by_type" } else { "by_type by_product" };
-    what.into_iter().chain([("views", views.to_owned()), ("dedup", if layer.no_dedup { "off" } else { "on" }.to_owned())]).collect()
+    layer
+        .source
+        .settings()
+        .into_iter()
+        .chain([("views", views.to_owned()), ("dedup", if layer.no_dedup { "off" } else { "on" }.to_owned())])
+        .collect()
 }
 
 fn rules(layer: &Layer) -> Result<Rules> {
@@ -122,7 +126,7 @@ pub async fn batch(layer: &Layer, bench: &Bench, run: u32) -> Result<Run> {
     let (rules, wanted) = (Arc::new(rules(layer)?), ends(&bench.kafka).await?);
     let n = events_below(&wanted);
     let server = Server { url: bench.clickhouse().to_owned(), database: format!("bench_{run}"), user: None, password: None };
-    let history = Arc::new(ClickHouse::open(&server, &layer.topic.topic, (*rules).clone()).await?);
+    let history = Arc::new(ClickHouse::open(&server, &layer.source.topic.topic, (*rules).clone()).await?);
     let (began, before) = (Instant::now(), Usage::begin()?);
     let group = Membership::Group {
         group: format!("bench-{}-{run}", std::process::id()),
@@ -172,8 +176,7 @@ async fn check(layer: &Layer, bench: &Bench, rows: Rows) -> Result<()> {
     if let Some(out) = &layer.out {
         return std::fs::write(out, lines.join("\n") + "\n").with_context(|| format!("writing {}", out.display()));
     }
-    let kafka = bench.kafka.clone();
-    let recounted = tokio::task::spawn_blocking(move || recount::by_type_and_window(&kafka)).await??;
+    let recounted = recount::by_type_and_window(&bench.kafka).await?;
     if recounted != lines {
         bail!("the counts differ from the recount: {} lines against {}", lines.len(), recounted.len());
     }

@@ -8,7 +8,17 @@ use tidemark_topic::kafka::{ConsumerOptions, Kafka};
 use tidemark_topic::{Consumer as _, Happened, Membership};
 
 /// Sorted lines of `event_type,window_start_ms,count`. Ids are taken to be unique, as the generator makes them.
-pub fn by_type_and_window(kafka: &Kafka) -> Result<Vec<String>> {
+pub async fn by_type_and_window(kafka: &Kafka) -> Result<Vec<String>> {
+    let kafka = kafka.clone();
+    tokio::task::spawn_blocking(move || recounted(&kafka)).await?
+}
+
+/// The events of such lines.
+pub fn events(lines: &[String]) -> u64 {
+    lines.iter().filter_map(|line| line.rsplit(',').next()?.parse::<u64>().ok()).sum()
+}
+
+fn recounted(kafka: &Kafka) -> Result<Vec<String>> {
     let mut consumer = kafka.consumer(Membership::All { group: None }, ConsumerOptions::default())?;
     let mut counts: BTreeMap<(String, i64), u64> = BTreeMap::new();
     let (mut reading, mut bad) = (BTreeSet::new(), 0u64);

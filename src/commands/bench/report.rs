@@ -47,27 +47,25 @@ pub struct Report {
 }
 
 impl Report {
-    /// The median of each figure over the runs, and between what it lay.
-    fn summary(&self) -> Vec<(Figure, f64, f64)> {
+    /// Each figure's values, in the order of the runs that have it.
+    fn summary(&self) -> Vec<Values<'_>> {
         let first = self.runs.first().map(|run| run.figures.as_slice()).unwrap_or_default();
-        let of = |figure: &Figure| {
-            let same = self.runs.iter().flat_map(|run| &run.figures).filter(|other| other.what == figure.what);
-            let mut values: Vec<f64> = same.map(|figure| figure.value).collect();
-            values.sort_unstable_by(f64::total_cmp);
-            let (low, high) = (values[(values.len() - 1) / 2], values[values.len() / 2]);
-            (Figure { value: f64::midpoint(low, high), ..figure.clone() }, values[0], values[values.len() - 1])
+        let values = |wanted: &str| {
+            let same = self.runs.iter().flat_map(|run| &run.figures).filter(|figure| figure.what == wanted);
+            same.map(|figure| figure.value).collect()
         };
-        first.iter().map(of).collect()
+        first.iter().map(|figure| Values { what: &figure.what, unit: figure.unit, runs: values(&figure.what) }).collect()
     }
 
     pub fn print(&self) {
         println!("{} | {}", self.bench, machine());
         let settings: Vec<String> = self.settings.iter().map(|(name, value)| format!("{name} {value}")).collect();
         println!("{}", settings.join(", "));
-        let runs = self.runs.len();
-        for (Figure { what, unit, value }, least, most) in self.summary() {
-            let spread = if runs > 1 { format!("   ({} to {} in {runs} runs)", shown(least), shown(most)) } else { String::new() };
-            println!("  {what:<64} {:>12} {unit}{spread}", shown(value));
+        for values in self.summary() {
+            let (least, median, most) = values.spread();
+            let Values { what, unit, runs } = values;
+            let several = format!("   ({} to {} in {} runs)", shown(least), shown(most), runs.len());
+            println!("  {what:<64} {:>12} {unit}{}", shown(median), if runs.len() > 1 { several.as_str() } else { "" });
         }
         if let Some(result) = self.runs.last().and_then(|run| run.result.as_ref()) {
             println!("{result}");
@@ -80,14 +78,31 @@ impl Report {
         let figures: Vec<Value> = self
             .summary()
             .into_iter()
-            .map(|(figure, least, most)| {
-                let of = |run: &Run| run.figures.iter().find(|other| other.what == figure.what).map(|figure| figure.value);
-                let runs: Vec<f64> = self.runs.iter().filter_map(of).collect();
-                json!({ "what": figure.what, "unit": figure.unit, "median": figure.value, "least": least, "most": most, "runs": runs })
+            .map(|values| {
+                let (least, median, most) = values.spread();
+                let Values { what, unit, runs } = values;
+                json!({ "what": what, "unit": unit, "median": median, "least": least, "most": most, "runs": runs })
             })
             .collect();
         let report = json!({ "bench": self.bench, "machine": machine(), "settings": settings, "figures": figures });
         std::fs::write(path, serde_json::to_string_pretty(&report)? + "\n").with_context(|| format!("writing {}", path.display()))
+    }
+}
+
+/// What several runs say of one figure.
+struct Values<'r> {
+    what: &'r str,
+    unit: &'r str,
+    runs: Vec<f64>,
+}
+
+impl Values<'_> {
+    /// The least, the median and the most.
+    fn spread(&self) -> (f64, f64, f64) {
+        let mut sorted = self.runs.clone();
+        sorted.sort_unstable_by(f64::total_cmp);
+        let (low, high) = (sorted[(sorted.len() - 1) / 2], sorted[sorted.len() / 2]);
+        (sorted[0], f64::midpoint(low, high), sorted[sorted.len() - 1])
     }
 }
 
@@ -126,8 +141,7 @@ mod tests {
     fn the_middle_of_the_runs_is_told_and_their_ends() {
         let run = |value| Run { figures: vec![Figure::new("rate", "events/s", value)], result: None };
         let report = |values: &[f64]| Report { bench: "x", settings: Vec::new(), runs: values.iter().copied().map(run).collect() };
-        let (figure, least, most) = report(&[3.0, 1.0, 8.0]).summary().remove(0);
-        assert_eq!((figure.value, least, most), (3.0, 1.0, 8.0));
-        assert_eq!(report(&[1.0, 2.0]).summary()[0].0.value, 1.5);
+        assert_eq!(report(&[3.0, 1.0, 8.0]).summary()[0].spread(), (1.0, 3.0, 8.0));
+        assert_eq!(report(&[1.0, 2.0]).summary()[0].spread(), (1.0, 1.5, 2.0));
     }
 }

@@ -2,7 +2,7 @@
 //! and ClickHouse go on running, as they would elsewhere.
 
 use super::report::{Figure, Run};
-use super::system::{Asking, System};
+use super::system::System;
 use super::topic::Bench;
 use super::{Topic, recount};
 use anyhow::{Context as _, Result, ensure};
@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 
 /// Between two looks for the answer.
 const LOOK: Duration = Duration::from_millis(5);
+/// All windows by type.
+const ALL: &str = "/v1/query?step=5m&group_by=event_type";
 
 pub async fn run(topic: &Topic) -> Result<Run> {
-    let bench = Bench::start(None, topic, true).await?;
+    let bench = Bench::generated(topic, true).await?;
     let fullest = bench.kafka.admin()?.extents().await?.values().map(|extent| extent.end.get()).max().context("a partition")?;
     // An epoch that the fullest partition does not end, so that nothing is closed and all is read again.
     let epoch_bits = u64::BITS - fullest.leading_zeros();
@@ -21,43 +23,26 @@ pub async fn run(topic: &Topic) -> Result<Run> {
     let mut system = System::start(&config, &["--kafka", &bench.kafka.bootstrap, "--clickhouse", bench.clickhouse()])?;
     let client = system.ready().await?;
     client.wait_until_read().await?;
-    let kafka = bench.kafka.clone();
-    let recounted = tokio::task::spawn_blocking(move || recount::by_type_and_window(&kafka)).await??;
-    ensure!(answer(&client).await? == recounted, "the answer differs from the recount");
+    let recounted = recount::by_type_and_window(&bench.kafka).await?;
+    ensure!(client.counts(ALL).await? == recounted, "the answer differs from the recount");
     ensure!(client.closed().await? == 0, "epochs have been closed: there would be less to read again");
 
     let began = Instant::now();
     system.restart()?;
     let client = system.ready().await?;
     let ready = began.elapsed();
-    while answer(&client).await? != recounted {
+    while client.counts(ALL).await? != recounted {
         ensure!(began.elapsed() < Duration::from_secs(300), "the answers have not become what they were");
         tokio::time::sleep(LOOK).await;
     }
     let exact = began.elapsed();
-    let mut figures = vec![
+    let figures = vec![
         Figure::new("kill -9 to ready", "s", ready.as_secs_f64()),
         Figure::new("kill -9 to the answer of all events", "s", exact.as_secs_f64()),
-        Figure::new("events in open epochs", "", fullest_sum(&recounted) as f64),
+        Figure::new("events in open epochs", "", recount::events(&recounted) as f64),
+        Figure::new("peak resident memory", "MiB", system.usage()?.peak_mib as f64),
     ];
-    figures.push(Figure::new("peak resident memory", "MiB", system.usage()?.peak_mib as f64));
     drop(system);
     bench.stop().await;
     Ok(Run { figures, result: None })
-}
-
-fn fullest_sum(lines: &[String]) -> u64 {
-    lines.iter().filter_map(|line| line.rsplit(',').next()?.parse::<u64>().ok()).sum()
-}
-
-/// All windows by type, as the recount has them.
-async fn answer(client: &Asking) -> Result<Vec<String>> {
-    let answer = client.json("/v1/query?step=5m&group_by=event_type").await?;
-    let line = |row: &serde_json::Value| {
-        let window: jiff::Timestamp = row["window"].as_str()?.parse().ok()?;
-        Some(format!("{},{},{}", row["event_type"].as_str()?, window.as_millisecond(), row["count"].as_u64()?))
-    };
-    let mut lines: Vec<String> = answer["rows"].as_array().context("rows")?.iter().filter_map(line).collect();
-    lines.sort();
-    Ok(lines)
 }

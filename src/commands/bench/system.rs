@@ -46,18 +46,9 @@ impl System {
         Ok(())
     }
 
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// What the process itself has used, its engines apart.
     pub fn usage(&self) -> Result<Usage> {
-        Usage::of(self.pid())
-    }
-
-    /// A client, once a query can be answered.
-    pub async fn ready(&self) -> Result<Asking> {
-        Ok(Asking::new(self.wait_for_address().await?))
+        Usage::of(self.child.id())
     }
 
     pub fn runtime(&self) -> Result<Runtime> {
@@ -68,13 +59,15 @@ impl System {
         self.dir.path().join("data")
     }
 
-    async fn wait_for_address(&self) -> Result<String> {
+    /// A client, once a query can be answered.
+    pub async fn ready(&self) -> Result<Asking> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Some(address) = Runtime::read(&self.data()).and_then(|runtime| runtime.http)
-                && Asking::new(address.clone()).get("/readyz").await.is_ok()
-            {
-                return Ok(address);
+            if let Some(address) = Runtime::read(&self.data()).and_then(|runtime| runtime.http) {
+                let client = Asking::new(address);
+                if client.get("/readyz").await.is_ok() {
+                    return Ok(client);
+                }
             }
             ensure!(
                 Path::new(&format!("/proc/{}", self.child.id())).exists() && Instant::now() < deadline,
@@ -124,6 +117,19 @@ impl Asking {
 
     pub async fn json(&self, path: &str) -> Result<Value> {
         Ok(serde_json::from_slice(&self.get(path).await?)?)
+    }
+
+    /// The rows of a query by type and window, as the recount has them.
+    pub async fn counts(&self, path: &str) -> Result<Vec<String>> {
+        let answer = self.json(path).await?;
+        let line = |row: &Value| {
+            let window: jiff::Timestamp = row["window"].as_str().context("window")?.parse()?;
+            let event_type = row["event_type"].as_str().context("event_type")?;
+            Ok(format!("{event_type},{},{}", window.as_millisecond(), row["count"].as_u64().context("count")?))
+        };
+        let mut lines = answer["rows"].as_array().context("rows")?.iter().map(line).collect::<Result<Vec<String>>>()?;
+        lines.sort();
+        Ok(lines)
     }
 
     /// Posts NDJSON events, and returns what the server says when they are safe.

@@ -1,6 +1,6 @@
 //! The topic of a bench: one that exists, or one that is generated in a Kafka started for the run.
 
-use super::Topic;
+use super::{Source, Topic};
 use anyhow::{Context as _, Result};
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
@@ -29,11 +29,17 @@ pub struct Bench {
 
 impl Bench {
     /// Starts the engines that are needed, and generates the topic unless it is in a Kafka that exists.
-    pub async fn start(kafka: Option<&str>, topic: &Topic, engine: bool) -> Result<Self> {
-        let bench = Self::engines(kafka, topic, engine).await?;
-        if kafka.is_none() {
-            generate(&bench.kafka, topic.events, topic.partitions).await?;
+    pub async fn start(source: &Source, engine: bool) -> Result<Self> {
+        match &source.kafka {
+            Some(kafka) => Self::engines(Some(kafka), &source.topic, engine).await,
+            None => Self::generated(&source.topic, engine).await,
         }
+    }
+
+    /// Engines of its own, and the topic.
+    pub async fn generated(topic: &Topic, engine: bool) -> Result<Self> {
+        let bench = Self::engines(None, topic, engine).await?;
+        generate(&bench.kafka, topic.events, topic.partitions).await?;
         Ok(bench)
     }
 
@@ -74,6 +80,12 @@ impl Bench {
 
 pub const TYPES: [&str; 12] =
     ["view", "click", "search", "scroll", "cart", "purchase", "refund", "login", "logout", "share", "rate", "error"];
+
+/// A query's filters for a set of types, given by its bits.
+pub fn where_types(set: usize) -> String {
+    let chosen = TYPES.iter().enumerate().filter(|(bit, _)| set >> bit & 1 == 1);
+    chosen.map(|(_, name)| format!("&where=event_type:{name}")).collect()
+}
 
 /// Events by number, and how fast their instants advance.
 #[derive(Clone, Debug)]

@@ -79,12 +79,13 @@ pub struct Query {
     marks: Marks,
     /// What the answer may include: S, or H where raw events are asked.
     reached: Cut,
-    history: Task<Result<(Cut, Rows), Error>>,
+    /// History's part, once it has been asked.
+    history: Option<Task<Result<(Cut, Rows), Error>>>,
 }
 
 impl Query {
     /// Takes the speed layer's part, at one instant.
-    pub fn ask<'a>(ground: &Ground, engine: &Engine, tides: impl Iterator<Item = (Partition, &'a Tide)>) -> Self {
+    pub fn ask<'a>(ground: &Ground, tides: impl Iterator<Item = (Partition, &'a Tide)>) -> Self {
         let (view, question, asked) = random_question(ground);
         let (mut speed, mut marks, mut reached) = (Rows::new(), Marks::new(), Cut::default());
         for (partition, tide) in tides {
@@ -94,19 +95,14 @@ impl Query {
         }
         let top = ground.chance(300).then(|| 1 + ground.below(2));
         ground.say(format_args!("query at {reached}, {marks:?}, top {top:?}"));
-        let mut query = Self { view: Some(view), question, asked, top, speed, marks, reached, history: Task::new(std::future::pending()) };
-        query.history = query.ask_history(engine, ground);
-        query
+        Self { view: Some(view), question, asked, top, speed, marks, reached, history: None }
     }
 
     /// Asks raw events alone.
-    pub fn ask_raw(ground: &Ground, engine: &Engine, reached: Cut) -> Self {
+    pub fn ask_raw(ground: &Ground, reached: Cut) -> Self {
         let (_, question, asked) = random_question(ground);
         ground.say(format_args!("raw query at {reached}"));
-        let (speed, marks, history) = (Rows::new(), Marks::new(), Task::new(std::future::pending()));
-        let mut query = Self { view: None, question, asked, top: None, speed, marks, reached, history };
-        query.history = query.ask_history(engine, ground);
-        query
+        Self { view: None, question, asked, top: None, speed: Rows::new(), marks: Marks::new(), reached, history: None }
     }
 
     fn ask_history(&self, engine: &Engine, ground: &Ground) -> Task<Result<(Cut, Rows), Error>> {
@@ -123,11 +119,12 @@ impl Query {
 
     /// Goes on; true when it has been answered, rightly.
     pub fn step(&mut self, ground: &Ground, engine: &Engine, log: &Log) -> bool {
-        let Some(outcome) = self.history.step() else { return false };
-        let Ok((cut, rows)) = outcome else {
-            self.history = self.ask_history(engine, ground);
+        let mut history = self.history.take().unwrap_or_else(|| self.ask_history(engine, ground));
+        let Some(outcome) = history.step() else {
+            self.history = Some(history);
             return false;
         };
+        let Ok((cut, rows)) = outcome else { return false };
         let mut answer = std::mem::take(&mut self.speed);
         merge_rows(&mut answer, rows);
         let mut expected = Counted::new();

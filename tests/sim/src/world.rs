@@ -272,9 +272,9 @@ impl World {
         };
         if self.queries.len() < 8 && self.ground.chance(250) {
             let reached = self.sides.iter().map(|side| (side.partition, self.group.committed(side.partition).next)).collect();
-            self.queries.push(Query::ask_raw(&self.ground, &self.engine, reached));
+            self.queries.push(Query::ask_raw(&self.ground, reached));
         } else if self.queries.len() < 8 && tides().count() == self.sides.len() {
-            let query = Query::ask(&self.ground, &self.engine, tides());
+            let query = Query::ask(&self.ground, tides());
             self.queries.push(query);
         }
     }
