@@ -3,6 +3,7 @@
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tidemark_batch_layer::BlockLimits;
@@ -24,6 +25,7 @@ pub struct Config {
     counting: Counting,
     event: Event,
     view: Vec<View>,
+    pub speed: Speed,
     batch: Batch,
 }
 
@@ -82,6 +84,24 @@ struct Event {
 struct View {
     name: String,
     dimensions: Vec<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Speed {
+    /// 0: as many as the machine suggests.
+    threads: u32,
+}
+
+impl Speed {
+    /// Threads that count a topic's partitions: half of the cores unless it is said, one at least, and no more than there
+    /// are partitions.
+    pub fn threads(&self, partitions: u32) -> NonZeroU32 {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let suggested = u32::try_from(cores / 2).unwrap_or(u32::MAX);
+        let wanted = if self.threads == 0 { suggested } else { self.threads };
+        NonZeroU32::new(wanted.min(partitions)).unwrap_or(NonZeroU32::MIN)
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -168,6 +188,12 @@ mod tests {
         let rules = config.rules().expect("the defaults are valid");
         assert_eq!(rules.limits, Limits::default());
         assert_eq!(config.block_limits().expect("the defaults are valid"), BlockLimits::default());
+    }
+
+    #[test]
+    fn no_thread_is_without_a_partition() {
+        let threads = |threads, partitions| Speed { threads }.threads(partitions).get();
+        assert_eq!((threads(3, 8), threads(3, 2), threads(0, 1)), (3, 2, 1));
     }
 
     #[test]

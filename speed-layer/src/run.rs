@@ -1,4 +1,4 @@
-//! The speed layer's loop: one thread that polls the log and counts, and a task that closes epochs.
+//! The speed layer's loop: a thread that polls its share of the log and counts, and a task that closes epochs.
 
 use crate::reconcile::{CloseError, Closing, Yard, close};
 use crate::reread::now_ms;
@@ -35,8 +35,8 @@ const CLOSE_PAUSE: Duration = Duration::from_millis(500);
 pub struct Speed {
     pub control: Control,
     rules: Arc<Rules>,
-    /// Written by the loop's thread when partitions come and go, read by queries. The lock within guards one
-    /// partition's tide: the loop writes under it a batch of records at a time, queries read under it.
+    /// Written by the loops' threads when partitions come and go, read by queries. The lock within guards one
+    /// partition's tide: the loop that reads it writes under it a batch of records at a time, queries read under it.
     tides: DashMap<Partition, Arc<RwLock<Tide>>>,
     /// The log's end as of the last fetch.
     ends: DashMap<Partition, NextOffset>,
@@ -148,7 +148,8 @@ impl Holding {
 }
 
 /// Polls and counts until told to stop. Blocks: it wants a thread of its own, with `runtime` for history's calls.
-/// `reached` is H.
+/// `reached` is H. Several consumers that divide the topic may run at a time, each on a thread: no partition is in two
+/// shares, so they meet in the maps alone.
 pub fn run<C: Consumer, H: History>(
     mut consumer: C,
     history: &H,
@@ -156,14 +157,15 @@ pub fn run<C: Consumer, H: History>(
     speed: &Arc<Speed>,
     runtime: &tokio::runtime::Handle,
 ) -> Result<(), tidemark_topic::Error> {
-    let past = Past { history, reached, runtime };
-    speed.control.wake_by(consumer.waker());
+    let control = speed.control.part();
+    control.wake_by(consumer.waker());
+    let past = Past { history, reached, runtime, control: &control };
     let mut owned: Vec<Partition> = Vec::new();
     let (mut paused, mut waiting) = (false, false);
-    while !speed.control.is_stopping() {
-        if speed.control.is_paused() != paused {
+    while !control.is_stopping() {
+        if control.is_paused() != paused {
             paused = !paused;
-            speed.control.patiently(|| if paused { consumer.pause(&owned) } else { consumer.resume(&owned) })?;
+            control.patiently(|| if paused { consumer.pause(&owned) } else { consumer.resume(&owned) })?;
         }
         let (mut holding, mut changes) = (Holding::default(), Vec::new());
         let polled = consumer.poll(POLL, |happened| match happened {
@@ -200,14 +202,14 @@ pub fn run<C: Consumer, H: History>(
             }
         }
         if polled.is_ok() && std::mem::take(&mut waiting) {
-            speed.control.trouble(None);
+            control.trouble(None);
         }
         match polled {
             Ok(0) => {}
             Ok(_) => speed.change(),
             Err(error @ tidemark_topic::Error::Unavailable { .. }) => {
                 waiting = true;
-                speed.control.trouble(Some(format!("waiting for the log: {error}")));
+                control.trouble(Some(format!("waiting for the log: {error}")));
                 std::thread::sleep(CLOSE_PAUSE);
             }
             Err(error) => return Err(error),
@@ -222,21 +224,22 @@ struct Past<'a, H> {
     /// H.
     reached: watch::Receiver<Cut>,
     runtime: &'a tokio::runtime::Handle,
+    control: &'a Control,
 }
 
 impl<H: History> Past<'_, H> {
     /// Asks until there is an answer; `None` when it is time to stop.
-    fn ask<T, F>(&self, speed: &Speed, question: impl Fn() -> F) -> Option<T>
+    fn ask<T, F>(&self, question: impl Fn() -> F) -> Option<T>
     where
         F: Future<Output = Result<T, tidemark_history::Error>>,
     {
-        while !speed.control.is_stopping() {
+        while !self.control.is_stopping() {
             match self.runtime.block_on(question()) {
                 Ok(answer) => {
-                    speed.control.trouble(None);
+                    self.control.trouble(None);
                     return Some(answer);
                 }
-                Err(error) => speed.control.trouble(Some(format!("the speed layer waits for history: {error}"))),
+                Err(error) => self.control.trouble(Some(format!("the speed layer waits for history: {error}"))),
             }
             std::thread::sleep(CLOSE_PAUSE);
         }
@@ -249,7 +252,7 @@ impl<H: History> Past<'_, H> {
         if epoch > Epoch(0) {
             tracing::warn!(%partition, "the topic begins at {start}: what was there before has never been counted");
             let row = LedgerRow { partition, epoch, entry: Entry::Begun, tally: Tally::default(), fold: 0, at_ms: now_ms() };
-            self.ask(speed, || self.history.record(&row))?;
+            self.ask(|| self.history.record(&row))?;
         }
         Some(Mark::at(epoch))
     }
@@ -265,14 +268,14 @@ impl<H: History> Past<'_, H> {
         tracing::warn!(%partition, "the topic begins at {start}: offsets from {from} on are taken from history");
         let mut reached = self.reached.clone();
         while reached.borrow_and_update().get(partition) < start {
-            if speed.control.is_stopping() {
+            if self.control.is_stopping() {
                 return None;
             }
             let text = format!("the speed layer waits until history has passed {start} of partition {partition}, where the topic begins");
-            speed.control.trouble(Some(text));
+            self.control.trouble(Some(text));
             let _ = self.runtime.block_on(async { tokio::time::timeout(CLOSE_PAUSE, reached.changed()).await });
         }
-        self.ask(speed, || async {
+        self.ask(|| async {
             let mut tide = fresh();
             recall(self.history, partition, from, start, |record| tide.recall(record)).await?;
             tide.passed(start);
@@ -287,29 +290,29 @@ fn assigned<C: Consumer, H: History>(
     speed: &Speed,
     partitions: &[Partition],
 ) -> Result<(), tidemark_topic::Error> {
-    let Some(marks) = past.ask(speed, || past.history.marks()) else { return Ok(()) };
+    let Some(marks) = past.ask(|| past.history.marks()) else { return Ok(()) };
     for &partition in partitions {
-        let extent = speed.control.patiently(|| consumer.extent(partition))?;
+        let extent = past.control.patiently(|| consumer.extent(partition))?;
         let mark = marks.get(&partition).copied().or_else(|| past.begin(speed, partition, extent.start));
         let Some(tide) = mark.and_then(|mark| past.tide(speed, partition, mark, extent.start)) else { return Ok(()) };
         let begin_at = tide.begin_at();
         speed.tides.insert(partition, Arc::new(RwLock::new(tide)));
         speed.ends.insert(partition, extent.end);
-        speed.control.patiently(|| consumer.start(partition, begin_at))?;
+        past.control.patiently(|| consumer.start(partition, begin_at))?;
     }
     Ok(())
 }
 
 /// Closes epochs as both layers pass their ends, until told to stop.
 pub async fn close_epochs<H: History>(speed: Arc<Speed>, history: Arc<H>, yard: impl Yard, mut reached: watch::Receiver<Cut>) {
-    let mut changed = speed.changes();
-    while !speed.control.is_stopping() {
+    let (mut changed, control) = (speed.changes(), speed.control.part());
+    while !control.is_stopping() {
         let history_at = reached.borrow_and_update().clone();
         let _ = changed.borrow_and_update();
         let partitions: Vec<Partition> = speed.tides.iter().map(|entry| *entry.key()).collect();
         let mut again = None;
         for partition in partitions {
-            if !close_partition(&speed, &*history, &yard, partition, history_at.get(partition)).await {
+            if !close_partition(&speed, &control, &*history, &yard, partition, history_at.get(partition)).await {
                 again = Some(CLOSE_PAUSE);
             }
         }
@@ -336,7 +339,14 @@ async fn next_change(changed: &mut watch::Receiver<u64>) {
 }
 
 /// Closes what can be closed of one partition; false if something has to be looked at again later.
-async fn close_partition<H: History>(speed: &Speed, history: &H, yard: &impl Yard, partition: Partition, history_at: NextOffset) -> bool {
+async fn close_partition<H: History>(
+    speed: &Speed,
+    control: &Control,
+    history: &H,
+    yard: &impl Yard,
+    partition: Partition,
+    history_at: NextOffset,
+) -> bool {
     while let Some(tide) = speed.tide(partition) {
         let Some(segment) = tide.write().closable(history_at) else { return true };
         let epoch = segment.epoch();
@@ -344,7 +354,7 @@ async fn close_partition<H: History>(speed: &Speed, history: &H, yard: &impl Yar
             Ok(Closing::Closed) => {
                 tide.write().closed(epoch);
                 speed.closed.fetch_add(1, Ordering::Relaxed);
-                speed.control.trouble(None);
+                control.trouble(None);
                 speed.change();
             }
             Ok(Closing::Waiting { .. }) => return false,
@@ -354,7 +364,7 @@ async fn close_partition<H: History>(speed: &Speed, history: &H, yard: &impl Yar
                 return false;
             }
             Err(error @ (CloseError::History(_) | CloseError::Log(_))) => {
-                speed.control.trouble(Some(format!("partition {partition}: epoch {epoch} cannot be closed yet: {error}")));
+                control.trouble(Some(format!("partition {partition}: epoch {epoch} cannot be closed yet: {error}")));
                 return false;
             }
         }

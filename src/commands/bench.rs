@@ -16,6 +16,7 @@ mod topic;
 
 use anyhow::Result;
 use report::{Report, Run};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use topic::Bench;
 
@@ -33,8 +34,8 @@ pub struct Arguments {
 
 #[derive(clap::Subcommand)]
 enum What {
-    /// The speed layer on one thread: from the log to counted cells
-    Speed(Layer),
+    /// The speed layer: from the log to counted cells
+    Speed(Counting),
     /// The batch layer: from the log to acknowledged rows with all roll-ups
     Batch(Layer),
     /// Reading alone: records are taken from the client library and thrown away, the floor under every consumer
@@ -90,6 +91,18 @@ struct Layer {
     out: Option<PathBuf>,
 }
 
+#[derive(clap::Args)]
+struct Counting {
+    #[command(flatten)]
+    layer: Layer,
+    /// Threads that count; they divide the partitions among themselves
+    #[arg(long, default_value = "1")]
+    threads: NonZeroU32,
+    /// Read the topic into memory before the clock starts: the cores are then for counting alone
+    #[arg(long)]
+    from_memory: bool,
+}
+
 pub fn run(arguments: &Arguments) -> Result<()> {
     super::runtime()?.block_on(bench(arguments))
 }
@@ -97,9 +110,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 async fn bench(arguments: &Arguments) -> Result<()> {
     let n = arguments.runs;
     let (bench, settings, runs) = match &arguments.what {
-        What::Speed(layer) => {
-            let bench = Bench::start(&layer.source, false).await?;
-            ("speed", layers::settings(layer), repeated_on(bench, n, async |bench, run| layers::speed(layer, bench, run).await).await?)
+        What::Speed(counting) => {
+            let bench = Bench::start(&counting.layer.source, false).await?;
+            let measure = async |bench: &Bench, run| layers::speed(counting, bench, run).await;
+            ("speed", counting.settings(), repeated_on(bench, n, measure).await?)
         }
         What::Batch(layer) => {
             let bench = Bench::start(&layer.source, true).await?;
@@ -140,6 +154,16 @@ async fn repeated_on(bench: Bench, times: u32, once: impl AsyncFn(&Bench, u32) -
     let runs = repeated(times, async |run| once(&bench, run).await).await?;
     bench.stop().await;
     Ok(runs)
+}
+
+impl Counting {
+    fn settings(&self) -> Vec<(&'static str, String)> {
+        let from = if self.from_memory { "memory" } else { "Kafka" };
+        layers::settings(&self.layer)
+            .into_iter()
+            .chain([("threads", self.threads.to_string()), ("counted from", from.to_owned())])
+            .collect()
+    }
 }
 
 impl Source {

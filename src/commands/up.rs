@@ -14,7 +14,7 @@ use tidemark_serving::engine::Engine;
 use tidemark_speed_layer::Speed;
 use tidemark_speed_layer::reread::LogYard;
 use tidemark_topic::kafka::{ConsumerOptions, Kafka, ProducerOptions};
-use tidemark_topic::{Control, Membership};
+use tidemark_topic::{Control, Membership, Share};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
@@ -139,12 +139,15 @@ impl Parts {
         let options = ConsumerOptions { queued_kbytes: config.kafka.queued_kbytes, ..ConsumerOptions::default() };
         let handle = tokio::runtime::Handle::current();
 
-        let consumer = kafka.consumer(Membership::All { group: None }, options.clone())?;
-        let speed_thread = thread("speed", say.clone(), {
+        let mut threads = Vec::new();
+        for share in Share::each(config.speed.threads(topic.partitions)) {
+            let consumer = kafka.consumer(Membership::All { group: None, share }, options.clone())?;
             let (speed, history, reached, handle) = (Arc::clone(&speed), Arc::clone(&history), batch.reached(), handle.clone());
-            move || tidemark_speed_layer::run::run(consumer, &*history, reached, &speed, &handle).context("the speed layer ended")
-        })?;
-        let batch_thread = thread("batch", say, {
+            let count =
+                move || tidemark_speed_layer::run::run(consumer, &*history, reached, &speed, &handle).context("the speed layer ended");
+            threads.push(thread("speed", say.clone(), count)?);
+        }
+        threads.push(thread("batch", say, {
             let (batch, history, rules, limits) = (batch.clone(), Arc::clone(&history), Arc::clone(&rules), config.block_limits()?);
             let (kafka, membership, options) = (batch_kafka(&kafka), batch_membership(config, &rules), options.clone());
             let (alone, control) = (config.kafka.bootstrap.is_empty(), batch.control.clone());
@@ -153,14 +156,14 @@ impl Parts {
                 tidemark_batch_layer::run(consumer, Arc::clone(&history), Arc::clone(&rules), limits, batch.clone(), handle.clone())
             };
             move || rejoining(&control, alone, run).context("the batch layer ended")
-        })?;
+        })?);
         let connect = {
             let kafka = kafka.clone();
-            move || kafka.consumer(Membership::All { group: None }, options.clone())
+            move || kafka.consumer(Membership::all(), options.clone())
         };
         let yard = LogYard { rules: Arc::clone(&rules), connect: Arc::new(connect) };
         tokio::spawn(tidemark_speed_layer::run::close_epochs(speed, history, yard, batch.reached()));
-        Ok(Self { engine: Arc::new(engine), kafka, ended, threads: vec![speed_thread, batch_thread] })
+        Ok(Self { engine: Arc::new(engine), kafka, ended, threads })
     }
 
     fn stop(self) {

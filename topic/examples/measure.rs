@@ -100,7 +100,7 @@ async fn write(kafka: &Kafka, records: u32, writers: u32, options: ProducerOptio
 }
 
 fn reader(kafka: &Kafka, options: ConsumerOptions, from_end: bool) -> Result<(KafkaConsumer, u64), Error> {
-    let mut consumer = kafka.consumer(Membership::All { group: None }, options)?;
+    let mut consumer = kafka.consumer(Membership::all(), options)?;
     let mut partitions: Vec<Partition> = Vec::new();
     while partitions.is_empty() {
         consumer.poll(Duration::from_secs(1), |event| {

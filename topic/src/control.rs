@@ -1,70 +1,90 @@
-//! The handle on a consuming loop, for everybody but its own thread: stop it, pause it, see what troubles it.
+//! The handle on a layer's loops, for everybody but their own threads: stop them, pause them, see what troubles them.
 
 use crate::{Error, Waker};
 use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Before the log is asked again.
 const RETRY: Duration = Duration::from_millis(200);
 
-/// Shared by a layer's loop and those who steer or watch it.
+/// Shared by a layer's loops and those who steer or watch it. A clone speaks for the same part of the layer.
 #[derive(Clone, Debug, Default)]
-pub struct Control(Arc<Inner>);
+pub struct Control {
+    layer: Arc<Layer>,
+    part: usize,
+}
 
 #[derive(Debug, Default)]
-struct Inner {
+struct Layer {
     stopping: AtomicBool,
     paused: AtomicBool,
-    /// Guards what holds the loop up now, in words; empty while it runs well.
-    trouble: Mutex<Option<String>>,
-    /// Guards the way to interrupt the loop's poll, once there is one.
-    waker: Mutex<Option<Waker>>,
+    /// Guards what the layer's parts say of themselves; held for no longer than it takes to say it.
+    parts: Mutex<BTreeMap<usize, Part>>,
+    /// The part that is made next; the first one's number is 0.
+    made: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct Part {
+    /// What holds this part up now, in words; none while it runs well.
+    trouble: Option<String>,
+    /// The way to interrupt its poll, once there is one.
+    waker: Option<Waker>,
 }
 
 impl Control {
+    /// The same layer's control for another of its threads or tasks, with troubles of its own: that one of them runs well
+    /// says nothing of the others.
+    #[must_use]
+    pub fn part(&self) -> Self {
+        let part = self.layer.made.fetch_add(1, Ordering::Relaxed) + 1;
+        Self { layer: Arc::clone(&self.layer), part }
+    }
+
     /// The loop tells how it can be woken.
     pub fn wake_by(&self, waker: Waker) {
-        *self.0.waker.lock() = Some(waker);
+        self.layer.parts.lock().entry(self.part).or_default().waker = Some(waker);
     }
 
     fn wake(&self) {
-        if let Some(waker) = &*self.0.waker.lock() {
-            waker.wake();
-        }
+        self.layer.parts.lock().values().filter_map(|part| part.waker.as_ref()).for_each(Waker::wake);
     }
 
     pub fn stop(&self) {
-        self.0.stopping.store(true, Ordering::Release);
+        self.layer.stopping.store(true, Ordering::Release);
         self.wake();
     }
 
     pub fn is_stopping(&self) -> bool {
-        self.0.stopping.load(Ordering::Acquire)
+        self.layer.stopping.load(Ordering::Acquire)
     }
 
     /// A paused layer keeps its partitions and its state, and takes nothing more from the log.
     pub fn pause(&self, paused: bool) {
-        self.0.paused.store(paused, Ordering::Release);
+        self.layer.paused.store(paused, Ordering::Release);
         self.wake();
     }
 
     pub fn is_paused(&self) -> bool {
-        self.0.paused.load(Ordering::Acquire)
+        self.layer.paused.load(Ordering::Acquire)
     }
 
-    /// Says what holds the loop up, or that nothing does any more; logged when it changes.
+    /// Says what holds this part up, or that nothing does any more; logged when it changes.
     pub fn trouble(&self, trouble: Option<String>) {
-        let mut current = self.0.trouble.lock();
+        let mut parts = self.layer.parts.lock();
+        let current = &mut parts.entry(self.part).or_default().trouble;
         if let Some(text) = trouble.as_ref().filter(|text| current.as_ref() != Some(text)) {
             tracing::warn!("{text}");
         }
         *current = trouble;
     }
 
+    /// The first trouble that any part has.
     pub fn current_trouble(&self) -> Option<String> {
-        self.0.trouble.lock().clone()
+        self.layer.parts.lock().values().find_map(|part| part.trouble.clone())
     }
 
     /// Asks the log again and again while it does not answer, which people are told; gives up only when stopping. Blocks:
@@ -82,5 +102,30 @@ impl Control {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_that_runs_well_says_nothing_of_the_others() {
+        let layer = Control::default();
+        let (one, other) = (layer.part(), layer.part());
+        one.trouble(Some("one waits".into()));
+        other.trouble(None);
+        assert_eq!(layer.current_trouble().as_deref(), Some("one waits"));
+        one.trouble(None);
+        assert_eq!(layer.current_trouble(), None);
+    }
+
+    #[test]
+    fn all_parts_stop_and_pause_together() {
+        let layer = Control::default();
+        let part = layer.part();
+        layer.pause(true);
+        part.stop();
+        assert!(part.is_paused() && layer.is_stopping());
     }
 }

@@ -6,6 +6,7 @@
 //! other: `Assigned` waits for the owner to call [`Consumer::start`], `Revoked` for [`Consumer::release`], so that the
 //! owner finishes or abandons its work before a partition changes hands.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 use tidemark_core::offset::{NextOffset, Offset, Partition};
 
@@ -38,9 +39,9 @@ pub enum Happened<'a> {
 /// Which partitions a consumer reads, and on whose behalf it commits.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Membership {
-    /// Every partition of the topic, shared with nobody; partitions added later are found. Without a group there are
+    /// Every partition of the topic that is in the share; partitions added later are found. Without a group there are
     /// no committed positions. With one, commits are not fenced: nobody else may use that group.
-    All { group: Option<String> },
+    All { group: Option<String>, share: Share },
     /// The partitions that the group gives to this member (cooperative, sticky).
     Group {
         group: String,
@@ -50,6 +51,39 @@ pub enum Membership {
         /// How long the group keeps a silent member's partitions for it.
         session_timeout: Duration,
     },
+}
+
+impl Membership {
+    /// The whole topic, and no committed positions.
+    pub fn all() -> Self {
+        Self::All { group: None, share: Share::default() }
+    }
+}
+
+/// Which of a topic's partitions one of several consumers reads, where they divide them among themselves: every `of`-th,
+/// from `number` on. The default is all.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Share {
+    number: u32,
+    of: NonZeroU32,
+}
+
+impl Default for Share {
+    fn default() -> Self {
+        Self { number: 0, of: NonZeroU32::MIN }
+    }
+}
+
+impl Share {
+    /// So many shares, which together are the topic.
+    pub fn each(of: NonZeroU32) -> impl Iterator<Item = Self> {
+        (0..of.get()).map(move |number| Self { number, of })
+    }
+
+    /// The partitions in the share, of a topic that has `count`.
+    pub fn partitions(self, count: u32) -> impl Iterator<Item = Partition> {
+        (self.number..count).step_by(usize::try_from(self.of.get()).unwrap_or(usize::MAX)).map(Partition)
+    }
 }
 
 /// A group's committed position for one partition, with the owner's note.

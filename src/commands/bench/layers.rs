@@ -1,10 +1,10 @@
 //! A layer alone, by its production code, on a topic in a real Kafka.
 
-use super::Layer;
 use super::measured::Usage;
 use super::recount;
 use super::report::{Figure, Run, memory_of_first};
 use super::topic::Bench;
+use super::{Counting, Layer};
 use anyhow::{Context as _, Result, bail};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use tidemark_core::cut::Cut;
 use tidemark_core::epoch::{Epoch, EpochBits};
 use tidemark_core::event::Limits;
 use tidemark_core::generation::{Generation, Rules};
+use tidemark_core::offset::Partition;
 use tidemark_core::question::{Question, Rows, merge_rows};
 use tidemark_core::view::{Dimension, ViewId, Views};
 use tidemark_core::window::{Buckets, Level, Step, TimeRange};
@@ -21,7 +22,8 @@ use tidemark_history::clickhouse::{ClickHouse, Server};
 use tidemark_history::memory::MemoryHistory;
 use tidemark_speed_layer::Speed;
 use tidemark_topic::kafka::{ConsumerOptions, Kafka};
-use tidemark_topic::{Consumer as _, Happened, Membership};
+use tidemark_topic::memory::MemoryLog;
+use tidemark_topic::{Consumer, Happened, Membership, Record, Share};
 
 pub fn settings(layer: &Layer) -> Vec<(&'static str, String)> {
     let views = if layer.one_view { "by_type" } else { "by_type by_product" };
@@ -43,29 +45,61 @@ async fn ends(kafka: &Kafka) -> Result<Cut> {
     Ok(kafka.admin()?.extents().await?.into_iter().map(|(partition, extent)| (partition, extent.end)).collect())
 }
 
-/// From the log to counted cells, on one thread.
-pub async fn speed(layer: &Layer, bench: &Bench, run: u32) -> Result<Run> {
-    let (rules, wanted) = (Arc::new(rules(layer)?), ends(&bench.kafka).await?);
-    let n = events_below(&wanted);
-    let (history, speed) = (MemoryHistory::new(Arc::clone(&rules)), Arc::new(Speed::new(Arc::clone(&rules))));
+/// From the log to counted cells.
+pub async fn speed(arguments: &Counting, bench: &Bench, run: u32) -> Result<Run> {
+    let wanted = ends(&bench.kafka).await?;
+    let all = |share| Membership::All { group: None, share };
+    if !arguments.from_memory {
+        let connect = |share| Ok(bench.kafka.consumer(all(share), ConsumerOptions::default())?);
+        return counted(arguments, bench, run, &wanted, connect).await;
+    }
+    // A log for each thread, with its share alone: threads that share a log in memory would wait for its lock.
+    let mut logs = Vec::new();
+    for share in Share::each(arguments.threads) {
+        let log = MemoryLog::new(&bench.kafka.topic, u32::try_from(wanted.iter().len())?);
+        let append = |partition, record: &Record<'_>| {
+            log.append(partition, record.timestamp_ms, record.payload);
+        };
+        read(bench.kafka.consumer(all(share), ConsumerOptions::default())?, share, &wanted, append)?;
+        logs.push((share, log));
+    }
+    let connect = |share| {
+        let log = logs.iter().find(|(of, _)| *of == share).context("a share's log")?;
+        Ok(log.1.consumer(all(share)))
+    };
+    counted(arguments, bench, run, &wanted, connect).await
+}
+
+async fn counted<C: Consumer + Send + 'static>(
+    arguments: &Counting,
+    bench: &Bench,
+    run: u32,
+    wanted: &Cut,
+    connect: impl Fn(Share) -> Result<C>,
+) -> Result<Run> {
+    let (layer, n) = (&arguments.layer, events_below(wanted));
+    let rules = Arc::new(rules(layer)?);
+    let (history, speed) = (Arc::new(MemoryHistory::new(Arc::clone(&rules))), Arc::new(Speed::new(Arc::clone(&rules))));
     let (began, before) = (Instant::now(), Usage::begin()?);
-    let consumer = bench.kafka.consumer(Membership::All { group: None }, ConsumerOptions::default())?;
-    let waker = consumer.waker();
-    let counting = std::thread::spawn({
-        let (speed, handle) = (Arc::clone(&speed), tokio::runtime::Handle::current());
-        move || tidemark_speed_layer::run::run(consumer, &history, Batch::default().reached(), &speed, &handle)
-    });
+    let mut counting = Vec::new();
+    for share in Share::each(arguments.threads) {
+        let (consumer, history, speed) = (connect(share)?, Arc::clone(&history), Arc::clone(&speed));
+        let handle = tokio::runtime::Handle::current();
+        let count = move || tidemark_speed_layer::run::run(consumer, &*history, Batch::default().reached(), &speed, &handle);
+        counting.push(std::thread::spawn(count));
+    }
     let mut changes = speed.changes();
     changes.changed().await?;
     let first = Instant::now();
-    while !speed.positions().reaches(&wanted) {
+    while !speed.positions().reaches(wanted) {
         changes.changed().await?;
     }
     let (took, steady, used) = (began.elapsed().as_secs_f64(), first.elapsed().as_secs_f64(), Usage::now()?.since(before));
     let rows = by_type(&speed, wanted.iter().len())?;
     speed.control.stop();
-    waker.wake();
-    counting.join().map_err(|_| anyhow::anyhow!("the counting thread panicked"))??;
+    for thread in counting {
+        thread.join().map_err(|_| anyhow::anyhow!("a counting thread panicked"))??;
+    }
     check(layer, bench, rows).await?;
     let steady = n as f64 / steady;
     let figures = figures(run, n, took, &used).chain([Figure::new("from the first records on", "events/s", steady)]);
@@ -77,15 +111,21 @@ pub async fn floor(bench: &Bench, run: u32) -> Result<Run> {
     let wanted = ends(&bench.kafka).await?;
     let n = events_below(&wanted);
     let (began, before) = (Instant::now(), Usage::begin()?);
-    let mut consumer = bench.kafka.consumer(Membership::All { group: None }, ConsumerOptions::default())?;
-    let mut reached = Cut::default();
+    read(bench.kafka.consumer(Membership::all(), ConsumerOptions::default())?, Share::default(), &wanted, |_, _| ())?;
+    let (took, used) = (began.elapsed().as_secs_f64(), Usage::now()?.since(before));
+    Ok(Run { figures: figures(run, n, took, &used).collect(), result: Some(format!("RESULT peer=floor n={n} secs={took:.3}")) })
+}
+
+/// Reads a share of the topic, from where each partition begins to `wanted`.
+fn read(mut consumer: impl Consumer, share: Share, wanted: &Cut, mut visit: impl FnMut(Partition, &Record<'_>)) -> Result<()> {
+    let of_share = share.partitions(u32::try_from(wanted.iter().len())?).map(|partition| (partition, wanted.get(partition)));
+    let (wanted, mut reached): (Cut, Cut) = (of_share.collect(), Cut::default());
     while !reached.reaches(&wanted) {
         let mut assigned = Vec::new();
         consumer.poll(Duration::from_millis(500), |happened| match happened {
             Happened::Records { partition, records } => {
-                if let Some(last) = records.last() {
-                    reached.raise(partition, last.offset.next());
-                }
+                records.iter().for_each(|record| visit(partition, record));
+                reached.raise(partition, records[records.len() - 1].offset.next());
             }
             Happened::End { partition, next } => reached.raise(partition, next),
             Happened::Assigned(partitions) => assigned.extend(partitions),
@@ -96,8 +136,7 @@ pub async fn floor(bench: &Bench, run: u32) -> Result<Run> {
             consumer.start(partition, start)?;
         }
     }
-    let (took, used) = (began.elapsed().as_secs_f64(), Usage::now()?.since(before));
-    Ok(Run { figures: figures(run, n, took, &used).collect(), result: Some(format!("RESULT peer=floor n={n} secs={took:.3}")) })
+    Ok(())
 }
 
 fn events_below(wanted: &Cut) -> u64 {

@@ -19,7 +19,7 @@ pub fn events(lines: &[String]) -> u64 {
 }
 
 fn recounted(kafka: &Kafka) -> Result<Vec<String>> {
-    let mut consumer = kafka.consumer(Membership::All { group: None }, ConsumerOptions::default())?;
+    let mut consumer = kafka.consumer(Membership::all(), ConsumerOptions::default())?;
     let mut counts: BTreeMap<(String, i64), u64> = BTreeMap::new();
     let (mut reading, mut bad) = (BTreeSet::new(), 0u64);
     let mut started = false;

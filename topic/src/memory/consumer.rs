@@ -3,7 +3,7 @@
 use super::group::Notice;
 use super::{CommitFault, Entry, MemberId, MemoryLog};
 use crate::waker::Parking;
-use crate::{Committed, Consumer, Error, Extent, Happened, Membership, NextOffset, Offset, Partition, Record, Waker};
+use crate::{Committed, Consumer, Error, Extent, Happened, Membership, NextOffset, Offset, Partition, Record, Share, Waker};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -61,6 +61,7 @@ pub struct MemoryConsumer {
 enum Role {
     Alone {
         group: Option<String>,
+        share: Share,
     },
     Member {
         group: String,
@@ -79,7 +80,7 @@ impl MemoryConsumer {
         let role = log.change(|cluster| {
             cluster.waiting.push(Arc::downgrade(&parking));
             match membership {
-                Membership::All { group } => Role::Alone { group },
+                Membership::All { group, share } => Role::Alone { group, share },
                 Membership::Group { group, instance, .. } => {
                     let count = cluster.count();
                     let member = cluster.group(&group).join(instance.clone(), count);
@@ -125,8 +126,8 @@ impl MemoryConsumer {
         }
         let count = cluster.count();
         match &mut self.role {
-            Role::Alone { .. } => {
-                let new: Vec<_> = (0..count).map(Partition).filter(|&partition| self.owned.insert(partition)).collect();
+            Role::Alone { share, .. } => {
+                let new: Vec<_> = share.partitions(count).filter(|&partition| self.owned.insert(partition)).collect();
                 if !new.is_empty() {
                     self.pending.push_back(Happened::Assigned(new));
                 }
@@ -225,8 +226,8 @@ impl MemoryConsumer {
 
     fn group(&self) -> Result<&str, Error> {
         match &self.role {
-            Role::Alone { group: Some(group) } | Role::Member { group, .. } => Ok(group),
-            Role::Alone { group: None } => {
+            Role::Alone { group: Some(group), .. } | Role::Member { group, .. } => Ok(group),
+            Role::Alone { group: None, .. } => {
                 Err(Error::Refused { reason: "a consumer without a group has no committed positions".to_owned() })
             }
             Role::Fenced { instance } => Err(Error::Refused { reason: format!("another member has taken the name `{instance}`") }),

@@ -6,10 +6,11 @@
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 use tidemark_core::offset::{NextOffset, Partition};
 use tidemark_topic::kafka::{ConsumerOptions, Kafka};
-use tidemark_topic::{Committed, Consumer, Error, Happened, Membership, Outgoing, Producer, SendError};
+use tidemark_topic::{Committed, Consumer, Error, Happened, Membership, Outgoing, Producer, SendError, Share};
 use world::{KafkaWorld, MemoryWorld, PATIENCE, World};
 
 const P0: Partition = Partition(0);
@@ -310,6 +311,20 @@ suite! {
         assert_eq!(seen.consumer.committed(P1).unwrap(), Some(committed(0, "nothing yet")));
     }
 
+    fn shares_divide_the_topic<W: World>() {
+        let world = W::new(5);
+        (0..5).for_each(|partition| world.append(partition, &["a"]));
+        let shares = Share::each(NonZeroU32::new(2).unwrap());
+        let read = shares.map(|share| {
+            let mut seen = Seen::new(world.consumer(Membership::All { group: None, share }));
+            let expected: BTreeSet<_> = share.partitions(5).collect();
+            seen.until("its share is assigned", |seen| seen.assigned.len() >= expected.len());
+            assert_eq!(seen.assigned, expected);
+            seen.assigned
+        });
+        assert_eq!(read.collect::<Vec<_>>(), [BTreeSet::from([0, 2, 4].map(Partition)), BTreeSet::from([1, 3].map(Partition))]);
+    }
+
     fn without_a_group_everything_is_read_and_nothing_committed<W: World>() {
         let world = W::new(3);
         let mut seen = Seen::new(world.all());
@@ -317,7 +332,7 @@ suite! {
         assert!(matches!(seen.consumer.commit(P0, &committed(0, "")), Err(Error::Refused { .. })));
         assert!(matches!(seen.consumer.committed(P0), Err(Error::Refused { .. })));
         let group = Some(world.group());
-        let mut seen = Seen::new(world.consumer(Membership::All { group }));
+        let mut seen = Seen::new(world.consumer(Membership::All { group, share: Share::default() }));
         seen.until("all are assigned", |seen| seen.assigned.len() == 3);
         seen.consumer.commit(P0, &committed(4, "note")).unwrap();
         assert_eq!(seen.consumer.committed(P0).unwrap(), Some(committed(4, "note")));
@@ -542,7 +557,7 @@ fn nowhere() -> Kafka {
 fn kafka_an_unreachable_broker_is_no_error_of_poll_but_of_every_question() {
     let kafka = nowhere();
     for membership in [
-        Membership::All { group: Some("nobody".to_owned()) },
+        Membership::All { group: Some("nobody".to_owned()), share: Share::default() },
         Membership::Group { group: "nobody".to_owned(), instance: None, session_timeout: Duration::from_secs(6) },
     ] {
         let mut consumer = kafka.consumer(membership, ConsumerOptions::default()).unwrap();
@@ -565,7 +580,7 @@ fn kafka_a_record_that_cannot_be_sent_in_time_fails_and_is_known_not_to_be_writt
 #[test]
 fn kafka_a_topic_that_does_not_exist_is_told_by_poll() {
     let kafka = Kafka::new(world::bootstrap(), "suite-does-not-exist");
-    let mut seen = Seen::new(kafka.consumer(Membership::All { group: None }, ConsumerOptions::default()).unwrap());
+    let mut seen = Seen::new(kafka.consumer(Membership::all(), ConsumerOptions::default()).unwrap());
     assert!(matches!(seen.failure("alone"), Error::NoSuchTopic { .. }));
     let member = Membership::Group { group: "suite-nobody".to_owned(), instance: None, session_timeout: Duration::from_secs(6) };
     let mut seen = Seen::new(kafka.consumer(member, ConsumerOptions::default()).unwrap());
@@ -577,9 +592,7 @@ fn kafka_settings_on_which_exactness_rests_cannot_be_configured() {
     for key in ["auto.offset.reset", "isolation.level", "acks", "enable.auto.commit"] {
         let mut kafka = nowhere();
         kafka.client_options.insert(key.to_owned(), "earliest".to_owned());
-        let Err(Error::Refused { reason }) = kafka.consumer(Membership::All { group: None }, ConsumerOptions::default()) else {
-            panic!("{key}")
-        };
+        let Err(Error::Refused { reason }) = kafka.consumer(Membership::all(), ConsumerOptions::default()) else { panic!("{key}") };
         assert!(reason.contains(key), "{reason}");
     }
 }

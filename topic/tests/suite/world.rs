@@ -33,7 +33,7 @@ pub trait World {
     fn expire(&self, member: &Self::Reader, heir: &mut super::Seen<Self::Reader>);
 
     fn all(&self) -> Self::Reader {
-        self.consumer(Membership::All { group: None })
+        self.consumer(Membership::all())
     }
 
     fn member(&self, instance: Option<&str>) -> Self::Reader {

@@ -14,7 +14,7 @@ mod rebalance;
 use super::native::{self, Committing};
 use super::{ANSWER_DEADLINE, Kafka, number};
 use crate::waker::Parking;
-use crate::{Committed, Consumer, Error, Extent, Happened, Membership, NextOffset, Partition, Waker};
+use crate::{Committed, Consumer, Error, Extent, Happened, Membership, NextOffset, Partition, Share, Waker};
 use client::Connected;
 use fetch::Reading;
 use rdkafka::config::ClientConfig;
@@ -86,7 +86,7 @@ enum Role {
     /// it still stands.
     Member { id: Option<String>, at: Instant },
     /// Looks for partitions itself; `at` is when it looks next.
-    Alone { at: Instant },
+    Alone { share: Share, at: Instant },
 }
 
 impl std::fmt::Debug for KafkaConsumer {
@@ -127,9 +127,9 @@ impl KafkaConsumer {
         ];
         let session_ms;
         let (group, role) = match &membership {
-            Membership::All { group } => {
+            Membership::All { group, share } => {
                 fixed.push(("group.id", group.as_deref().unwrap_or(NO_GROUP)));
-                (group.clone(), Role::Alone { at: Instant::now() })
+                (group.clone(), Role::Alone { share: *share, at: Instant::now() })
             }
             Membership::Group { group, instance, session_timeout } => {
                 session_ms = session_timeout.as_millis().to_string();

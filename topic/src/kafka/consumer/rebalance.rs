@@ -200,16 +200,16 @@ impl KafkaConsumer {
     /// Alone: takes on partitions that are new.
     pub(super) fn look_for_partitions(&mut self) {
         let now = Instant::now();
-        match &self.role {
-            Role::Alone { at } if *at <= now => {}
+        let share = match self.role {
+            Role::Alone { share, at } if at <= now => share,
             _ => return,
-        }
+        };
         let found = self.kafka.partitions(self.client.base.client(), RETRY_PATIENCE);
         let pause = if found.is_ok() { PARTITIONS_EVERY } else { RETRY_EVERY };
-        self.role = Role::Alone { at: Instant::now() + pause };
+        self.role = Role::Alone { share, at: Instant::now() + pause };
         match found {
             Ok(partitions) => {
-                let new: Vec<_> = (0..partitions.count).map(Partition).filter(|partition| self.owned.insert(*partition)).collect();
+                let new: Vec<_> = share.partitions(partitions.count).filter(|partition| self.owned.insert(*partition)).collect();
                 if !new.is_empty() {
                     self.pending.push_back(Happened::Assigned(new));
                 }
@@ -223,7 +223,7 @@ impl KafkaConsumer {
     pub(super) fn next_look(&self) -> Option<Instant> {
         let doubt = (!self.doubtful.is_empty()).then(|| Instant::now() + RETRY_EVERY);
         match &self.role {
-            Role::Alone { at } => Some(doubt.map_or(*at, |doubt| doubt.min(*at))),
+            Role::Alone { at, .. } => Some(doubt.map_or(*at, |doubt| doubt.min(*at))),
             Role::Member { id: None, .. } => doubt,
             Role::Member { id: Some(_), at } => Some(doubt.map_or(*at, |doubt| doubt.min(*at))),
         }
