@@ -1,9 +1,10 @@
 //! The one door to Kafka: the only place that names `rdkafka`.
 //!
-//! [`Kafka`] says where the topic is; `consumer`, `producer` and `admin` connect to it; `native` has the calls
-//! that librdkafka offers and its wrapper does not.
+//! [`Kafka`] says where the topic is; `consumer`, `producer` and `admin` connect to it; `answers` knows who waits for
+//! which acknowledgement; `native` has the calls that librdkafka offers and its wrapper does not.
 
 mod admin;
+mod answers;
 mod consumer;
 mod native;
 mod producer;

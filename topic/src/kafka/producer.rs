@@ -1,24 +1,24 @@
 //! Writes to the topic: idempotent, acknowledged by all in-sync replicas, one completion a batch.
 
-use super::{Journal, Kafka, is_transient, native, number};
+use super::answers::{Answer, Waiting};
+use super::native::{Report, Reports, Undelivered, Writing};
+use super::{Journal, Kafka, is_transient};
 use crate::{Error, Offset, Outgoing, Partition, Position, Producer, SendError};
 use parking_lot::Mutex;
-use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Message as _};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use std::time::{Duration, Instant};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// How long the producer's thread waits in one call; also how late it sees that it is to stop.
 const POLL: Duration = Duration::from_millis(50);
 /// What a record costs in librdkafka's queue besides its bytes.
 const RECORD_OVERHEAD: usize = 160;
-/// Between two attempts to hand over a record that librdkafka's queue has no room for, which the budget below is there
-/// to prevent.
+/// Between two attempts to hand over records that librdkafka's queue has no room for. The budget below prevents that,
+/// unless a batch alone is larger than the queue.
 const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(2);
 /// How long records that are under way when the producer is dropped may take.
 const DROP_DEADLINE: Duration = Duration::from_secs(5);
@@ -52,12 +52,19 @@ impl Default for ProducerOptions {
 /// Writes to a topic of a Kafka cluster. Shared by reference; dropping it waits, within a deadline, for what is under way.
 pub struct KafkaProducer {
     kafka: Kafka,
-    client: Arc<BaseProducer<Journal>>,
+    desk: Arc<Desk>,
     /// Kbytes that may still be handed to the client.
     budget: Arc<Semaphore>,
     budget_kbytes: u32,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// What the producer's thread and those who send have in common.
+struct Desk {
+    writing: Writing<Journal>,
+    /// Guards who waits for which answer: held while a batch begins, and while the answers of one report are given out.
+    waiting: Mutex<Waiting>,
 }
 
 impl std::fmt::Debug for KafkaProducer {
@@ -84,21 +91,22 @@ impl KafkaProducer {
         ];
         let fixed = [("acks", "all"), ("enable.idempotence", "true"), ("partitioner", "murmur2_random")];
         let config = kafka.config(&defaults, &fixed)?;
-        let client = BaseProducer::from_config_and_context(&config, Journal::default())
-            .map_err(|error| refused(format!("making a producer: {error}")))?;
-        let (client, stop) = (Arc::new(client), Arc::new(AtomicBool::new(false)));
+        let writing =
+            Writing::new(&config, &kafka.topic, Journal::default()).map_err(|error| refused(format!("making a producer: {error}")))?;
+        let desk = Arc::new(Desk { writing, waiting: Mutex::default() });
+        let stop = Arc::new(AtomicBool::new(false));
         let thread = std::thread::Builder::new().name("kafka-producer".to_owned()).spawn({
-            let (client, stop) = (Arc::clone(&client), Arc::clone(&stop));
+            let (desk, stop) = (Arc::clone(&desk), Arc::clone(&stop));
             move || {
                 while !stop.load(Ordering::Relaxed) {
-                    client.poll(POLL);
+                    desk.poll(POLL);
                 }
             }
         });
         let thread = thread.map_err(|error| refused(format!("starting the producer's thread: {error}")))?;
         let budget_kbytes = options.buffer_kbytes.max(1);
         let budget = Arc::new(Semaphore::new(usize::try_from(budget_kbytes).unwrap_or(Semaphore::MAX_PERMITS)));
-        Ok(Self { kafka: kafka.clone(), client, budget, budget_kbytes, stop, thread: Some(thread) })
+        Ok(Self { kafka: kafka.clone(), desk, budget, budget_kbytes, stop, thread: Some(thread) })
     }
 
     /// Waits until everything under way has been acknowledged or has failed; false if the deadline came first.
@@ -114,8 +122,13 @@ impl KafkaProducer {
             if thread.join().is_err() {
                 tracing::error!(target: "kafka", "the producer's thread panicked");
             }
-            if let Err(error) = self.client.flush(patience) {
-                tracing::warn!(target: "kafka", records = self.client.in_flight_count(), "records unacknowledged at the end: {error}");
+            let deadline = Instant::now() + patience;
+            while !self.desk.writing.hurry() {
+                if Instant::now() >= deadline {
+                    tracing::warn!(target: "kafka", records = self.desk.writing.in_flight(), "records unacknowledged at the end");
+                    break;
+                }
+                self.desk.poll(POLL);
             }
         }
     }
@@ -126,22 +139,6 @@ impl KafkaProducer {
             records.iter().map(|record| RECORD_OVERHEAD + record.key.map_or(0, <[u8]>::len) + record.payload.map_or(0, <[u8]>::len)).sum();
         let kbytes = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).min(self.budget_kbytes);
         Arc::clone(&self.budget).acquire_many_owned(kbytes).await.ok()
-    }
-
-    /// Hands one record to the client; waits if it has no room.
-    async fn hand_over(&self, batch: &Arc<Batch>, index: usize, record: &Outgoing<'_>) {
-        let mut attempt = BaseRecord::with_opaque_to(&self.kafka.topic, Box::new(Slot { batch: Arc::clone(batch), index }));
-        attempt.key = record.key;
-        attempt.payload = record.payload;
-        attempt.partition = record.partition.map(number);
-        while let Err((error, back)) = self.client.send(attempt) {
-            if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
-                batch.complete(index, Err(refusal(&error)));
-                return;
-            }
-            attempt = back;
-            tokio::time::sleep(QUEUE_FULL_PAUSE).await;
-        }
     }
 }
 
@@ -154,11 +151,8 @@ impl Producer for KafkaProducer {
         let Some(room) = self.room_for(records).await else {
             return vec![Err(closed()); records.len()];
         };
-        let (batch, answered) = Batch::new(records.len(), room);
-        for (index, record) in records.iter().enumerate() {
-            self.hand_over(&batch, index, record).await;
-        }
-        drop(batch);
+        let (tickets, answered) = self.desk.waiting.lock().begin(records.len(), room);
+        self.desk.hand_over(records, tickets).await;
         let lost = || SendError::Unknown { reason: "the producer stopped before the acknowledgement".to_owned() };
         let answers = answered.await.unwrap_or_else(|_| vec![None; records.len()]);
         answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(lost()))).collect()
@@ -171,86 +165,95 @@ impl Drop for KafkaProducer {
     }
 }
 
-/// Why the client would not even take a record: it is certainly not written.
-fn refusal(error: &KafkaError) -> SendError {
-    let reason = error.to_string();
-    match error.rdkafka_error_code() {
-        Some(code) if is_transient(code) => SendError::Unavailable { reason },
-        _ => SendError::Refused { reason },
-    }
-}
-
-/// `None` until the answer is in.
-type Answers = Vec<Option<Result<Position, SendError>>>;
-
-/// The answers of one batch, as they come in.
-#[derive(Debug)]
-struct Batch {
-    /// Guards the answers; held for one assignment at a time, by the producer's thread and by nobody else, but for
-    /// records that the client refuses at once.
-    state: Mutex<State>,
-}
-
-#[derive(Debug)]
-struct State {
-    answers: Answers,
-    missing: usize,
-    /// Taken when the last answer is in.
-    done: Option<(oneshot::Sender<Answers>, OwnedSemaphorePermit)>,
-}
-
-impl Batch {
-    fn new(records: usize, room: OwnedSemaphorePermit) -> (Arc<Self>, oneshot::Receiver<Answers>) {
-        let (sender, answered) = oneshot::channel();
-        let state = State { answers: vec![None; records], missing: records, done: Some((sender, room)) };
-        (Arc::new(Self { state: Mutex::new(state) }), answered)
+impl Desk {
+    /// Hands a batch to the client; waits while that has no room.
+    async fn hand_over(&self, records: &[Outgoing<'_>], tickets: Range<usize>) {
+        let mut handing = Handing { desk: self, tickets };
+        for mut rest in records.chunk_by(|one, next| one.partition == next.partition) {
+            loop {
+                rest = &rest[handing.hand_over(rest)..];
+                if rest.is_empty() {
+                    break;
+                }
+                tokio::time::sleep(QUEUE_FULL_PAUSE).await;
+            }
+        }
     }
 
-    fn complete(&self, index: usize, answer: Result<Position, SendError>) {
-        let mut state = self.state.lock();
-        state.answers[index] = Some(answer);
-        state.missing -= 1;
-        if state.missing == 0
-            && let Some((sender, _room)) = state.done.take()
-        {
-            // Nobody is waiting if the sender's future was dropped.
-            sender.send(std::mem::take(&mut state.answers)).ok();
+    /// Gives out the next answers, if some come within `patience`.
+    fn poll(&self, patience: Duration) {
+        if let Some(reports) = self.writing.poll(patience) {
+            self.give_out(reports);
+        }
+    }
+
+    fn give_out(&self, reports: Reports) {
+        let mut waiting = self.waiting.lock();
+        for Report { ticket, written } in reports {
+            let answer = match written {
+                Ok((partition, offset)) => {
+                    self.writing.context().reached();
+                    position(partition, offset)
+                }
+                Err(failed) => Err(undelivered(&failed)),
+            };
+            waiting.answer(ticket, answer);
         }
     }
 }
 
-/// Where a record's answer goes.
-#[derive(Debug)]
-pub(super) struct Slot {
-    batch: Arc<Batch>,
-    index: usize,
+/// A batch on its way to the client.
+struct Handing<'a> {
+    desk: &'a Desk,
+    /// Of the records that are still to be handed over.
+    tickets: Range<usize>,
 }
 
-impl ProducerContext for Journal {
-    type DeliveryOpaque = Box<Slot>;
+impl Handing<'_> {
+    /// Hands over the next records, all for one partition or all for any, and says how many were dealt with.
+    fn hand_over(&mut self, records: &[Outgoing<'_>]) -> usize {
+        let mut refused: Vec<(usize, Answer)> = Vec::new();
+        let partition = records.first().and_then(|record| record.partition);
+        let done = self.desk.writing.hand_over(partition, records, self.tickets.start, |ticket, code| {
+            refused.push((ticket, Err(refusal(code))));
+        });
+        self.tickets.start += done;
+        if !refused.is_empty() {
+            let mut waiting = self.desk.waiting.lock();
+            for (ticket, answer) in refused {
+                waiting.answer(ticket, answer);
+            }
+        }
+        done
+    }
+}
 
-    fn delivery(&self, delivered: &DeliveryResult<'_>, slot: Box<Slot>) {
-        let answer = match delivered {
-            Ok(message) => {
-                self.reached();
-                position(message.partition(), message.offset())
-            }
-            Err((error, message)) => {
-                let reason = error.to_string();
-                Err(match error.rdkafka_error_code() {
-                    _ if !native::certainly_not_written(message) => SendError::Unknown { reason },
-                    Some(code) if is_transient(code) => SendError::Unavailable { reason },
-                    _ => SendError::Refused { reason },
-                })
-            }
-        };
-        slot.batch.complete(slot.index, answer);
+impl Drop for Handing<'_> {
+    /// The sender may have gone midway: what it has not handed over is answered by nobody.
+    fn drop(&mut self) {
+        if !self.tickets.is_empty() {
+            self.desk.waiting.lock().abandon(self.tickets.clone());
+        }
+    }
+}
+
+/// Why the client would not even take a record: it is certainly not written.
+fn refusal(code: RDKafkaErrorCode) -> SendError {
+    let reason = KafkaError::MessageProduction(code).to_string();
+    if is_transient(code) { SendError::Unavailable { reason } } else { SendError::Refused { reason } }
+}
+
+fn undelivered(failed: &Undelivered) -> SendError {
+    if failed.certainly {
+        refusal(failed.code)
+    } else {
+        SendError::Unknown { reason: KafkaError::MessageProduction(failed.code).to_string() }
     }
 }
 
 /// What the broker acknowledged. It gives no offset for a record that an idempotent producer had already sent
 /// before its sequence left the broker's memory: written, but not known where.
-fn position(partition: i32, offset: i64) -> Result<Position, SendError> {
+fn position(partition: i32, offset: i64) -> Answer {
     match (u32::try_from(partition), u64::try_from(offset)) {
         (Ok(partition), Ok(offset)) => Ok(Position { partition: Partition(partition), offset: Offset::new(offset) }),
         _ => Err(SendError::Unknown { reason: format!("acknowledged at partition {partition} without an offset") }),

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 use tidemark_core::offset::{NextOffset, Partition};
-use tidemark_topic::kafka::{ConsumerOptions, Kafka};
+use tidemark_topic::kafka::{ConsumerOptions, Kafka, ProducerOptions};
 use tidemark_topic::{Committed, Consumer, Error, Happened, Membership, Outgoing, Producer, SendError, Share};
 use world::{KafkaWorld, MemoryWorld, PATIENCE, World};
 
@@ -547,6 +547,66 @@ fn kafka_a_record_too_large_is_refused_and_the_rest_of_its_batch_written() {
     assert!(matches!(answers[1], Err(SendError::Refused { .. })), "{answers:?}");
 }
 
+#[test]
+fn kafka_a_batch_larger_than_the_clients_queue_is_written_in_order_around_what_is_refused() {
+    const RECORDS: u32 = 4_000;
+    let world = KafkaWorld::new(2);
+    // Room for 128 KB, of 800 KB.
+    let writer = world.writer_with(ProducerOptions { buffer_kbytes: 64, ..ProducerOptions::default() });
+    let payloads: Vec<_> = (0..RECORDS).map(|n| format!("{n:0200}")).collect();
+    let large = vec![b'x'; 2_000_000];
+    let record = |n: u32, payload| match n % 1000 {
+        // Among records of one key, some that name the other partition, or one that is not there, or are too large.
+        997 => Outgoing { payload, partition: Some(P1), key: None },
+        998 => Outgoing { payload, partition: Some(Partition(7)), key: Some(b"8") },
+        999 => Outgoing { payload: Some(&large[..]), partition: None, key: Some(b"8") },
+        _ => Outgoing { payload, partition: None, key: Some(b"8") },
+    };
+    let batch: Vec<_> = (0..).zip(&payloads).map(|(n, payload)| record(n, Some(payload.as_bytes()))).collect();
+    let answers = world.wait(writer.send_batch(&batch));
+    let mut next = BTreeMap::from([(P0, 0), (P1, 0)]);
+    let keyed = answers[0].as_ref().unwrap().partition;
+    for (n, answer) in (0..RECORDS).zip(answers) {
+        match (n % 1000, answer) {
+            (998 | 999, Err(SendError::Refused { .. })) => {}
+            (0..998, Ok(position)) => {
+                assert_eq!(position.partition, if n % 1000 == 997 { P1 } else { keyed }, "{n}");
+                let next = next.get_mut(&position.partition).unwrap();
+                assert!(position.offset.get() >= *next, "{n} at {position:?}, after {next}");
+                *next = position.offset.get() + 1;
+            }
+            (_, other) => panic!("{n}: {other:?}"),
+        }
+    }
+    assert_eq!(next.values().sum::<u64>(), u64::from(RECORDS) - 8);
+    let written = next[&keyed];
+    let mut seen = Seen::new(world.all()).started(&[P0, P1], 0);
+    seen.until("all is read", |seen| seen.next.get(&keyed) == Some(&at(written)));
+    let expected = (0..RECORDS).filter(|n| n % 1000 < 997).map(|n| format!("{n:0200}"));
+    let own = seen.log[&keyed].iter().filter(|seen| !seen.starts_with("end")).map(|seen| seen.split_once('=').unwrap().1);
+    assert!(own.filter(|payload| keyed != P1 || payload.parse::<u32>().unwrap() % 1000 != 997).eq(expected));
+    // A record that names no partition of the topic has left nothing behind that dropping would wait for.
+    let begun = Instant::now();
+    drop(writer);
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn kafka_a_sender_that_goes_away_midway_leaves_no_room_taken() {
+    let options = ProducerOptions { message_timeout: Duration::from_millis(300), buffer_kbytes: 64, ..ProducerOptions::default() };
+    let producer = nowhere().producer(options).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        // More than the client's queue takes.
+        let batch = vec![Outgoing { payload: Some(&[b'x'; 1000]), ..Outgoing::default() }; 1000];
+        let gone = tokio::time::timeout(Duration::ZERO, producer.send_batch(&batch)).await;
+        assert!(gone.is_err(), "{gone:?}");
+        assert!(producer.flush(PATIENCE).await);
+        let answers = producer.send_batch(&batch[..2]).await;
+        assert!(answers.iter().all(|answer| matches!(answer, Err(SendError::Unavailable { .. }))), "{answers:?}");
+    });
+}
+
 /// A port where nobody listens.
 fn nowhere() -> Kafka {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -570,7 +630,7 @@ fn kafka_an_unreachable_broker_is_no_error_of_poll_but_of_every_question() {
 
 #[test]
 fn kafka_a_record_that_cannot_be_sent_in_time_fails_and_is_known_not_to_be_written() {
-    let options = tidemark_topic::kafka::ProducerOptions { message_timeout: Duration::from_millis(300), ..Default::default() };
+    let options = ProducerOptions { message_timeout: Duration::from_millis(300), ..ProducerOptions::default() };
     let producer = nowhere().producer(options).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let answers = runtime.block_on(producer.send_batch(&[Outgoing { payload: Some(b"x"), ..Outgoing::default() }]));

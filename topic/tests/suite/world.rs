@@ -79,6 +79,12 @@ pub fn bootstrap() -> String {
     )
 }
 
+impl KafkaWorld {
+    pub fn writer_with(&self, options: ProducerOptions) -> KafkaProducer {
+        self.kafka.producer(options).expect("a producer")
+    }
+}
+
 impl World for KafkaWorld {
     type Reader = KafkaConsumer;
     type Writer = KafkaProducer;
@@ -101,7 +107,7 @@ impl World for KafkaWorld {
     }
 
     fn writer(&self) -> KafkaProducer {
-        self.kafka.producer(ProducerOptions::default()).expect("a producer")
+        self.writer_with(ProducerOptions::default())
     }
 
     fn wait<T>(&self, future: impl Future<Output = T>) -> T {

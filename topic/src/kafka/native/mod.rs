@@ -1,6 +1,6 @@
 //! What the safe wrapper does not offer, and the only unsafe code of this crate: records in batches from a queue of
 //! their own, a callback when a queue is no longer empty, a commit with a deadline, the group's generation, and a setting
-//! of the C library's allocator.
+//! of the C library's allocator; in `writing` the same for records that are written.
 //!
 //! Why a queue of its own: the wrapper enables librdkafka's event interface, under which a batch call on the *consumer*
 //! queue would answer a rebalance by itself with an empty assignment. So every partition's queue is forwarded to one data
@@ -8,12 +8,15 @@
 
 #![expect(unsafe_code, reason = "librdkafka's batch, queue and group calls have no safe wrapper; each use says why it is sound")]
 
+mod writing;
+
+pub(super) use writing::{Report, Reports, Undelivered, Writing};
+
 use crate::waker::Parking;
 use crate::{Offset, Partition, Record};
 use rdkafka::bindings as ffi;
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::error::RDKafkaErrorCode;
-use rdkafka::message::BorrowedMessage;
 use rdkafka::topic_partition_list::TopicPartitionList;
 use std::ffi::{CStr, CString, c_int, c_void};
 use std::ptr::{self, NonNull};
@@ -57,12 +60,40 @@ impl Queue {
         let queue = unsafe { ffi::rd_kafka_queue_new(client.native_ptr()) };
         Self(NonNull::new(queue).expect("librdkafka aborts when it cannot allocate"))
     }
+
+    /// Waits for an event; `None` if there is none in time.
+    fn poll(&self, patience: Duration) -> Option<Event> {
+        let patience_ms = c_int::try_from(patience.as_millis()).unwrap_or(c_int::MAX);
+        // SAFETY: the queue is alive.
+        NonNull::new(unsafe { ffi::rd_kafka_queue_poll(self.as_ptr(), patience_ms) }).map(Event)
+    }
 }
 
 impl Drop for Queue {
     fn drop(&mut self) {
         // SAFETY: gives back the one reference that this value holds.
         unsafe { ffi::rd_kafka_queue_destroy(self.as_ptr()) }
+    }
+}
+
+/// Something that librdkafka tells.
+struct Event(NonNull<ffi::rd_kafka_event_t>);
+
+impl Event {
+    fn as_ptr(&self) -> *mut ffi::rd_kafka_event_t {
+        self.0.as_ptr()
+    }
+
+    fn error(&self) -> ffi::rd_kafka_resp_err_t {
+        // SAFETY: the event is alive.
+        unsafe { ffi::rd_kafka_event_error(self.as_ptr()) }
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        // SAFETY: the event is this value's alone, and nothing borrowed from it is left.
+        unsafe { ffi::rd_kafka_event_destroy(self.as_ptr()) }
     }
 }
 
@@ -234,15 +265,7 @@ impl Committing {
 
     /// Waits for the answer; `None` if there is none in time.
     pub(super) fn wait(&self, patience: Duration) -> Option<Result<(), RDKafkaErrorCode>> {
-        let patience_ms = c_int::try_from(patience.as_millis()).unwrap_or(c_int::MAX);
-        // SAFETY: the queue is alive.
-        let event = NonNull::new(unsafe { ffi::rd_kafka_queue_poll(self.0.as_ptr(), patience_ms) })?.as_ptr();
-        // SAFETY: the event is alive until it is destroyed, once, here.
-        let error = unsafe {
-            let error = ffi::rd_kafka_event_error(event);
-            ffi::rd_kafka_event_destroy(event);
-            error
-        };
+        let error = self.0.poll(patience)?.error();
         Some(if error == ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR { Ok(()) } else { Err(error.into()) })
     }
 }
@@ -286,13 +309,6 @@ pub(super) fn fetched_end<C: ClientContext>(client: &Client<C>, topic: &CStr, pa
     // SAFETY: the client is alive, the topic's name is a C string, and both numbers outlive the call.
     let error = unsafe { ffi::rd_kafka_get_watermark_offsets(client.native_ptr(), topic.as_ptr(), partition, &raw mut low, &raw mut high) };
     if error == ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR { u64::try_from(high).ok() } else { None }
-}
-
-/// Whether a record whose delivery failed is certainly not in the log.
-pub(super) fn certainly_not_written(message: &BorrowedMessage<'_>) -> bool {
-    // SAFETY: the message is alive as long as it is borrowed.
-    let status = unsafe { ffi::rd_kafka_message_status(message.ptr()) };
-    status == ffi::rd_kafka_msg_status_t::RD_KAFKA_MSG_STATUS_NOT_PERSISTED
 }
 
 /// A topic's name as C wants it.
