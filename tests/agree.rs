@@ -20,6 +20,7 @@ use tidemark_history::block::BlockBuilder;
 use tidemark_history::clickhouse::{ClickHouse, Server};
 use tidemark_history::raw;
 use tidemark_history::{History as _, Marks};
+use tidemark_speed_layer::gathered::Gathered;
 use tidemark_speed_layer::tide::Tide;
 
 /// 2026-11-24: the records' own timestamp.
@@ -105,13 +106,20 @@ async fn check(history: &ClickHouse, partition: Partition, rules: &Arc<Rules>, r
         }
     }
     let (view, question) = asked;
-    let mut ours = Rows::new();
-    tide.answer(*view, question, &mut ours).expect("on an edge");
+    let answered = |question: &Question| {
+        let mut gathered = Gathered::default();
+        for segment in tide.answer(*view, question, &mut gathered).expect("on an edge").1 {
+            segment.answer(*view, question, &mut gathered).expect("on an edge");
+        }
+        gathered.into_rows()
+    };
+    let ours = answered(question);
     let marks = Marks::from([(partition, Mark::START.advanced())]);
     assert_eq!(history.answer(*view, question, &Groups::All, &marks).await.expect("answered"), ours, "{question:?}");
     let counts = |rows: &Rows| rows.iter().map(|(key, cell)| (key.clone(), cell.count)).collect::<Vec<_>>();
     let only_counts = Question { only_counts: true, ..question.clone() };
     assert_eq!(counts(&history.answer(*view, &only_counts, &Groups::All, &marks).await.expect("answered")), counts(&ours), "{question:?}");
+    assert_eq!(counts(&answered(&only_counts)), counts(&ours), "{question:?}");
     let named = ours.keys().next().map(|key| key.values.clone()).into_iter().collect();
     let largest = Groups::Largest { n: 1, and: named };
     let mut expected = ours.clone();

@@ -1,5 +1,6 @@
 //! The speed layer: 5-minute tumbling-window counts of the open epochs, in memory.
 
+pub mod gathered;
 pub mod reconcile;
 pub mod reread;
 pub mod run;

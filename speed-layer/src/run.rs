@@ -1,5 +1,6 @@
 //! The speed layer's loop: a thread that polls its share of the log and counts, and a task that closes epochs.
 
+use crate::gathered::Gathered;
 use crate::reconcile::{CloseError, Closing, Yard, close};
 use crate::reread::now_ms;
 use crate::tide::{Tide, Waterline};
@@ -79,19 +80,28 @@ impl Speed {
 
     /// Answers from the open epochs; `None` while some partition of `0..partitions` is not yet ready to.
     pub fn snapshot(&self, view: ViewId, question: &Question, partitions: u32) -> Result<Option<Snapshot>, BucketError> {
-        let mut snapshot = Snapshot::default();
+        let (mut gathered, mut complete) = (Gathered::default(), Vec::new());
+        let (mut waterlines, mut ends) = (BTreeMap::new(), Cut::default());
         for partition in (0..partitions).map(Partition) {
             let Some(tide) = self.tide(partition) else { return Ok(None) };
             let tide = tide.read();
             if !tide.is_taught() {
                 return Ok(None);
             }
-            let waterline = tide.answer(view, question, &mut snapshot.rows)?;
-            snapshot.waterlines.insert(partition, waterline);
-            let end = self.ends.get(&partition).map_or(waterline.position, |end| (*end).max(waterline.position));
-            snapshot.ends.set(partition, end);
+            let (waterline, segments) = tide.answer(view, question, &mut gathered)?;
+            complete.extend(segments);
+            waterlines.insert(partition, waterline);
+            ends.set(partition, self.end(partition, waterline));
         }
-        Ok(Some(snapshot))
+        // Nothing is counted into these any more, so that no lock is needed.
+        for segment in complete {
+            segment.answer(view, question, &mut gathered)?;
+        }
+        Ok(Some(Snapshot { rows: gathered.into_rows(), waterlines, ends }))
+    }
+
+    fn end(&self, partition: Partition, waterline: Waterline) -> NextOffset {
+        self.ends.get(&partition).map_or(waterline.position, |end| (*end).max(waterline.position))
     }
 
     /// S of each partition that is ready.
@@ -116,7 +126,7 @@ impl Speed {
         let of = |entry: dashmap::mapref::multiple::RefMulti<'_, Partition, Arc<RwLock<Tide>>>| {
             let tide = entry.value().read();
             let waterline = tide.waterline();
-            let end = self.ends.get(entry.key()).map_or(waterline.position, |end| (*end).max(waterline.position));
+            let end = self.end(*entry.key(), waterline);
             let cells = tide.segments().map(crate::segment::Segment::cells).sum();
             let status = PartitionStatus { waterline, end, taught: tide.is_taught(), open_epochs: tide.segments().count(), cells };
             (*entry.key(), status)

@@ -1,5 +1,6 @@
 //! A partition's tide: the mark M, the speed position S, and the segments of the open epochs between them. Pure.
 
+use crate::gathered::Gathered;
 use crate::segment::{AT_ONCE, Segment};
 use arrayvec::ArrayVec;
 use std::collections::VecDeque;
@@ -10,7 +11,7 @@ use tidemark_core::event::Event;
 use tidemark_core::generation::Rules;
 use tidemark_core::judge::{Examined, Judge, Verdict};
 use tidemark_core::offset::{NextOffset, Offset, Partition};
-use tidemark_core::question::{Question, Rows};
+use tidemark_core::question::Question;
 use tidemark_core::view::ViewId;
 use tidemark_core::window::BucketError;
 use tidemark_history::rows::RawRecord;
@@ -150,12 +151,16 @@ impl Tide {
         }
     }
 
-    /// This partition's open part of an answer, and the line that it is exact at.
-    pub fn answer(&self, view: ViewId, question: &Question, rows: &mut Rows) -> Result<Waterline, BucketError> {
-        for segment in self.segments() {
-            segment.answer(view, question, rows)?;
-        }
-        Ok(self.waterline())
+    /// Adds the open part of an answer that still changes; what is complete is given back, to be added without holding
+    /// this up, with the line that all of it is exact at.
+    pub fn answer(
+        &self,
+        view: ViewId,
+        question: &Question,
+        gathered: &mut Gathered,
+    ) -> Result<(Waterline, Vec<Arc<Segment>>), BucketError> {
+        self.current.answer(view, question, gathered)?;
+        Ok((self.waterline(), self.complete.iter().map(Arc::clone).collect()))
     }
 
     /// The open epochs, oldest first.

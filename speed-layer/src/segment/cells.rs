@@ -131,24 +131,35 @@ impl ViewCells {
         at
     }
 
-    /// The cells of a range's windows. The windows are looked up one by one where that is less work than looking at all
-    /// of them.
-    pub(super) fn within(&self, range: TimeRange) -> impl Iterator<Item = (WindowStart, Key, Cell)> {
-        let mut chosen: Vec<&(WindowStart, Slots)> = Vec::new();
+    /// The tables of a range's windows: groups, and numbers of cells. The windows are looked up one by one where that is
+    /// less work than looking at all of them.
+    pub(super) fn within(&self, range: TimeRange) -> Vec<(WindowStart, &Slots)> {
         let steps = range.from_ms.zip(range.to_ms).map(|(from, to)| (from, (to - from).max(0) / Level::FiveMinutes.ms()));
         match steps {
             Some((from, steps)) if usize::try_from(steps).is_ok_and(|steps| steps < self.tables.len()) => {
                 let wanted = (0..steps).map(|n| WindowStart::containing(from + n * Level::FiveMinutes.ms()));
-                chosen.extend(wanted.filter_map(|window| self.windows.get(&window)).map(|&at| &self.tables[at]));
+                wanted.filter_map(|window| self.windows.get(&window)).map(|&at| (self.tables[at].0, &self.tables[at].1)).collect()
             }
-            _ => chosen.extend(self.tables.iter().filter(|(window, _)| range.contains(*window))),
+            _ => self.tables.iter().filter(|(window, _)| range.contains(*window)).map(|(window, table)| (*window, table)).collect(),
         }
-        chosen
-            .into_iter()
-            .flat_map(|(window, table)| table.iter().map(|(group, number)| (*window, self.groups.key(group), self.cell(number))))
     }
 
-    fn cell(&self, number: u32) -> Cell {
+    /// The values of a group.
+    pub(super) fn key(&self, group: u32) -> Key {
+        self.groups.key(group)
+    }
+
+    /// A cell's count alone, which is most of what is asked for.
+    pub(super) fn count_of(&self, number: u32) -> u64 {
+        let at = number & !KIND;
+        match number & KIND {
+            IS_CELL => self.cells.get(at).count,
+            IS_BARE => self.bare.get(at).count,
+            _ => 1,
+        }
+    }
+
+    pub(super) fn cell(&self, number: u32) -> Cell {
         let at = number & !KIND;
         match number & KIND {
             IS_CELL => *self.cells.get(at),

@@ -8,12 +8,12 @@ mod cells;
 mod dictionary;
 mod slots;
 
+use crate::gathered::{Gathered, GroupNumber};
 use arrayvec::ArrayVec;
 use cells::{Counted, Key, ViewCells};
 use dictionary::Dictionary;
-use foldhash::fast::FixedState;
-use hashbrown::HashMap;
-use tidemark_core::cell::{Cell, Tally, fold_of};
+use slots::Slots;
+use tidemark_core::cell::{Tally, fold_of};
 use tidemark_core::epoch::{Epoch, EpochBits};
 use tidemark_core::event::Event;
 use tidemark_core::offset::Offset;
@@ -119,30 +119,32 @@ impl Segment {
         dictionary.expect("a view's dimensions have dictionaries").value(number)
     }
 
-    /// Adds this segment's part of the answer to `rows`.
-    pub fn answer(&self, view: ViewId, question: &Question, rows: &mut Rows) -> Result<(), BucketError> {
+    /// Adds this segment's part of the answer.
+    pub fn answer(&self, view: ViewId, question: &Question, gathered: &mut Gathered) -> Result<(), BucketError> {
         let view = &self.views[view.0];
-        let Some(allowed) = self.filters(view, question) else { return Ok(()) };
+        let Some(filters) = self.filters(view, question) else { return Ok(()) };
         let places: Vec<usize> = question.group_by.iter().filter_map(|d| view.dimensions.iter().position(|own| own == d)).collect();
-        let mut groups: HashMap<(i64, Key), Cell, FixedState> = HashMap::default();
-        let mut bucket = None;
-        for (window, key, cell) in view.within(question.range) {
-            let bucket_ms = match bucket {
-                Some((of, bucket_ms)) if of == window => bucket_ms,
-                _ => question.buckets.start_of(window.ms())?,
-            };
-            bucket = Some((window, bucket_ms));
-            if allowed.iter().all(|(place, numbers)| numbers.contains(&key[*place])) {
-                let mut group: Key = [0; Dimension::COUNT];
-                for (to, &from) in group.iter_mut().zip(&places) {
-                    *to = key[from];
+        let tables = view.within(question.range).into_iter();
+        let tables = tables.map(|(window, table)| Ok((question.buckets.start_of(window.ms())?, table)));
+        let mut tables = tables.collect::<Result<Vec<(i64, &Slots)>, BucketError>>()?;
+        // Bucket by bucket. Windows appear nearly in order of time, and so nothing is moved far.
+        tables.sort_by_key(|(bucket_ms, _)| *bucket_ms);
+        let mut groups = AnswerGroups::default();
+        for bucket in tables.chunk_by(|(one, _), (next, _)| one == next) {
+            for (group, number) in bucket.iter().flat_map(|(_, table)| table.iter()) {
+                let answers = groups.of(group, || {
+                    let key = view.key(group);
+                    let is_wanted = filters.iter().all(|(place, numbers)| numbers.contains(&key[*place]));
+                    let value = |(&d, &place): (&Dimension, &usize)| self.value(d, key[place]).into();
+                    is_wanted.then(|| gathered.number(question.group_by.iter().zip(&places).map(value).collect()))
+                });
+                match answers {
+                    None => {}
+                    Some(answers) if question.only_counts => gathered.add(answers, |cell| cell.count += view.count_of(number)),
+                    Some(answers) => gathered.add(answers, |cell| cell.merge(&view.cell(number))),
                 }
-                groups.entry((bucket_ms, group)).or_default().merge(&cell);
             }
-        }
-        for ((bucket_ms, group), cell) in groups {
-            let values = question.group_by.iter().zip(group).map(|(&d, number)| self.value(d, number).into()).collect();
-            rows.entry(RowKey { bucket_ms, values }).or_default().merge(&cell);
+            gathered.end_bucket(bucket[0].0);
         }
         Ok(())
     }
@@ -162,11 +164,29 @@ impl Segment {
     pub fn rows(&self, view: ViewId, level: Level) -> Rows {
         let view = &self.views[view.0];
         let mut rows = Rows::new();
-        for (window, key, cell) in view.within(TimeRange::default()) {
-            let values = view.dimensions.iter().zip(key).map(|(&d, number)| self.value(d, number).into()).collect();
-            rows.entry(RowKey { bucket_ms: window.at(level).ms(), values }).or_default().merge(&cell);
+        for (window, table) in view.within(TimeRange::default()) {
+            for (group, number) in table.iter() {
+                let values = view.dimensions.iter().zip(view.key(group)).map(|(&d, number)| self.value(d, number).into()).collect();
+                rows.entry(RowKey { bucket_ms: window.at(level).ms(), values }).or_default().merge(&view.cell(number));
+            }
         }
         rows
+    }
+}
+
+/// Which of the answer's groups each group of a view belongs to, found out when it is first met.
+#[derive(Default)]
+struct AnswerGroups(Vec<Option<Option<GroupNumber>>>);
+
+impl AnswerGroups {
+    /// `None` if a filter is against the group.
+    #[inline]
+    fn of(&mut self, group: u32, find: impl FnOnce() -> Option<GroupNumber>) -> Option<GroupNumber> {
+        let at = group as usize;
+        if self.0.len() <= at {
+            self.0.resize(at + 1, None);
+        }
+        *self.0[at].get_or_insert_with(find)
     }
 }
 

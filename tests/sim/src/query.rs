@@ -13,6 +13,7 @@ use tidemark_core::question::{Groups, Question, Rows, merge_rows};
 use tidemark_core::view::{Dimension, ViewId};
 use tidemark_core::window::{Buckets, Step, TimeRange};
 use tidemark_history::{Error, History, Marks, raw};
+use tidemark_speed_layer::gathered::Gathered;
 use tidemark_speed_layer::tide::Tide;
 
 const HOUR_MS: i64 = 60 * 60 * 1000;
@@ -87,12 +88,18 @@ impl Query {
     /// Takes the speed layer's part, at one instant.
     pub fn ask<'a>(ground: &Ground, tides: impl Iterator<Item = (Partition, &'a Tide)>) -> Self {
         let (view, question, asked) = random_question(ground);
-        let (mut speed, mut marks, mut reached) = (Rows::new(), Marks::new(), Cut::default());
+        let (mut gathered, mut complete) = (Gathered::default(), Vec::new());
+        let (mut marks, mut reached) = (Marks::new(), Cut::default());
         for (partition, tide) in tides {
-            let line = tide.answer(view, &question, &mut speed).expect("the instants are in the calendar");
+            let (line, segments) = tide.answer(view, &question, &mut gathered).expect("the instants are in the calendar");
+            complete.extend(segments);
             marks.insert(partition, line.mark);
             reached.set(partition, line.position);
         }
+        for segment in complete {
+            segment.answer(view, &question, &mut gathered).expect("the instants are in the calendar");
+        }
+        let speed = gathered.into_rows();
         let top = ground.chance(300).then(|| 1 + ground.below(2));
         ground.say(format_args!("query at {reached}, {marks:?}, top {top:?}"));
         Self { view: Some(view), question, asked, top, speed, marks, reached, history: None }
