@@ -91,8 +91,8 @@ fn keep_top_groups(rows: &mut Vec<(&RowKey, Cell)>, n: usize, by: Measure) {
     rows.retain(|(key, _)| kept.contains(&*key.values));
 }
 
-/// The answer as JSON. `took_ms` is the server's own time.
-pub fn json(plan: &Plan, answer: &Answer, took_ms: f64) -> String {
+/// The answer as JSON, but for its end: [`json_end`] is different for every request.
+pub fn json(plan: &Plan, answer: &Answer) -> String {
     let mut out = String::with_capacity(128 + answer.rows.len() * 96);
     out.push_str("{\"rows\":[");
     // Rows of one window mostly follow each other.
@@ -126,12 +126,17 @@ pub fn json(plan: &Plan, answer: &Answer, took_ms: f64) -> String {
     let Answer { cut, mark, end, generation, .. } = answer;
     let _ = write!(
         out,
-        "],\"cut\":{},\"mark\":{},\"end\":{},\"generation\":{generation},\"exact\":true,\"took_ms\":{took_ms:.3}}}",
+        "],\"cut\":{},\"mark\":{},\"end\":{},\"generation\":{generation},\"exact\":true",
         positions(cut),
         positions(mark),
         positions(end)
     );
     out
+}
+
+/// The end of an answer as JSON. `took_ms` is the server's own time.
+pub fn json_end(took_ms: f64) -> String {
+    format!(",\"took_ms\":{took_ms:.3}}}")
 }
 
 fn positions(cut: &Cut) -> String {

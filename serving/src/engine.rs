@@ -4,6 +4,7 @@
 //! answers are cached under the mark: no expiry and no staleness.
 
 use crate::answer::{Answer, arrange};
+use crate::kept::Kept;
 use crate::measure::Measure;
 use crate::plan::Plan;
 use moka::future::Cache;
@@ -46,6 +47,7 @@ pub struct Engine<H> {
     pub speed: Arc<Speed>,
     pub batch: Batch,
     pub history: Arc<H>,
+    pub kept: Kept,
     cache: Cache<Asked, Arc<Rows>>,
 }
 
@@ -70,7 +72,7 @@ impl<H: History> Engine<H> {
     pub fn new(rules: Arc<Rules>, topic: String, partitions: u32, speed: Arc<Speed>, batch: Batch, history: Arc<H>) -> Self {
         let weight = |_: &Asked, rows: &Arc<Rows>| u32::try_from(rows.len() + 1).unwrap_or(u32::MAX);
         let cache = Cache::builder().max_capacity(CACHED_CELLS).weigher(weight).time_to_idle(CACHED_FOR).build();
-        Self { rules, topic, partitions, speed, batch, history, cache }
+        Self { rules, topic, partitions, speed, batch, history, kept: Kept::default(), cache }
     }
 
     pub async fn answer(&self, plan: &Plan) -> Result<Answer, AnswerError> {

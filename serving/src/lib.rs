@@ -1,10 +1,11 @@
 //! Serving: questions over HTTP, answered from both layers at one cut.
 //!
-//! A query string becomes a [`plan`], the [`engine`] asks both layers and merges, [`answer`] writes it down; [`api`] is
-//! the HTTP around it.
+//! A query string becomes a [`plan`], the [`engine`] asks both layers and merges, [`answer`] writes it down; [`kept`] sends
+//! it again while nothing has moved; [`api`] is the HTTP around it.
 
 pub mod answer;
 pub mod api;
 pub mod engine;
+pub mod kept;
 pub mod measure;
 pub mod plan;

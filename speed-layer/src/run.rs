@@ -100,6 +100,20 @@ impl Speed {
         Ok(Some(Snapshot { rows: gathered.into_rows(), waterlines, ends }))
     }
 
+    /// True while every partition of a cut stands where the cut, its marks and its ends say: a new [`Speed::snapshot`]
+    /// would find the same.
+    pub fn is_still_at(&self, cut: &Cut, mark: &Cut, end: &Cut) -> bool {
+        cut.iter().all(|(partition, position)| {
+            let Some(tide) = self.tide(partition) else { return false };
+            let tide = tide.read();
+            let waterline = tide.waterline();
+            tide.is_taught()
+                && waterline.position == position
+                && waterline.mark.position(self.rules.epoch_bits) == mark.get(partition)
+                && self.end(partition, waterline) == end.get(partition)
+        })
+    }
+
     fn end(&self, partition: Partition, waterline: Waterline) -> NextOffset {
         self.ends.get(&partition).map_or(waterline.position, |end| (*end).max(waterline.position))
     }
@@ -380,4 +394,59 @@ async fn close_partition<H: History>(
         }
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tidemark_core::epoch::EpochBits;
+    use tidemark_core::event::Limits;
+    use tidemark_core::generation::Generation;
+    use tidemark_core::offset::Offset;
+    use tidemark_core::view::Views;
+    use tidemark_topic::Record;
+
+    const P: Partition = Partition(0);
+
+    fn record(offset: u64) -> Record<'static> {
+        Record { offset: Offset::new(offset), timestamp_ms: 1_795_564_800_000, payload: Some(br#"{"event_type":"a","timestamp":0}"#) }
+    }
+
+    /// A partition that has counted four records, an epoch.
+    fn speed() -> (Speed, Arc<RwLock<Tide>>) {
+        let views = Views::declare([("by_type", vec!["event_type"])]).expect("valid");
+        let epoch_bits = EpochBits::new(2).expect("valid");
+        let rules = Arc::new(Rules { generation: Generation(1), epoch_bits, views, limits: Limits::default(), dedup: true });
+        let speed = Speed::new(Arc::clone(&rules));
+        let mut tide = Tide::new(P, rules, Mark::START);
+        tide.apply(&[record(0), record(1), record(2), record(3)]);
+        let tide = Arc::new(RwLock::new(tide));
+        speed.tides.insert(P, Arc::clone(&tide));
+        (speed, tide)
+    }
+
+    #[test]
+    fn a_snapshot_stands_until_its_cut_mark_or_end_moves() {
+        let cut = |next| Cut::from_iter([(P, NextOffset::new(next))]);
+        let (speed, tide) = speed();
+        assert!(speed.is_still_at(&cut(4), &cut(0), &cut(4)));
+        speed.ends.insert(P, NextOffset::new(5));
+        assert!(!speed.is_still_at(&cut(4), &cut(0), &cut(4)), "the end has moved");
+        assert!(speed.is_still_at(&cut(4), &cut(0), &cut(5)));
+        tide.write().apply(&[record(4)]);
+        assert!(!speed.is_still_at(&cut(4), &cut(0), &cut(5)), "an event has been counted");
+        assert!(speed.is_still_at(&cut(5), &cut(0), &cut(5)));
+        tide.write().passed(NextOffset::new(6));
+        assert!(!speed.is_still_at(&cut(5), &cut(0), &cut(5)), "a hole has been passed");
+        let epoch = tide.write().closable(NextOffset::new(4)).expect("complete").epoch();
+        tide.write().closed(epoch);
+        assert!(!speed.is_still_at(&cut(6), &cut(0), &cut(6)), "an epoch has been closed");
+        assert!(speed.is_still_at(&cut(6), &cut(4), &cut(6)));
+        let two = Cut::from_iter([(P, NextOffset::new(6)), (Partition(1), NextOffset::ZERO)]);
+        assert!(!speed.is_still_at(&two, &cut(4), &cut(6)), "a partition is not here");
+        // Started again: it must learn the epoch before, and until then says nothing.
+        let again = Tide::new(P, Arc::clone(&speed.rules), Mark::START.advanced());
+        speed.tides.insert(P, Arc::new(RwLock::new(again)));
+        assert!(!speed.is_still_at(&cut(4), &cut(4), &cut(5)), "a partition is not ready");
+    }
 }

@@ -1,0 +1,96 @@
+//! Answers as they were written, to be sent again while nothing has moved.
+//!
+//! What a view answers is a function of the query's text and of what the answer says of itself: its cut, its mark and the
+//! log's end. Closed epochs never change, and the cells of open ones are those of the records between mark and cut. So
+//! the partitions are looked at for every request, and where cut, mark and end are still what they were, asking again
+//! would give the same text. Nothing expires, and nothing older is sent than a new answer would be; a position that a
+//! query waits for has been reached by every answer to it.
+//!
+//! Answers from raw events are not kept: what they are made of is not all said by their cut.
+
+use crate::answer::{Answer, csv, json, json_end};
+use crate::plan::Plan;
+use moka::future::Cache;
+use std::sync::Arc;
+use std::time::Duration;
+use tidemark_core::cut::Cut;
+use tidemark_speed_layer::Speed;
+
+/// Bytes that kept answers may take. A larger one is not kept.
+const KEPT_BYTES: u64 = 16 << 20;
+
+/// An answer that nobody has asked for so long goes.
+const KEPT_FOR: Duration = Duration::from_secs(300);
+
+/// What a query is answered with; `took_ms` is added when it is sent.
+#[derive(Debug)]
+pub struct Written {
+    cut: Cut,
+    mark: Cut,
+    end: Cut,
+    pub form: Form,
+    /// The cut, as the header has it.
+    pub cut_text: String,
+    /// The ETag. Weak, since `end` and `took_ms` differ between two answers that count the same events.
+    pub tag: String,
+    text: String,
+}
+
+/// How an answer is written.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Form {
+    Json,
+    Csv,
+}
+
+impl Written {
+    pub fn new(plan: &Plan, answer: Answer, form: Form) -> Self {
+        let text = match form {
+            Form::Json => json(plan, &answer),
+            Form::Csv => csv(plan, &answer),
+        };
+        let tag = entity_tag(plan, &answer, form);
+        let Answer { cut, mark, end, .. } = answer;
+        Self { form, cut_text: cut.to_string(), tag, text, cut, mark, end }
+    }
+
+    /// The whole text, for a request that the server has had for so long.
+    pub fn text(&self, took: Duration) -> String {
+        match self.form {
+            Form::Json => [&*self.text, &*json_end(took.as_secs_f64() * 1000.0)].concat(),
+            Form::Csv => self.text.clone(),
+        }
+    }
+}
+
+fn entity_tag(plan: &Plan, answer: &Answer, form: Form) -> String {
+    let measures: Vec<&str> = plan.measures.iter().map(|m| m.name()).collect();
+    let content = format!("{}|{}|{:?}|{}|{}|{form:?}", answer.generation, answer.cut, plan.top, measures.join(","), plan.identity);
+    format!("W/\"{:032x}\"", tidemark_core::event::id_hash(&content))
+}
+
+/// The text of a query, and how its answer is to be written.
+pub type Asked = (String, Form);
+
+/// The last answer to each query.
+#[derive(Debug)]
+pub struct Kept(Cache<Asked, Arc<Written>>);
+
+impl Default for Kept {
+    fn default() -> Self {
+        let bytes = |(query, _): &Asked, answer: &Arc<Written>| u32::try_from(256 + query.len() + answer.text.len()).unwrap_or(u32::MAX);
+        Self(Cache::builder().max_capacity(KEPT_BYTES).weigher(bytes).time_to_idle(KEPT_FOR).build())
+    }
+}
+
+impl Kept {
+    /// The answer to this query, if a new one would be the same.
+    pub async fn get(&self, asked: &Asked, speed: &Speed) -> Option<Arc<Written>> {
+        let answer = self.0.get(asked).await?;
+        speed.is_still_at(&answer.cut, &answer.mark, &answer.end).then_some(answer)
+    }
+
+    pub async fn keep(&self, asked: Asked, answer: Arc<Written>) {
+        self.0.insert(asked, answer).await;
+    }
+}
