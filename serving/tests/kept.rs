@@ -47,7 +47,7 @@ impl Site {
         let (log, history) = (MemoryLog::new("kept", 1), Arc::new(MemoryHistory::new(Arc::clone(&rules))));
         let (speed, batch) = (Arc::new(Speed::new(Arc::clone(&rules))), Batch::default());
         let runtime = tokio::runtime::Handle::current();
-        let everything = Membership::All { group: None };
+        let everything = Membership::all();
         let speed_thread = std::thread::spawn({
             let (consumer, history, speed) = (log.consumer(everything.clone()), Arc::clone(&history), Arc::clone(&speed));
             let (reached, runtime) = (batch.reached(), runtime.clone());
