@@ -297,36 +297,48 @@ async fn spawn(launch: &Launch) -> Result<Child, Error> {
     if launch.bare {
         command.env_clear().envs(KEPT.iter().filter_map(|&name| Some((name, std::env::var_os(name)?))));
     }
-    ffi::process::die_with_parent(&mut command);
-    let mut command = Command::from(command);
-    command.process_group(0).kill_on_drop(true);
-
+    // The runtime that will wait for the child.
+    let runtime = Handle::current();
+    let start = move |command| {
+        let _runtime = runtime.enter();
+        Command::from(command).process_group(0).kill_on_drop(true).spawn()
+    };
     let failed = |source| Error::Spawn { name: launch.name, program: launch.program.clone(), source };
+    forked(command, start).await.map_err(failed)
+}
+
+/// Starts a program that dies with this process, however this process ends. It is the caller's to stop and to wait for.
+///
+/// # Errors
+/// The program could not be started.
+pub async fn spawn_dying_with_us(command: std::process::Command) -> io::Result<std::process::Child> {
+    forked(command, |mut command| command.spawn()).await
+}
+
+/// Runs `start` on the thread that forks, so that the child dies with this process.
+async fn forked<C: Send + 'static>(
+    mut command: std::process::Command,
+    start: impl FnOnce(std::process::Command) -> io::Result<C> + Send + 'static,
+) -> io::Result<C> {
+    ffi::process::die_with_parent(&mut command);
     let (reply, answer) = oneshot::channel();
     let gone = || io::Error::other("the thread that starts children is gone");
-    spawner().send(Job { command, runtime: Handle::current(), reply }).map_err(|_| failed(gone()))?;
-    answer.await.map_err(|_| failed(gone()))?.map_err(failed)
+    let job = move || {
+        // Nobody waiting any more: the child is dropped.
+        let _ = reply.send(start(command));
+    };
+    spawner().send(Box::new(job)).map_err(|_| gone())?;
+    answer.await.map_err(|_| gone())?
 }
 
-struct Job {
-    command: Command,
-    /// The runtime that will wait for the child.
-    runtime: Handle,
-    reply: oneshot::Sender<io::Result<Child>>,
-}
+type Job = Box<dyn FnOnce() + Send>;
 
 /// The thread that forks; never ends, for its end would kill every child.
 fn spawner() -> &'static mpsc::Sender<Job> {
     static SPAWNER: OnceLock<mpsc::Sender<Job>> = OnceLock::new();
     SPAWNER.get_or_init(|| {
         let (jobs, inbox) = mpsc::channel::<Job>();
-        let work = move || {
-            for mut job in inbox {
-                let _runtime = job.runtime.enter();
-                // Nobody waiting any more: the child is dropped, and killed by that.
-                let _ = job.reply.send(job.command.spawn());
-            }
-        };
+        let work = move || inbox.into_iter().for_each(|job| job());
         if let Err(error) = std::thread::Builder::new().name("children".to_owned()).spawn(work) {
             tracing::error!("no thread to start children from: {error}");
         }

@@ -14,7 +14,7 @@ mod ffi;
 mod locate;
 
 pub use broker::{Broker, BrokerOptions};
-pub use child::{ChildState, Supervisor};
+pub use child::{ChildState, Supervisor, spawn_dying_with_us};
 pub use data_dir::{DataDir, Runtime, free_ports};
 pub use embedded::{Embedded, EmbeddedOptions};
 pub use engine::{Engine, EngineArgs, EngineCommand, EngineLimits, engine_main};

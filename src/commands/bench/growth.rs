@@ -47,7 +47,7 @@ const MEANWHILE: u64 = 20;
 
 pub async fn run(arguments: &Arguments) -> Result<Run> {
     let config = format!("[kafka]\npartitions = {}\n[counting]\nepoch_bits = {EPOCH_BITS}\n", arguments.partitions);
-    let system = System::start(&config, &[])?;
+    let system = System::start(&config, &[]).await?;
     let client = system.ready().await?;
     let kafka = Kafka::new(system.runtime()?.kafka, "events");
     let part = |numbers| Events { numbers, every: arguments.events, advance_ms: DAYS * DAY_MS };

@@ -29,7 +29,7 @@ const PACE: Duration = Duration::from_millis(20);
 const BACKGROUND_PACE: Duration = Duration::from_millis(10);
 
 pub async fn run(arguments: &Arguments) -> Result<Run> {
-    let system = System::start("", &[])?;
+    let system = System::start("", &[]).await?;
     let client = system.ready().await?;
     let background = tokio::spawn(others(client.clone(), arguments.background));
     let (mut acknowledged, mut answered) = (Histogram::<u64>::new(3)?, Histogram::<u64>::new(3)?);

@@ -48,7 +48,7 @@ pub async fn run(arguments: &Arguments) -> Result<Run> {
     let config = format!(
         "[kafka]\ntopic = \"{topic}\"\npartitions = {partitions}\n[counting]\nepoch_bits = {EPOCH_BITS}\n[batch]\nmax_age_ms = 500\n"
     );
-    let system = System::start(&config, &[])?;
+    let system = System::start(&config, &[]).await?;
     let client = system.ready().await?;
     let kafka = Kafka::new(system.runtime()?.kafka, topic);
     generate(&kafka, *events, *partitions).await?;

@@ -20,7 +20,7 @@ pub async fn run(topic: &Topic) -> Result<Run> {
     let epoch_bits = u64::BITS - fullest.leading_zeros();
     let Topic { topic, partitions, .. } = topic;
     let config = format!("[kafka]\ntopic = \"{topic}\"\npartitions = {partitions}\n[counting]\nepoch_bits = {epoch_bits}\n");
-    let mut system = System::start(&config, &["--kafka", &bench.kafka.bootstrap, "--clickhouse", bench.clickhouse()])?;
+    let mut system = System::start(&config, &["--kafka", &bench.kafka.bootstrap, "--clickhouse", bench.clickhouse()]).await?;
     let client = system.ready().await?;
     client.wait_until_read().await?;
     let recounted = recount::by_type_and_window(&bench.kafka).await?;
@@ -28,7 +28,7 @@ pub async fn run(topic: &Topic) -> Result<Run> {
     ensure!(client.closed().await? == 0, "epochs have been closed: there would be less to read again");
 
     let began = Instant::now();
-    system.restart()?;
+    system.restart().await?;
     let client = system.ready().await?;
     let ready = began.elapsed();
     while client.counts(ALL).await? != recounted {

@@ -13,7 +13,7 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use tidemark_embedded::Runtime;
+use tidemark_embedded::{Runtime, spawn_dying_with_us};
 
 /// How long starting may take, and how long counting and closing may stand still.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -28,21 +28,21 @@ pub struct System {
 
 impl System {
     /// Starts it with a configuration and further words.
-    pub fn start(config: &str, words: &[&str]) -> Result<Self> {
+    pub async fn start(config: &str, words: &[&str]) -> Result<Self> {
         let dir = tempfile::tempdir().context("a directory for the run")?;
         let file = dir.path().join("tidemark.toml");
         std::fs::write(&file, config).context("writing the configuration")?;
         let own = ["up", "--listen", "127.0.0.1:0", "--config"].map(str::to_owned).into_iter().chain([file.display().to_string()]);
         let data = ["--data".to_owned(), dir.path().join("data").display().to_string()];
         let arguments: Vec<String> = own.chain(data).chain(words.iter().map(|word| (*word).to_owned())).collect();
-        Ok(Self { child: spawned(&arguments, &dir.path().join("up.log"))?, dir, arguments })
+        Ok(Self { child: spawned(&arguments, &dir.path().join("up.log")).await?, dir, arguments })
     }
 
     /// Kills it by SIGKILL, and starts it again.
-    pub fn restart(&mut self) -> Result<()> {
+    pub async fn restart(&mut self) -> Result<()> {
         self.child.kill().context("killing the system")?;
         self.child.wait().context("waiting for the system's end")?;
-        self.child = spawned(&self.arguments, &self.dir.path().join("up.log"))?;
+        self.child = spawned(&self.arguments, &self.dir.path().join("up.log")).await?;
         Ok(())
     }
 
@@ -83,10 +83,12 @@ impl System {
     }
 }
 
-fn spawned(arguments: &[String], log: &Path) -> Result<Child> {
+/// It dies with us: a bench that is killed leaves no system behind.
+async fn spawned(arguments: &[String], log: &Path) -> Result<Child> {
     let log = std::fs::File::create(log).context("a log for the system")?;
     let mut command = Command::new(std::env::current_exe().context("finding the program's own file")?);
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().context("starting the system")
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    spawn_dying_with_us(command).await.context("starting the system")
 }
 
 impl Drop for System {
