@@ -1,6 +1,6 @@
 # The doors to everything here; the work itself is in scripts/. `make` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup build up test check bench bench-compare accept-main accept-speed
+.PHONY: help setup build up test check bench bench-micro bench-compare accept-main accept-speed
 
 # Further words for the program: make up ARGS="--listen 127.0.0.1:9000"
 ARGS ?=
@@ -31,6 +31,10 @@ bench: setup build ## what each part does alone, how long queries take, how soon
 	$(TIDEMARK) bench query $(ARGS)
 	$(TIDEMARK) bench latency
 	$(TIDEMARK) bench restart $(ARGS)
+
+bench-micro: ## functions alone, without engines: decode, apply, plan, merge (ARGS="--baseline NAME", see Criterion)
+	cargo bench --locked -p tidemark-core -p tidemark-speed-layer -p tidemark-serving --bench decode --bench apply --bench answer \
+	  -- --warm-up-time 1 --measurement-time 3 $(ARGS)
 
 bench-compare: setup build ## the speed layer beside Kafka Streams, Flink and librdkafka alone, on one topic (ARGS="--events 5000000")
 	@scripts/bench-compare.sh $(ARGS)
