@@ -1,5 +1,9 @@
 //! The door to ClickHouse: its HTTP interface, by the official client. The embedded engine speaks the same.
 
+mod disk;
+
+pub use disk::Occupied;
+
 use crate::block::DUPLICATE;
 use crate::ledger::{Entry, LedgerRow};
 use crate::rows::{Found, Month, PartKey, RawKind, RawRecord, RowBlock, RowCount, Table};

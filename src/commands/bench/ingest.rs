@@ -24,21 +24,24 @@ pub async fn run(topic: &Topic, run: u32) -> Result<Run> {
     let url = format!("http://{}", listener.local_addr()?);
     let server = tokio::spawn(async move { axum::serve(listener, routes).await });
 
-    let (began, before) = (Instant::now(), Usage::begin()?);
+    let (began, before, servers) = (Instant::now(), Usage::begin()?, bench.servers()?);
     let program = std::env::current_exe().context("finding the program's own file")?;
     let mut client = Command::new(program).arg("send").arg(&file).args(["--url", &url]).stdout(Stdio::null()).spawn()?;
     let sent = tokio::task::spawn_blocking(move || client.wait()).await??;
     let (took, used) = (began.elapsed().as_secs_f64(), Usage::now()?.since(before));
+    let servers = bench.servers()?.figures_since(servers, topic.events);
     ensure!(sent.success(), "`tidemark send` did not succeed");
     server.abort();
 
     let counted = recount::events(&recount::by_type_and_window(&bench.kafka).await?);
     ensure!(counted == topic.events, "{} events were acknowledged, but the topic has {counted}", topic.events);
+    let on_disk =
+        bench.topic_bytes()?.map(|bytes| Figure::new("bytes on Kafka's disk", "bytes an event", bytes as f64 / topic.events as f64));
     bench.stop().await;
     let figures = [
         Figure::new("sent and acknowledged", "events/s", topic.events as f64 / took),
         Figure::new("CPU of ingest", "s per million events", used.cpu_secs / (topic.events as f64 / 1e6)),
     ];
     let memory = memory_of_first(run, "peak resident memory of ingest", used.peak_mib);
-    Ok(Run { figures: figures.into_iter().chain(memory).collect(), result: None })
+    Ok(Run { figures: figures.into_iter().chain(memory).chain(servers).chain(on_disk).collect(), result: None })
 }

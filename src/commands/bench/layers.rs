@@ -5,7 +5,7 @@ use super::recount;
 use super::report::{Figure, Run, memory_of_first};
 use super::topic::Bench;
 use super::{Counting, Layer};
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tidemark_batch_layer::{Batch, BlockLimits};
@@ -110,10 +110,12 @@ async fn counted<C: Consumer + Send + 'static>(
 pub async fn floor(bench: &Bench, run: u32) -> Result<Run> {
     let wanted = ends(&bench.kafka).await?;
     let n = events_below(&wanted);
-    let (began, before) = (Instant::now(), Usage::begin()?);
+    let (began, before, servers) = (Instant::now(), Usage::begin()?, bench.servers()?);
     read(bench.kafka.consumer(Membership::all(), ConsumerOptions::default())?, Share::default(), &wanted, |_, _| ())?;
     let (took, used) = (began.elapsed().as_secs_f64(), Usage::now()?.since(before));
-    Ok(Run { figures: figures(run, n, took, &used).collect(), result: Some(format!("RESULT peer=floor n={n} secs={took:.3}")) })
+    let servers = bench.servers()?.figures_since(servers, n);
+    let figures = figures(run, n, took, &used).chain(servers).collect();
+    Ok(Run { figures, result: Some(format!("RESULT peer=floor n={n} secs={took:.3}")) })
 }
 
 /// Reads a share of the topic, from where each partition begins to `wanted`.
@@ -166,7 +168,7 @@ pub async fn batch(layer: &Layer, bench: &Bench, run: u32) -> Result<Run> {
     let n = events_below(&wanted);
     let server = Server { url: bench.clickhouse().to_owned(), database: format!("bench_{run}"), user: None, password: None };
     let history = Arc::new(ClickHouse::open(&server, &layer.source.topic.topic, (*rules).clone()).await?);
-    let (began, before) = (Instant::now(), Usage::begin()?);
+    let (began, before, servers) = (Instant::now(), Usage::begin()?, bench.servers()?);
     let group = Membership::Group {
         group: format!("bench-{}-{run}", std::process::id()),
         instance: None,
@@ -191,9 +193,48 @@ pub async fn batch(layer: &Layer, bench: &Bench, run: u32) -> Result<Run> {
     let (took, used) = (began.elapsed().as_secs_f64(), Usage::now()?.since(before));
     batch.control.stop();
     writing.join().map_err(|_| anyhow::anyhow!("the writing thread panicked"))??;
+    settle(&history).await?;
+    // Merges included: they are work that the rows have made.
+    let servers = bench.servers()?.figures_since(servers, n);
+    let on_disk = on_disk(&history, n).await?;
     check(layer, bench, history_by_type(&history, &wanted).await?).await?;
-    let figures = figures(run, n, took, &used).chain([Figure::new("assignment to 95 % acknowledged", "rows/s", steady)]);
+    let figures = figures(run, n, took, &used).chain(servers).chain(on_disk).chain([Figure::new(
+        "assignment to 95 % acknowledged",
+        "rows/s",
+        steady,
+    )]);
     Ok(Run { figures: figures.collect(), result: Some(format!("RESULT peer=tidemark-batch n={n} secs={took:.3} steady_rate={steady:.0}")) })
+}
+
+/// Waits until the engine has no more merges that it wants to do by itself.
+async fn settle(history: &ClickHouse) -> Result<()> {
+    let (began, mut quiet_since, mut last) = (Instant::now(), Instant::now(), None);
+    while quiet_since.elapsed() < QUIET {
+        ensure!(began.elapsed() < PATIENCE, "the engine still merges after {} s", PATIENCE.as_secs());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let now = history.merging().await?;
+        if now.0 > 0 || last.replace(now) != Some(now) {
+            quiet_since = Instant::now();
+        }
+    }
+    Ok(())
+}
+
+/// So long without a merge and with the same parts: then merges have come to rest.
+const QUIET: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// What history takes on disk, by table and, of the raw events, by column.
+async fn on_disk(history: &ClickHouse, n: u64) -> Result<Vec<Figure>> {
+    let figure = |what: String, bytes: u64| Figure::new(what, "bytes an event", bytes as f64 / n as f64);
+    let (tables, rollups) = (history.tables_on_disk().await?, history.rollup_tables());
+    let of = |wanted: &dyn Fn(&str) -> bool| tables.iter().filter(|table| wanted(&table.name)).map(|table| table.bytes).sum();
+    let mut figures = vec![figure("events: bytes on disk".into(), of(&|name| name == "events"))];
+    for column in history.columns_on_disk("events").await? {
+        figures.push(figure(format!("events, column {}: bytes on disk", column.name), column.bytes));
+    }
+    figures.push(figure("roll-ups: bytes on disk".into(), of(&|name| rollups.iter().any(|rollup| rollup == name))));
+    Ok(figures)
 }
 
 /// All epochs' cells, open ones too: the bench has no speed layer to close them.

@@ -1,5 +1,7 @@
 //! The topic of a bench: one that exists, or one that is generated in a Kafka started for the run.
 
+use super::measured::Usage;
+use super::report::Figure;
 use super::{Source, Topic};
 use anyhow::{Context as _, Result};
 use std::fs::File;
@@ -71,10 +73,54 @@ impl Bench {
         &self.clickhouse
     }
 
+    /// What its own servers have used so far; those that run elsewhere are not looked at.
+    pub fn servers(&self) -> Result<Servers> {
+        let runtime = self.embedded.as_ref().map(|(embedded, _)| embedded.runtime());
+        let used = |pid: Option<u32>| pid.map(|pid| Ok::<_, anyhow::Error>(Usage::of(pid)?.cpu_secs)).transpose();
+        let pids = runtime.map(|runtime| (runtime.kafka_pid, runtime.engine_pid)).unwrap_or_default();
+        Ok(Servers { kafka: used(pids.0)?, clickhouse: used(pids.1)? })
+    }
+
+    /// Bytes of the topic's records on the disk of its own Kafka.
+    pub fn topic_bytes(&self) -> Result<Option<u64>> {
+        let Some((_, dir)) = &self.embedded else { return Ok(None) };
+        let partition_of_ours = |name: &str| name.rsplit_once('-').is_some_and(|(topic, _)| topic == self.kafka.topic);
+        let (mut bytes, mut dirs) = (None, vec![dir.path().join("data").join("kafka")]);
+        while let Some(dir) = dirs.pop() {
+            let ours = dir.file_name().is_some_and(|name| partition_of_ours(&name.to_string_lossy()));
+            for entry in std::fs::read_dir(&dir).with_context(|| format!("reading {}", dir.display()))? {
+                let (path, kind) = entry.and_then(|entry| Ok((entry.path(), entry.metadata()?)))?;
+                if kind.is_dir() {
+                    dirs.push(path);
+                } else if ours && path.extension().is_some_and(|extension| extension == "log") {
+                    *bytes.get_or_insert(0) += kind.len();
+                }
+            }
+        }
+        Ok(bytes)
+    }
+
     pub async fn stop(self) {
         if let Some((embedded, _dir)) = self.embedded {
             embedded.stop().await;
         }
+    }
+}
+
+/// CPU seconds that a bench's own servers have used; `None` of one that runs elsewhere, or not at all.
+#[derive(Clone, Copy, Debug)]
+pub struct Servers {
+    kafka: Option<f64>,
+    clickhouse: Option<f64>,
+}
+
+impl Servers {
+    pub fn figures_since(self, before: Self, events: u64) -> impl Iterator<Item = Figure> {
+        let of = move |what: &str, now: Option<f64>, before: Option<f64>| {
+            let used = now? - before?;
+            Some(Figure::new(format!("CPU of {what}"), "s per million events", used / (events as f64 / 1e6)))
+        };
+        of("Kafka", self.kafka, before.kafka).into_iter().chain(of("ClickHouse", self.clickhouse, before.clickhouse))
     }
 }
 
