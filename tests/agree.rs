@@ -5,13 +5,14 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use std::cell::Cell as Counter;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use tidemark_core::cut::Cut;
 use tidemark_core::epoch::{Epoch, EpochBits, Mark};
 use tidemark_core::event::Limits;
 use tidemark_core::generation::{Generation, Rules};
 use tidemark_core::judge::Judge;
-use tidemark_core::offset::{NextOffset, Offset, Partition};
+use tidemark_core::offset::{NextOffset, Offset, OffsetRange, Partition};
 use tidemark_core::question::{Groups, Question, Rows};
 use tidemark_core::view::{Dimension, ViewId, Views};
 use tidemark_core::window::{Buckets, Level, Step, TimeRange, WINDOW_MS};
@@ -19,9 +20,12 @@ use tidemark_embedded::{DataDir, Embedded, EmbeddedOptions, EngineCommand};
 use tidemark_history::block::BlockBuilder;
 use tidemark_history::clickhouse::{ClickHouse, Server};
 use tidemark_history::raw;
+use tidemark_history::rows::{RawKind, RawRecord};
 use tidemark_history::{History as _, Marks};
 use tidemark_speed_layer::gathered::Gathered;
 use tidemark_speed_layer::tide::Tide;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 /// 2026-11-24: the records' own timestamp.
 const NOW: i64 = 1_795_564_800_000;
@@ -140,18 +144,23 @@ async fn check(history: &ClickHouse, partition: Partition, rules: &Arc<Rules>, r
     }
 }
 
+async fn engine(dir: &Path) -> Embedded {
+    let mut options = EmbeddedOptions::new(EngineCommand { program: env!("CARGO_BIN_EXE_tidemark").into(), args: vec!["__engine".into()] });
+    options.other_kafka = Some(String::new());
+    Embedded::start(DataDir::open(dir.join("data")).expect("free"), options).await.unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn server(embedded: &Embedded, database: &str) -> Server {
+    Server { url: embedded.runtime().clickhouse, database: database.into(), user: None, password: None }
+}
+
 #[test]
 fn sql_and_rust_compute_the_same_views() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let dir = tempfile::tempdir().expect("a directory");
-    let mut options = EmbeddedOptions::new(EngineCommand { program: env!("CARGO_BIN_EXE_tidemark").into(), args: vec!["__engine".into()] });
-    options.other_kafka = Some(String::new());
-    let embedded = runtime
-        .block_on(async { Embedded::start(DataDir::open(dir.path().join("data")).expect("free"), options).await })
-        .unwrap_or_else(|e| panic!("{e}"));
-    let server = Server { url: embedded.runtime().clickhouse, database: "agree".into(), user: None, password: None };
+    let embedded = runtime.block_on(engine(dir.path()));
     let rules = Arc::new(rules());
-    let history = runtime.block_on(ClickHouse::open(&server, "agree", (*rules).clone())).expect("opened");
+    let history = runtime.block_on(ClickHouse::open(&server(&embedded, "agree"), "agree", (*rules).clone())).expect("opened");
     let next = Counter::new(0);
     let mut runner = TestRunner::new(Config { cases: 60, failure_persistence: None, ..Config::default() });
     let cases = (prop::collection::vec(payload(), 1..=1 << BITS), question());
@@ -162,4 +171,78 @@ fn sql_and_rust_compute_the_same_views() {
     });
     runtime.block_on(embedded.stop());
     outcome.unwrap_or_else(|failure| panic!("{failure}"));
+}
+
+/// What the engine answers to a statement that no part of history makes.
+async fn asked(embedded: &Embedded, statement: &str) -> String {
+    let url = embedded.runtime().clickhouse;
+    let mut stream = TcpStream::connect(url.trim_start_matches("http://")).await.expect("listens");
+    let head = format!("POST / HTTP/1.1\r\nHost: engine\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", statement.len());
+    stream.write_all((head + statement).as_bytes()).await.expect("taken");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("answered");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{statement}: {answer}");
+    answer
+}
+
+/// The table of events as version 1 of the schema made it.
+const EVENTS_1: &str = "CREATE TABLE old.events (
+    partition UInt32 CODEC(ZSTD(1)),
+    offset UInt64 CODEC(Delta, ZSTD(1)),
+    epoch UInt64 ALIAS bitShiftRight(offset, 6),
+    event_id String CODEC(ZSTD(1)),
+    event_type LowCardinality(String),
+    timestamp DateTime64(3, 'UTC') CODEC(Delta, ZSTD(1)),
+    product_id String CODEC(ZSTD(1)),
+    user_id String CODEC(ZSTD(1)),
+    order_amount Nullable(Decimal(18, 4)) CODEC(ZSTD(1)),
+    properties Map(LowCardinality(String), String) CODEC(ZSTD(1)),
+    INDEX by_offset (partition, offset) TYPE minmax GRANULARITY 1
+) ENGINE = MergeTree PARTITION BY toYYYYMM(timestamp) ORDER BY (event_type, timestamp, product_id)
+SETTINGS non_replicated_deduplication_window = 10000, replicated_deduplication_window = 10000";
+
+#[tokio::test]
+async fn a_history_of_the_first_version_is_taken_over() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let embedded = engine(dir.path()).await;
+    let row =
+        "INSERT INTO old.events VALUES (7, 40, 'a-1', 'UA', '2013-02-27 10:00:00.250', 'EWR-IAH', 'N14228', -2.5, {'flight': '1545'})";
+    for statement in ["CREATE DATABASE old", EVENTS_1, row] {
+        asked(&embedded, statement).await;
+    }
+    let rules = Arc::new(rules());
+    let open = async || ClickHouse::open(&server(&embedded, "old"), "agree", (*rules).clone()).await.expect("opened");
+    open().await;
+    let history = open().await;
+    let codec = asked(&embedded, "SELECT compression_codec FROM system.columns WHERE database = 'old' AND name = 'user_id'").await;
+    assert!(codec.contains("CODEC(ZSTD(3))"), "{codec}");
+
+    let range = OffsetRange::new(NextOffset::new(40), NextOffset::new(41)).expect("not empty");
+    let check_old = async || {
+        let records = history.raw(Partition(7), range).await.expect("read");
+        assert!(
+            matches!(&records[..], [RawRecord { kind: RawKind::Event { event_id, user_id, .. }, .. }] if event_id == "a-1" && user_id == "N14228"),
+            "{records:?}"
+        );
+    };
+    check_old().await;
+    // New rows go beside the old ones, and both into one part.
+    let question = Question {
+        range: TimeRange::default(),
+        buckets: Buckets::new(Step::Hour, None).expect("no zone"),
+        group_by: vec![Dimension::EventType],
+        filters: BTreeMap::new(),
+        only_counts: false,
+    };
+    let payload = |n| Some(format!(r#"{{"event_type":"UA","product_id":"EWR-IAH","timestamp":{},"event_id":"b-{n}"}}"#, FROM + n));
+    check(&history, Partition(0), &rules, &(0..64).map(payload).collect::<Vec<_>>(), &(ViewId(0), question)).await;
+    asked(&embedded, "OPTIMIZE TABLE old.events FINAL").await;
+    let parts = asked(
+        &embedded,
+        "SELECT concat('parts: ', toString(count())) FROM system.parts WHERE active AND database = 'old' AND table = 'events'",
+    )
+    .await;
+    assert!(parts.contains("parts: 1"), "{parts}");
+    check_old().await;
+    embedded.stop().await;
 }
