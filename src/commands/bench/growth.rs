@@ -6,11 +6,13 @@ use super::system::{Asking, System};
 use super::topic::{Events, START_MS, TYPES, where_types, write};
 use anyhow::Result;
 use hdrhistogram::Histogram;
+use std::ops::Range;
+use std::time::Instant;
 use tidemark_topic::kafka::Kafka;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Events of the first 30 days
+    /// Events of the first 30 days; 10000000 is for growing to 100 million
     #[arg(long, default_value_t = 1_000_000)]
     events: u64,
     /// How many times 30 days history grows to
@@ -44,6 +46,11 @@ const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 const DAYS: u64 = 30;
 /// How long events come in while questions are asked, in seconds.
 const MEANWHILE: u64 = 20;
+/// So many events are written at once, and the next when history is at most that far behind: what history has not taken
+/// yet is in the speed layer's memory.
+const PORTION: u64 = 1_000_000;
+/// As ingest does, so that a disk holds the log of 100 million.
+const COMPRESSION: &str = "lz4";
 
 pub async fn run(arguments: &Arguments) -> Result<Run> {
     let config = format!("[kafka]\npartitions = {}\n[counting]\nepoch_bits = {EPOCH_BITS}\n", arguments.partitions);
@@ -53,22 +60,32 @@ pub async fn run(arguments: &Arguments) -> Result<Run> {
     let part = |numbers| Events { numbers, every: arguments.events, advance_ms: DAYS * DAY_MS };
     let grown = arguments.events * arguments.times;
 
-    eprintln!("writing 30 days, {} events", arguments.events);
-    write(&kafka, &part(0..arguments.events), None).await?;
-    client.wait_until_closed(EPOCH_BITS).await?;
+    let write_until_closed = async |numbers: Range<u64>| {
+        let behind = PORTION / u64::from(arguments.partitions);
+        for from in numbers.clone().step_by(usize::try_from(PORTION)?) {
+            eprintln!("writing events, {from} of {}", numbers.end);
+            write(&kafka, &part(from..numbers.end.min(from + PORTION)), COMPRESSION, None).await?;
+            client.wait_until_behind_at_most(behind).await?;
+        }
+        client.wait_until_closed(EPOCH_BITS).await
+    };
+    write_until_closed(0..arguments.events).await?;
     let before = Asked::measure(&client, arguments.requests, 0).await?;
-    eprintln!("writing the rest, up to {grown} events");
-    write(&kafka, &part(arguments.events..grown), None).await?;
-    client.wait_until_closed(EPOCH_BITS).await?;
+    let began = Instant::now();
+    write_until_closed(arguments.events..grown).await?;
+    let grown_at = (grown - arguments.events) as f64 / began.elapsed().as_secs_f64();
     let after = Asked::measure(&client, arguments.requests, 1).await?;
     eprintln!("asking while {} events/s come in", arguments.rate);
     let more = part(grown..grown + arguments.rate * MEANWHILE);
-    let (kafka, rate) = (kafka.clone(), arguments.rate);
-    let writing = tokio::spawn(async move { write(&kafka, &more, Some(rate)).await });
+    let (writer, rate) = (kafka.clone(), arguments.rate);
+    let writing = tokio::spawn(async move { write(&writer, &more, COMPRESSION, Some(rate)).await });
     let meanwhile = Asked::measure(&client, arguments.requests, 2).await?;
     writing.await??;
 
-    let mut figures = vec![Figure::new("events in closed epochs", "", client.closed().await? as f64)];
+    let mut figures = vec![
+        Figure::new("events in closed epochs", "", client.closed().await? as f64),
+        Figure::new("growing, from written to in closed epochs", "events/s", grown_at),
+    ];
     for (what, of) in KINDS {
         figures.extend(quantiles(&format!("{what}, 30 days of history"), of(&before)));
         figures.extend(quantiles(&format!("{what}, grown"), of(&after)));

@@ -149,6 +149,11 @@ impl Asking {
         Ok(body)
     }
 
+    /// Waits until history has all but so many events of each partition.
+    pub async fn wait_until_behind_at_most(&self, events: u64) -> Result<()> {
+        self.wait(|partition| partition["history_lag"].as_u64().is_some_and(|lag| lag <= events)).await
+    }
+
     /// Waits until both layers have read the log to its end.
     pub async fn wait_until_read(&self) -> Result<()> {
         self.wait(|partition| partition["history_lag"].as_u64() == Some(0) && partition["lag"].as_u64() == Some(0)).await

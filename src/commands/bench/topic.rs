@@ -160,12 +160,12 @@ impl Events {
 pub async fn generate(kafka: &Kafka, events: u64, partitions: u32) -> Result<()> {
     eprintln!("generating {events} events");
     kafka.admin()?.ensure_topic(partitions, 1, &[]).await?;
-    write(kafka, &Events::all(events), None).await
+    write(kafka, &Events::all(events), "none", None).await
 }
 
 /// Writes events, at most so many a second.
-pub async fn write(kafka: &Kafka, events: &Events, rate: Option<u64>) -> Result<()> {
-    let producer = kafka.producer(ProducerOptions { compression: "none".into(), ..ProducerOptions::default() })?;
+pub async fn write(kafka: &Kafka, events: &Events, compression: &str, rate: Option<u64>) -> Result<()> {
+    let producer = kafka.producer(ProducerOptions { compression: compression.into(), ..ProducerOptions::default() })?;
     let (began, mut written, mut all) = (Instant::now(), 0, events.iter());
     loop {
         let batch: Vec<(String, String)> = all.by_ref().take(BATCH).collect();
