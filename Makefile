@@ -24,13 +24,14 @@ test: setup ## what CI runs: the checks, then every test with the real engines (
 check: ## format, dependency policy, lints, documents: before every commit
 	scripts/check.sh
 
-bench: setup build ## what each part does alone, how long queries take, how soon events are counted
+bench: setup build ## what each part does alone, how long queries take, how soon events are counted; what that makes of machines
 	$(TIDEMARK) bench speed $(ARGS)
 	$(TIDEMARK) bench batch $(ARGS)
 	$(TIDEMARK) bench ingest $(ARGS)
 	$(TIDEMARK) bench query $(ARGS)
 	$(TIDEMARK) bench latency
 	$(TIDEMARK) bench restart $(ARGS)
+	$(TIDEMARK) bench plan
 
 bench-micro: ## functions alone, without engines: decode, apply, plan, merge (ARGS="--baseline NAME", see Criterion)
 	cargo bench --locked -p tidemark-core -p tidemark-speed-layer -p tidemark-serving --bench decode --bench apply --bench answer \

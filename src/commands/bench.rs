@@ -7,6 +7,7 @@ mod ingest;
 mod latency;
 mod layers;
 mod measured;
+mod plan;
 mod query;
 mod recount;
 mod report;
@@ -52,6 +53,7 @@ enum What {
     Growth(growth::Arguments),
     /// How soon answers are exact again after kill -9, with all epochs open and full
     Restart(Topic),
+    Plan(plan::Arguments),
 }
 
 #[derive(clap::Args)]
@@ -131,6 +133,7 @@ async fn bench(arguments: &Arguments) -> Result<()> {
         What::Query(query) => ("query", query.settings(), repeated(n, async |_| query::run(query).await).await?),
         What::Latency(latency) => ("latency", latency.settings(), repeated(n, async |_| latency::run(latency).await).await?),
         What::Growth(growth) => ("growth", growth.settings(), repeated(n, async |_| growth::run(growth).await).await?),
+        What::Plan(plan) => return plan::run(plan, arguments.json.as_deref()),
         What::Restart(topic) => ("restart", topic.settings(), repeated(n, async |_| restart::run(topic).await).await?),
     };
     let report = Report { bench, settings, runs };
