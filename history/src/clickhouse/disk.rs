@@ -31,7 +31,7 @@ impl ClickHouse {
         let table = sql::literal(table);
         self.select(&format!(
             "SELECT column AS name, sum(column_bytes_on_disk) AS bytes FROM system.parts_columns \
-             WHERE active AND database = currentDatabase() AND table = {table} GROUP BY name ORDER BY bytes DESC, name"
+             WHERE active AND database = currentDatabase() AND table = {table} GROUP BY name HAVING bytes > 0 ORDER BY bytes DESC, name"
         ))
         .await
     }
