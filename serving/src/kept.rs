@@ -16,8 +16,12 @@ use std::time::Duration;
 use tidemark_core::cut::Cut;
 use tidemark_speed_layer::Speed;
 
-/// Bytes that kept answers may take. A larger one is not kept.
+/// Bytes that kept answers may take.
 const KEPT_BYTES: u64 = 16 << 20;
+
+/// Bytes of the largest answer that is kept. The cache makes room only after it has taken some answers more, so that these
+/// must be small; and writing a large one again costs little beside sending it.
+const LARGEST_KEPT: u32 = 256 << 10;
 
 /// An answer that nobody has asked for so long goes.
 const KEPT_FOR: Duration = Duration::from_secs(300);
@@ -78,9 +82,20 @@ pub struct Kept(Cache<Asked, Arc<Written>>);
 
 impl Default for Kept {
     fn default() -> Self {
-        let bytes = |(query, _): &Asked, answer: &Arc<Written>| u32::try_from(256 + query.len() + answer.text.len()).unwrap_or(u32::MAX);
-        Self(Cache::builder().max_capacity(KEPT_BYTES).weigher(bytes).time_to_idle(KEPT_FOR).build())
+        Self(
+            Cache::builder()
+                .max_capacity(KEPT_BYTES)
+                .weigher(|asked: &Asked, answer: &Arc<Written>| bytes(asked, answer))
+                .time_to_idle(KEPT_FOR)
+                .build(),
+        )
     }
+}
+
+/// What an answer takes in memory, about.
+fn bytes((query, _): &Asked, answer: &Written) -> u32 {
+    let positions = [&answer.cut, &answer.mark, &answer.end].map(|cut| 24 * cut.iter().len()).iter().sum::<usize>();
+    u32::try_from(512 + query.len() + positions + answer.cut_text.len() + answer.text.capacity()).unwrap_or(u32::MAX)
 }
 
 impl Kept {
@@ -90,7 +105,35 @@ impl Kept {
         speed.is_still_at(&answer.cut, &answer.mark, &answer.end).then_some(answer)
     }
 
+    /// Keeps an answer, unless it is large.
     pub async fn keep(&self, asked: Asked, answer: Arc<Written>) {
-        self.0.insert(asked, answer).await;
+        if bytes(&asked, &answer) <= LARGEST_KEPT {
+            self.0.insert(asked, answer).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(bytes: usize) -> Arc<Written> {
+        let nowhere = Cut::default();
+        let (mark, end) = (nowhere.clone(), nowhere.clone());
+        let (cut_text, tag, text) = (String::new(), String::new(), "x".repeat(bytes));
+        Arc::new(Written { cut: nowhere, mark, end, form: Form::Json, cut_text, tag, text })
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_has_a_bound_and_so_has_each_answer() {
+        let kept = Kept::default();
+        kept.keep(("large".to_owned(), Form::Json), answer(LARGEST_KEPT as usize)).await;
+        assert!(!kept.0.contains_key(&("large".to_owned(), Form::Json)));
+        for n in 0..1_000 {
+            kept.keep((n.to_string(), Form::Json), answer(100_000)).await;
+        }
+        kept.0.run_pending_tasks().await;
+        let (bytes, answers) = (kept.0.weighted_size(), kept.0.entry_count());
+        assert!(bytes <= KEPT_BYTES && answers > 100, "{answers} answers of {bytes} bytes");
     }
 }
