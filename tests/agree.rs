@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use std::cell::Cell as Counter;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use tidemark_core::cut::Cut;
@@ -124,11 +124,16 @@ async fn check(history: &ClickHouse, partition: Partition, rules: &Arc<Rules>, r
     let only_counts = Question { only_counts: true, ..question.clone() };
     assert_eq!(counts(&history.answer(*view, &only_counts, &Groups::All, &marks).await.expect("answered")), counts(&ours), "{question:?}");
     assert_eq!(counts(&answered(&only_counts)), counts(&ours), "{question:?}");
-    let named = ours.keys().next().map(|key| key.values.clone()).into_iter().collect();
-    let largest = Groups::Largest { n: 1, and: named };
-    let mut expected = ours.clone();
-    largest.keep(&mut expected);
-    assert_eq!(history.answer(*view, question, &largest, &marks).await.expect("answered"), expected, "{question:?}");
+    // Some groups are named that history has, and one that it has not.
+    let absent = vec!["it's absent".into(); question.group_by.len()];
+    let named = ours.keys().take(1).map(|key| key.values.clone()).chain(std::iter::once(absent)).collect();
+    for largest in [Groups::Largest { n: 1, and: named }, Groups::Largest { n: 2, and: BTreeSet::new() }] {
+        let mut expected = ours.clone();
+        largest.keep(&mut expected);
+        assert_eq!(history.answer(*view, question, &largest, &marks).await.expect("answered"), expected, "{largest:?} {question:?}");
+        let found = history.answer(*view, &only_counts, &largest, &marks).await.expect("answered");
+        assert_eq!(counts(&found), counts(&expected), "{largest:?} {question:?}");
+    }
     // Raw events, of which history knows nothing but the cut, say the same.
     let cut = Cut::from_iter([(partition, rules.epoch_bits.end_of(Epoch(0)))]);
     let raw = raw::answer(history, rules, question, &cut).await.expect("answered");

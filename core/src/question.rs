@@ -56,16 +56,17 @@ impl Groups {
         Self::Largest { n, and }
     }
 
-    /// Drops the rows of groups that are not needed.
+    /// Drops the rows of groups that are not needed. As many groups stay as are needed at most: those named first, then
+    /// the largest.
     pub fn keep(&self, rows: &mut Rows) {
         let Self::Largest { n, and } = self else { return };
         let mut counts: BTreeMap<&[Box<str>], u64> = BTreeMap::new();
         rows.iter().for_each(|(key, cell)| *counts.entry(&key.values).or_default() += cell.count);
         let mut ranked: Vec<(&[Box<str>], u64)> = counts.into_iter().collect();
         // Stable, so that equal counts stay in the order of their values.
-        ranked.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-        let largest: BTreeSet<Vec<Box<str>>> = ranked.iter().take(*n).map(|(values, _)| values.to_vec()).collect();
-        rows.retain(|key, _| largest.contains(&key.values) || and.contains(&key.values));
+        ranked.sort_by_key(|(values, count)| (!and.contains(*values), std::cmp::Reverse(*count)));
+        let kept: BTreeSet<Vec<Box<str>>> = ranked.iter().take(n + and.len()).map(|(values, _)| values.to_vec()).collect();
+        rows.retain(|key, _| kept.contains(&key.values));
     }
 }
 

@@ -4,9 +4,11 @@ mod disk;
 
 pub use disk::Occupied;
 
+use crate::answers::{CellRow, CellsRow, CountRow, CountsRow, rows_of};
 use crate::block::DUPLICATE;
 use crate::ledger::{Entry, LedgerRow};
 use crate::rows::{Found, Month, PartKey, RawKind, RawRecord, RowBlock, RowCount, Table};
+use crate::sql::Select;
 use crate::{DeadLetter, DeadLetterQuery, Error, History, Marks, schema, sql};
 use clickhouse::{Client, Row};
 use hyper_util::client::legacy::{Client as HyperClient, connect::HttpConnector};
@@ -15,14 +17,14 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::future::Future;
 use std::time::{Duration, Instant};
-use tidemark_core::amount::{Amount, Sum};
-use tidemark_core::cell::{Cell, Tally};
+use tidemark_core::amount::Amount;
+use tidemark_core::cell::Tally;
 use tidemark_core::cut::Cut;
 use tidemark_core::epoch::{Epoch, Mark};
 use tidemark_core::event::Reject;
 use tidemark_core::generation::Rules;
 use tidemark_core::offset::{Offset, OffsetRange, Partition};
-use tidemark_core::question::{Groups, Question, RowKey, Rows};
+use tidemark_core::question::{Groups, Question, Rows};
 use tidemark_core::view::ViewId;
 use tidemark_core::window::Level;
 
@@ -57,25 +59,6 @@ impl std::fmt::Debug for DebugClient {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("clickhouse::Client")
     }
-}
-
-#[derive(Row, Deserialize)]
-struct CellRow {
-    b: i64,
-    v: Vec<String>,
-    c: u64,
-    ac: u64,
-    s: i128,
-    lo: Option<i64>,
-    hi: Option<i64>,
-    f: u64,
-}
-
-#[derive(Row, Deserialize)]
-struct CountRow {
-    b: i64,
-    v: Vec<String>,
-    c: u64,
 }
 
 #[derive(Row, Deserialize)]
@@ -217,8 +200,9 @@ impl ClickHouse {
     where
         R: for<'a> Row<Value<'a> = R> + DeserializeOwned + Send + 'static,
     {
-        // Reads are small: a second thread and compiling expressions cost more than they bring.
-        let query = self.client.0.query(query).with_setting("max_threads", "1");
+        // Reads are small: a second thread, compiling expressions, and other threads for reading files that are in memory
+        // anyway cost more than they bring.
+        let query = self.client.0.query(query).with_setting("max_threads", "1").with_setting("local_filesystem_read_method", "pread");
         let query = query.with_setting("compile_expressions", "0").with_setting("compile_aggregate_expressions", "0");
         self.within(QUERY_DEADLINE, query.fetch_all::<R>()).await
     }
@@ -271,32 +255,6 @@ impl ClickHouse {
         }
         question.buckets.starts(from, to).map(Some).map_err(|error| Error::Nonsense(error.to_string()))
     }
-}
-
-fn key_of(bucket_ms: i64, values: Vec<String>) -> RowKey {
-    RowKey { bucket_ms, values: values.into_iter().map(String::into_boxed_str).collect() }
-}
-
-impl From<CountRow> for (RowKey, Cell) {
-    fn from(row: CountRow) -> Self {
-        (key_of(row.b, row.v), Cell::without_amounts(row.c, 0))
-    }
-}
-
-impl From<CellRow> for (RowKey, Cell) {
-    fn from(row: CellRow) -> Self {
-        let amounts = row.lo.zip(row.hi).map(|(lo, hi)| (Amount::from_ten_thousandths(lo), Amount::from_ten_thousandths(hi)));
-        (key_of(row.b, row.v), Cell::from_parts(row.c, row.ac, Sum::from_ten_thousandths(row.s), amounts, row.f))
-    }
-}
-
-/// The pieces of a range can give rows of the same key.
-fn rows_of<R: Into<(RowKey, Cell)>>(found: Vec<R>) -> Rows {
-    let mut rows = Rows::new();
-    for (key, cell) in found.into_iter().map(Into::into) {
-        rows.entry(key).or_default().merge(&cell);
-    }
-    rows
 }
 
 /// The number in `Code: 60. DB::Exception: …`.
@@ -368,12 +326,15 @@ impl History for ClickHouse {
             return Ok(Rows::new());
         }
         let Some(starts) = self.calendar_starts(question, || self.extent(view, marks)).await? else { return Ok(Rows::new()) };
-        let Some(query) = sql::answer(&self.rules, view, question, groups, marks, &starts) else { return Ok(Rows::new()) };
-        if question.only_counts {
-            Ok(rows_of::<CountRow>(self.select(&query).await?))
-        } else {
-            Ok(rows_of::<CellRow>(self.select(&query).await?))
-        }
+        let Some(select) = sql::answer(&self.rules, view, question, groups, marks, &starts) else { return Ok(Rows::new()) };
+        Ok(match select {
+            Select::Buckets(query) if question.only_counts => rows_of::<CountRow>(self.select(&query).await?),
+            Select::Buckets(query) => rows_of::<CellRow>(self.select(&query).await?),
+            Select::Groups(query) => rows_of(self.select::<CellsRow>(&query).await?.into_iter().flat_map(Vec::<CellRow>::from)),
+            Select::Counts { text, first_secs, width_secs } => {
+                rows_of(self.select::<CountsRow>(&text).await?.into_iter().flat_map(|row| row.rows(first_secs, width_secs)))
+            }
+        })
     }
 
     async fn extent(&self, view: ViewId, marks: &Marks) -> Result<Option<(i64, i64)>, Error> {

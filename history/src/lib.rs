@@ -4,6 +4,7 @@
 //! The tables are generated from the view declarations ([`schema`]) and rows are encoded in [`rows`]; what is written
 //! when, and what is believed about it, is decided in the batch and speed layers.
 
+mod answers;
 pub mod block;
 pub mod clickhouse;
 pub mod ledger;

@@ -3,6 +3,7 @@
 
 use crate::Marks;
 use crate::schema::rollup_table;
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use tidemark_core::cut::Cut;
 use tidemark_core::epoch::{Epoch, EpochBits};
@@ -10,7 +11,7 @@ use tidemark_core::generation::Rules;
 use tidemark_core::offset::Partition;
 use tidemark_core::question::{Groups, Question};
 use tidemark_core::view::{Dimension, View, ViewId};
-use tidemark_core::window::{Level, TimeRange};
+use tidemark_core::window::{Level, Step, TimeRange};
 
 const COUNT: &str = "sum(count) AS c";
 const CELL: &str =
@@ -46,10 +47,10 @@ fn within(range: TimeRange) -> String {
     let mut text = String::new();
     // Windows are seconds in ClickHouse and never before 1970: the rules refuse earlier events.
     if let Some(from) = range.from_ms {
-        let _ = write!(text, " AND window >= toDateTime({}, 'UTC')", from.max(0) / 1000);
+        let _ = write!(text, " AND window >= {}", from.max(0) / 1000);
     }
     if let Some(to) = range.to_ms {
-        let _ = write!(text, " AND window < toDateTime({}, 'UTC')", to.max(0) / 1000);
+        let _ = write!(text, " AND window < {}", to.max(0) / 1000);
     }
     text
 }
@@ -76,17 +77,17 @@ fn group(dimensions: &[Dimension]) -> String {
     dimensions.iter().map(|dimension| format!(", {dimension}")).collect()
 }
 
-/// The bucket of `window`, in milliseconds, where windows are of `level`; `starts` are the calendar buckets, in order.
+/// The bucket of `window`, in seconds, where windows are of `level`; `starts` are the calendar buckets, in order.
 fn bucket(question: &Question, level: Level, starts: &[i64]) -> String {
     match question.buckets.even() {
-        Some((width, _)) if width == level.ms() => "toInt64(toUnixTimestamp(window)) * 1000".to_owned(),
+        Some((width, _)) if width == level.ms() => "toInt64(window)".to_owned(),
         Some((width, origin)) => {
             let (width, origin) = (width / 1000, origin / 1000);
-            format!("(toInt64(toUnixTimestamp(window)) - positiveModulo(toInt64(toUnixTimestamp(window)) - ({origin}), {width})) * 1000")
+            format!("toInt64(window) - positiveModulo(toInt64(window) - ({origin}), {width})")
         }
         None if question.buckets.is_calendar() => {
             let list: Vec<String> = starts.iter().map(|ms| (ms / 1000).to_string()).collect();
-            format!("toInt64(roundDown(toInt64(toUnixTimestamp(window)), CAST([{}], 'Array(Int64)'))) * 1000", list.join(", "))
+            format!("toInt64(roundDown(toInt64(window), CAST([{}], 'Array(Int64)')))", list.join(", "))
         }
         None => "toInt64(0)".to_owned(),
     }
@@ -98,59 +99,132 @@ fn closed_cells(rules: &Rules, view: &View, question: &Question, level: Level, p
     format!("{table} WHERE {}{}{}", below(marks), within(piece), matching(question))
 }
 
-/// ` AND (…)`: the groups that are needed.
-fn in_groups(rules: &Rules, view: &View, question: &Question, groups: &Groups, marks: &Marks) -> String {
-    let Groups::Largest { n, and } = groups else { return String::new() };
-    let dimensions = question.group_by.iter().map(|d| d.name()).collect::<Vec<_>>().join(", ");
-    if dimensions.is_empty() {
-        return String::new();
-    }
-    // Over the whole range, so from roll-ups as coarse as its edges allow.
-    let counts: Vec<String> = question
-        .range
-        .pieces(Level::Day)
-        .into_iter()
-        .map(|(level, piece)| {
-            format!(
-                "SELECT {dimensions}, sum(count) AS n FROM {cells} GROUP BY {dimensions}",
-                cells = closed_cells(rules, view, question, level, piece, marks),
-            )
-        })
-        .collect();
-    let largest = match counts.as_slice() {
-        [one] => format!("SELECT {dimensions} FROM ({one}) ORDER BY n DESC, {dimensions} LIMIT {n}"),
-        several => format!(
-            "SELECT {dimensions} FROM ({}) GROUP BY {dimensions} ORDER BY sum(n) DESC, {dimensions} LIMIT {n}",
-            several.join(" UNION ALL ")
-        ),
-    };
-    let named: Vec<String> =
-        and.iter().map(|values| format!("({})", values.iter().map(|value| literal(value)).collect::<Vec<_>>().join(", "))).collect();
-    let named = if named.is_empty() { String::new() } else { format!(" OR ({dimensions}) IN ({})", named.join(", ")) };
-    format!(" AND (({dimensions}) IN ({largest}){named})")
+/// A question's text, and what a row of its answer is.
+#[derive(Debug)]
+pub enum Select {
+    /// A bucket of a group.
+    Buckets(String),
+    /// A group, with all of its buckets.
+    Groups(String),
+    /// A group, with a count for each of the buckets from `first_secs` on.
+    Counts { text: String, first_secs: i64, width_secs: i64 },
 }
 
-/// One SELECT for each piece of the range, each from the coarsest roll-up that fits.
-pub fn answer(rules: &Rules, view: ViewId, question: &Question, groups: &Groups, marks: &Marks, starts: &[i64]) -> Option<String> {
+/// Up to so many buckets a top list is read at once: a day by the hour, a month by the day. Beyond it the engine ranks
+/// first, and then reads the rows of those groups alone: all buckets of all groups would be too many to hold.
+const MOST_AT_ONCE: i64 = 32;
+
+fn has_few_buckets(question: &Question) -> bool {
+    let width = question.buckets.even().map_or(Level::Day.ms(), |(width, _)| width);
+    let few = |(from, to): (i64, i64)| (to - from) / width <= MOST_AT_ONCE;
+    question.buckets.step() == Step::Total || question.range.from_ms.zip(question.range.to_ms).is_some_and(few)
+}
+
+/// The groups that a top list needs.
+struct Largest<'q> {
+    groups: &'q [Dimension],
+    dimensions: String,
+    /// Groups that must be there come first, and have room of their own.
+    named_first: String,
+    limit: usize,
+}
+
+impl<'q> Largest<'q> {
+    fn new(groups: &'q [Dimension], n: usize, and: &BTreeSet<Vec<Box<str>>>) -> Self {
+        let dimensions = groups.iter().map(|d| d.name()).collect::<Vec<_>>().join(", ");
+        let named: Vec<String> =
+            and.iter().map(|values| format!("({})", values.iter().map(|value| literal(value)).collect::<Vec<_>>().join(", "))).collect();
+        let named_first = if named.is_empty() { String::new() } else { format!("({dimensions}) IN ({}) DESC, ", named.join(", ")) };
+        Self { groups, dimensions, named_first, limit: n + and.len() }
+    }
+
+    fn ranked_by(&self, count: &str) -> String {
+        let Self { dimensions, named_first, limit, .. } = self;
+        format!("GROUP BY {dimensions} ORDER BY {named_first}sum({count}) DESC, {dimensions} LIMIT {limit}")
+    }
+
+    /// `cells` of several pieces as those of one, with `columns` beside their dimensions.
+    fn one_of(&self, cells: &[String], columns: &str) -> String {
+        match cells {
+            [one] => one.clone(),
+            several => {
+                let selects: Vec<String> = several.iter().map(|of| format!("SELECT {}, {columns} FROM {of}", self.dimensions)).collect();
+                format!("({})", selects.join(" UNION ALL "))
+            }
+        }
+    }
+
+    /// From `rows`, SELECTs of cells by bucket and dimensions.
+    fn groups(&self, rows: &str) -> Select {
+        Select::Groups(format!(
+            "SELECT {values} AS v, groupArray((b, c, ac, s, lo, hi, f)) AS of_group FROM ({rows}) {ranked}",
+            values = array_of(self.groups),
+            ranked = self.ranked_by("c"),
+        ))
+    }
+
+    /// One count for each group.
+    fn totals(&self, cells: &[String]) -> Select {
+        let (values, cells, ranked) = (array_of(self.groups), self.one_of(cells, "count"), self.ranked_by("count"));
+        let text = format!("SELECT {values} AS v, [sum(count)] AS counts FROM {cells} {ranked}");
+        Select::Counts { text, first_secs: 0, width_secs: 0 }
+    }
+
+    /// Counts of the buckets that begin between `first_ms` and `to_ms`. A group's counts stand in a row as they are added
+    /// up, and become an array only if the group is among the largest.
+    fn counts(&self, cells: &[String], first_ms: i64, to_ms: i64, width_ms: i64) -> Select {
+        let (first_secs, width_secs) = (first_ms / 1000, width_ms / 1000);
+        let buckets = (to_ms - first_ms + width_ms - 1) / width_ms;
+        let text = format!(
+            "SELECT v, finalizeAggregation(states) AS counts FROM (SELECT {values} AS v, \
+             sumResampleState(0, {buckets}, 1)(count, intDiv(toInt64(window) - ({first_secs}), {width_secs})) AS states FROM {cells} {ranked})",
+            values = array_of(self.groups),
+            cells = self.one_of(cells, "window, count"),
+            ranked = self.ranked_by("count"),
+        );
+        Select::Counts { text, first_secs, width_secs }
+    }
+
+    /// ` AND …`: that a cell belongs to one of these groups, given the cells that they are ranked by.
+    fn condition(&self, cells: &[String]) -> String {
+        let (dimensions, cells, ranked) = (&self.dimensions, self.one_of(cells, "count"), self.ranked_by("count"));
+        format!(" AND ({dimensions}) IN (SELECT {dimensions} FROM {cells} {ranked})")
+    }
+}
+
+/// Each piece of the range from the coarsest roll-up that fits.
+pub fn answer(rules: &Rules, view: ViewId, question: &Question, groups: &Groups, marks: &Marks, starts: &[i64]) -> Option<Select> {
     let view = rules.views.get(view);
-    let in_groups = in_groups(rules, view, question, groups, marks);
-    let coarsest = question.buckets.coarsest_level(starts);
-    let selects: Vec<String> = question
-        .range
-        .pieces(coarsest)
-        .into_iter()
-        .map(|(level, piece)| {
-            format!(
-                "SELECT {bucket} AS b, {values} AS v, {measures} FROM {cells}{in_groups} GROUP BY b{group}",
-                measures = if question.only_counts { COUNT } else { CELL },
-                group = group(&question.group_by),
-                bucket = bucket(question, level, starts),
-                values = array_of(&question.group_by),
-                cells = closed_cells(rules, view, question, level, piece, marks),
-            )
-        })
-        .collect();
-    (!selects.is_empty()).then(|| selects.join(" UNION ALL "))
+    let cells = |&(level, piece): &(Level, TimeRange)| closed_cells(rules, view, question, level, piece, marks);
+    let pieces = question.range.pieces(question.buckets.coarsest_level(starts));
+    if pieces.is_empty() {
+        return None;
+    }
+    let rows = |columns: &str, measures: &str, condition: &str| {
+        let group = group(&question.group_by);
+        let select = |piece: &(Level, TimeRange)| {
+            let (bucket, cells) = (bucket(question, piece.0, starts), cells(piece));
+            format!("SELECT {bucket} AS b{columns}, {measures} FROM {cells}{condition} GROUP BY b{group}")
+        };
+        pieces.iter().map(select).collect::<Vec<_>>().join(" UNION ALL ")
+    };
+    let (values, measures) = (format!(", {} AS v", array_of(&question.group_by)), if question.only_counts { COUNT } else { CELL });
+    let largest = match groups {
+        Groups::Largest { n, and } if !question.group_by.is_empty() => Largest::new(&question.group_by, *n, and),
+        _ => return Some(Select::Buckets(rows(&values, measures, ""))),
+    };
+    if !has_few_buckets(question) {
+        let coarse: Vec<String> = question.range.pieces(Level::Day).iter().map(cells).collect();
+        return Some(Select::Buckets(rows(&values, measures, &largest.condition(&coarse))));
+    }
+    let at_once: Vec<String> = pieces.iter().map(cells).collect();
+    Some(match (question.buckets.even(), question.range) {
+        (Some((width, origin)), TimeRange { from_ms: Some(from), to_ms: Some(to) }) if question.only_counts => {
+            largest.counts(&at_once, from - (from - origin).rem_euclid(width), to, width)
+        }
+        (None, _) if question.only_counts && !question.buckets.is_calendar() => largest.totals(&at_once),
+        _ => largest.groups(&rows(&group(&question.group_by), CELL, "")),
+    })
 }
 
 /// `offset < [c0, c1, …][partition + 1]`: below the cut of its partition.
@@ -206,7 +280,7 @@ pub fn extent_raw(marks: &Marks, cut: &Cut) -> String {
 /// An epoch's cells at one level, as reconciliation compares them.
 pub fn cells(rules: &Rules, view: &View, level: Level, partition: Partition, epoch: Epoch) -> String {
     format!(
-        "SELECT toInt64(toUnixTimestamp(window)) * 1000 AS b, {values} AS v, {CELL} FROM {table} WHERE partition = {partition} AND epoch = {epoch} GROUP BY b{group}",
+        "SELECT toInt64(window) AS b, {values} AS v, {CELL} FROM {table} WHERE partition = {partition} AND epoch = {epoch} GROUP BY b{group}",
         group = group(view.dimensions()),
         values = array_of(view.dimensions()),
         table = rollup_table(view, level, rules.generation),
