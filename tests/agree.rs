@@ -124,15 +124,23 @@ async fn check(history: &ClickHouse, partition: Partition, rules: &Arc<Rules>, r
     let only_counts = Question { only_counts: true, ..question.clone() };
     assert_eq!(counts(&history.answer(*view, &only_counts, &Groups::All, &marks).await.expect("answered")), counts(&ours), "{question:?}");
     assert_eq!(counts(&answered(&only_counts)), counts(&ours), "{question:?}");
-    // Some groups are named that history has, and one that it has not.
-    let absent = vec!["it's absent".into(); question.group_by.len()];
-    let named = ours.keys().take(1).map(|key| key.values.clone()).chain(std::iter::once(absent)).collect();
-    for largest in [Groups::Largest { n: 1, and: named }, Groups::Largest { n: 2, and: BTreeSet::new() }] {
-        let mut expected = ours.clone();
-        largest.keep(&mut expected);
-        assert_eq!(history.answer(*view, question, &largest, &marks).await.expect("answered"), expected, "{largest:?} {question:?}");
-        let found = history.answer(*view, &only_counts, &largest, &marks).await.expect("answered");
-        assert_eq!(counts(&found), counts(&expected), "{largest:?} {question:?}");
+    // Top lists, of this question and of three days of which two are not whole. Some groups are named that history has, and
+    // one that it has not.
+    let range = TimeRange { from_ms: Some(FROM + 7 * WINDOW_MS), to_ms: Some(FROM + SPAN - 5 * WINDOW_MS) };
+    let days = Question { range, buckets: Buckets::new(Step::Day, None).expect("UTC"), ..question.clone() };
+    for question in [question, &days] {
+        let only_counts = Question { only_counts: true, ..question.clone() };
+        let ours = answered(question);
+        let absent = vec!["it's absent".into(); question.group_by.len()];
+        let named = ours.keys().take(1).map(|key| key.values.clone()).chain(std::iter::once(absent)).collect();
+        for largest in [Groups::Largest { n: 1, and: named }, Groups::Largest { n: 2, and: BTreeSet::new() }] {
+            let mut expected = ours.clone();
+            largest.keep(&mut expected);
+            let cells = history.answer(*view, question, &largest, &marks).await.expect("answered");
+            assert_eq!(cells, expected, "{largest:?} {question:?}");
+            let found = history.answer(*view, &only_counts, &largest, &marks).await.expect("answered");
+            assert_eq!(counts(&found), counts(&expected), "{largest:?} {question:?}");
+        }
     }
     // Raw events, of which history knows nothing but the cut, say the same.
     let cut = Cut::from_iter([(partition, rules.epoch_bits.end_of(Epoch(0)))]);

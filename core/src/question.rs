@@ -80,3 +80,25 @@ pub fn merge_rows(into: &mut Rows, from: Rows) {
         into.entry(key).or_default().merge(&cell);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn named_groups_are_kept_first_and_have_room_of_their_own() {
+        let group = |name: &str| vec![Box::from(name)];
+        let counted = [("a", 0, 3), ("a", 1, 3), ("b", 0, 5), ("c", 0, 1), ("d", 0, 5), ("e", 1, 4)];
+        let row = |(name, bucket_ms, count)| (RowKey { bucket_ms, values: group(name) }, Cell::without_amounts(count, 0));
+        let kept = |n, and: &[&str]| {
+            let mut rows: Rows = counted.into_iter().map(row).collect();
+            Groups::Largest { n, and: and.iter().map(|name| group(name)).collect() }.keep(&mut rows);
+            rows.into_keys().map(|key| format!("{}{}", key.values[0], key.bucket_ms)).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(kept(1, &[]), "a0 a1");
+        assert_eq!(kept(2, &[]), "a0 b0 a1");
+        assert_eq!(kept(1, &["c"]), "a0 c0 a1");
+        assert_eq!(kept(1, &["c", "not there"]), "a0 b0 c0 a1");
+        assert_eq!(kept(9, &["c"]), "a0 b0 c0 d0 a1 e1");
+    }
+}

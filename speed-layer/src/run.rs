@@ -404,12 +404,17 @@ mod tests {
     use tidemark_core::generation::Generation;
     use tidemark_core::offset::Offset;
     use tidemark_core::view::Views;
+    use tidemark_core::window::{Buckets, Step, TimeRange};
     use tidemark_topic::Record;
 
     const P: Partition = Partition(0);
 
     fn record(offset: u64) -> Record<'static> {
-        Record { offset: Offset::new(offset), timestamp_ms: 1_795_564_800_000, payload: Some(br#"{"event_type":"a","timestamp":0}"#) }
+        Record {
+            offset: Offset::new(offset),
+            timestamp_ms: 1_795_564_800_000,
+            payload: Some(br#"{"event_type":"a","timestamp":1795564800000}"#),
+        }
     }
 
     /// A partition that has counted four records, an epoch.
@@ -423,6 +428,17 @@ mod tests {
         let tide = Arc::new(RwLock::new(tide));
         speed.tides.insert(P, Arc::clone(&tide));
         (speed, tide)
+    }
+
+    #[test]
+    fn a_snapshot_counts_complete_epochs_and_the_one_that_is_being_counted() {
+        let (speed, tide) = speed();
+        tide.write().apply(&[record(4)]);
+        let buckets = Buckets::new(Step::Total, None).expect("UTC");
+        let question = Question { range: TimeRange::default(), buckets, group_by: vec![], filters: BTreeMap::new(), only_counts: true };
+        let snapshot = speed.snapshot(ViewId(0), &question, 1).expect("on an edge").expect("ready");
+        assert_eq!(tide.read().segments().count(), 2);
+        assert_eq!(snapshot.rows.values().map(|cell| cell.count).sum::<u64>(), 5);
     }
 
     #[test]

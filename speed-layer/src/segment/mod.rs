@@ -198,6 +198,7 @@ mod tests {
     use std::collections::BTreeMap;
     use tidemark_core::amount::Amount;
     use tidemark_core::event::Properties;
+    use tidemark_core::window::{Buckets, Step};
 
     /// Few values, so that some cells hold many events, and some one.
     fn events() -> impl Strategy<Value = Vec<(&'static str, &'static str, i64, Option<i64>)>> {
@@ -234,7 +235,18 @@ mod tests {
                 expected.entry(key).or_default().add(fold_of(offset), amount);
             }
             prop_assert_eq!(segment.cells(), expected.len());
-            prop_assert_eq!(segment.rows(ViewId(0), Level::FiveMinutes), expected);
+            prop_assert_eq!(&segment.rows(ViewId(0), Level::FiveMinutes), &expected);
+            let question = Question {
+                range: TimeRange::default(),
+                buckets: Buckets::new(Step::FiveMinutes, None).expect("UTC"),
+                group_by: vec![Dimension::EventType, Dimension::ProductId],
+                filters: BTreeMap::new(),
+                only_counts: true,
+            };
+            let mut gathered = Gathered::default();
+            segment.answer(ViewId(0), &question, &mut gathered).expect("on an edge");
+            let counts = |rows: Rows| rows.into_iter().map(|(key, cell)| (key, cell.count)).collect::<Vec<_>>();
+            prop_assert_eq!(counts(gathered.into_rows()), counts(expected));
         }
     }
 }
