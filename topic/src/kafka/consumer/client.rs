@@ -24,7 +24,7 @@ pub(super) struct Connected {
 impl Connected {
     /// A new client; a member subscribes to the topic.
     pub(super) fn new(config: &ClientConfig, parking: &Arc<Parking>, subscribe: Option<&str>) -> Result<Self, Error> {
-        native::keep_freed_buffers();
+        native::keep_freed_memory();
         let refused = |error: KafkaError| Error::Refused { reason: format!("making a consumer: {error}") };
         let mut base = BaseConsumer::from_config_and_context(config, Context::default()).map_err(refused)?;
         base.set_nonempty_callback({
