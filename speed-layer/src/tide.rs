@@ -70,7 +70,6 @@ impl Tide {
             // Built in its place: an event is too large to be moved for nothing.
             let examined: [Option<Examined<'_>>; AT_ONCE] =
                 std::array::from_fn(|at| records.get(at).map(|record| self.judge.examine(record.payload, record.timestamp_ms)));
-            examined.iter().flatten().filter_map(|examined| examined.decoded.as_ref().ok()).for_each(|event| self.current.prefetch(event));
             self.count(records.iter().map(|record| record.offset).zip(examined.iter().flatten()));
         }
     }

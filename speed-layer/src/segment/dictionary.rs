@@ -15,10 +15,9 @@ pub(super) struct Dictionary {
 }
 
 impl Dictionary {
-    /// The number of a value, which gets one if it has none.
+    /// The number of a value, which gets one if it has none; the tag is the value's.
     #[inline]
-    pub(super) fn intern(&mut self, value: &str) -> u32 {
-        let tag = self.tag(value);
+    pub(super) fn intern(&mut self, tag: u32, value: &str) -> u32 {
         let Self { text, ends, slots, .. } = self;
         match slots.place(tag, |number| at(text, ends, number) == value) {
             Place::Taken(number) => *number,
@@ -32,9 +31,10 @@ impl Dictionary {
         }
     }
 
+    /// Asks for the memory that looking for a tag will need.
     #[inline]
-    pub(super) fn prefetch(&self, value: &str) {
-        self.slots.prefetch(self.tag(value));
+    pub(super) fn prefetch(&self, tag: u32) {
+        self.slots.prefetch(tag);
     }
 
     pub(super) fn number(&self, value: &str) -> Option<u32> {
@@ -53,7 +53,7 @@ impl Dictionary {
 
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "half of the hash is what is wanted")]
-    fn tag(&self, value: &str) -> u32 {
+    pub(super) fn tag(&self, value: &str) -> u32 {
         self.hasher.hash_one(value) as u32
     }
 }

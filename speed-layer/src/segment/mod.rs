@@ -66,34 +66,40 @@ impl Segment {
         self.views.iter().map(ViewCells::len).sum()
     }
 
-    /// Asks for the memory that counting an event will need first.
-    #[inline]
-    pub fn prefetch(&self, event: &Event<'_>) {
-        for dimension in Dimension::ALL {
-            if let Some(dictionary) = &self.values[dimension.index()] {
-                dictionary.prefetch(dimension.value(event));
-            }
-        }
-    }
-
     /// Counts events of the segment's epoch: all of them one step, then all of them the next, so that memory is on its
     /// way to one event while another is looked at.
     pub fn count(&mut self, events: &[(Offset, &Event<'_>)]) {
         for events in events.chunks(AT_ONCE) {
-            let counted: ArrayVec<Counted, AT_ONCE> = events.iter().map(|(offset, event)| self.interned(*offset, event)).collect();
+            let tags: ArrayVec<[u32; Dimension::COUNT], AT_ONCE> = events.iter().map(|(_, event)| self.tags(event)).collect();
+            let interned = events.iter().zip(&tags).map(|((offset, event), tags)| self.interned(*offset, event, tags));
+            let counted: ArrayVec<Counted, AT_ONCE> = interned.collect();
             self.views.iter_mut().for_each(|view| view.count(&counted));
         }
     }
 
+    /// The tags of an event's values, whose memory is on its way from here on.
     #[inline]
-    fn interned(&mut self, offset: Offset, event: &Event<'_>) -> Counted {
+    fn tags(&self, event: &Event<'_>) -> [u32; Dimension::COUNT] {
+        let mut tags = [0; Dimension::COUNT];
+        for dimension in Dimension::ALL {
+            if let Some(dictionary) = &self.values[dimension.index()] {
+                let tag = dictionary.tag(dimension.value(event));
+                dictionary.prefetch(tag);
+                tags[dimension.index()] = tag;
+            }
+        }
+        tags
+    }
+
+    #[inline]
+    fn interned(&mut self, offset: Offset, event: &Event<'_>, tags: &[u32; Dimension::COUNT]) -> Counted {
         let fold = fold_of(offset);
         self.tally.events += 1;
         self.fold = self.fold.wrapping_add(fold);
         let mut numbers: Key = [0; Dimension::COUNT];
         for dimension in Dimension::ALL {
             if let Some(dictionary) = &mut self.values[dimension.index()] {
-                numbers[dimension.index()] = dictionary.intern(dimension.value(event));
+                numbers[dimension.index()] = dictionary.intern(tags[dimension.index()], dimension.value(event));
             }
         }
         let window = WindowStart::containing(event.timestamp_ms);
