@@ -19,6 +19,7 @@ use anyhow::Result;
 use report::{Report, Run};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+use tidemark_topic::kafka::ConsumerOptions;
 use topic::Bench;
 
 #[derive(clap::Args)]
@@ -40,7 +41,7 @@ enum What {
     /// The batch layer: from the log to acknowledged rows with all roll-ups
     Batch(Layer),
     /// Reading alone: records are taken from the client library and thrown away, the floor under every consumer
-    Floor(Layer),
+    Floor(Reading),
     /// The speed layer beside Kafka Streams, Flink and reading alone
     Compare(compare::Arguments),
     /// Ingest: from NDJSON over HTTP to events that Kafka has acknowledged
@@ -94,6 +95,28 @@ struct Layer {
 }
 
 #[derive(clap::Args)]
+struct Reading {
+    #[command(flatten)]
+    source: Source,
+    /// Read as tidemark does, by a short queue and with checksums compared, instead of by librdkafka's own defaults
+    #[arg(long)]
+    as_tidemark: bool,
+}
+
+impl Reading {
+    fn options(&self) -> ConsumerOptions {
+        let librdkafka = ConsumerOptions { queued_kbytes: 64 * 1024, check_crcs: false };
+        if self.as_tidemark { ConsumerOptions::default() } else { librdkafka }
+    }
+
+    fn settings(&self) -> Vec<(&'static str, String)> {
+        let ConsumerOptions { queued_kbytes, check_crcs } = self.options();
+        let own = [("queue", format!("{queued_kbytes} KiB")), ("checksums", if check_crcs { "on" } else { "off" }.to_owned())];
+        self.source.settings().into_iter().chain(own).collect()
+    }
+}
+
+#[derive(clap::Args)]
 struct Counting {
     #[command(flatten)]
     layer: Layer,
@@ -121,9 +144,10 @@ async fn bench(arguments: &Arguments) -> Result<()> {
             let bench = Bench::start(&layer.source, true).await?;
             ("batch", layers::settings(layer), repeated_on(bench, n, async |bench, run| layers::batch(layer, bench, run).await).await?)
         }
-        What::Floor(layer) => {
-            let bench = Bench::start(&layer.source, false).await?;
-            ("floor", layers::settings(layer), repeated_on(bench, n, async |bench, run| layers::floor(bench, run).await).await?)
+        What::Floor(reading) => {
+            let bench = Bench::start(&reading.source, false).await?;
+            let measure = async |bench: &Bench, run| layers::floor(reading, bench, run).await;
+            ("floor", reading.settings(), repeated_on(bench, n, measure).await?)
         }
         What::Compare(compare) => {
             let bench = Bench::start(&compare.source, false).await?;

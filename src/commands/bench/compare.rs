@@ -55,7 +55,6 @@ pub async fn run(arguments: &Arguments, bench: &Bench) -> Result<Run> {
     })
     .await??;
     let of = |wanted: &str| measured.iter().find(|(name, _)| *name == wanted).map(|(_, measured)| measured);
-    let floor = of(FLOOR).context("the floor")?;
     let mut figures = Vec::new();
     for (name, measured) in &measured {
         figures.push(Figure::new(format!("{name}: start to end"), "events/s", events as f64 / measured.secs));
@@ -64,8 +63,11 @@ pub async fn run(arguments: &Arguments, bench: &Bench) -> Result<Run> {
     }
     for name in [OURS, OURS_ALIKE] {
         let ours = of(name).context("the speed layer")?;
-        figures.push(Figure::new(format!("{name} to {FLOOR}: CPU"), "times", ours.cpu_secs / floor.cpu_secs));
-        for (peer_name, peer) in measured.iter().filter(|(other, _)| ![FLOOR, OURS, OURS_ALIKE].contains(other)) {
+        for floor_name in [FLOOR, OUR_FLOOR] {
+            let floor = of(floor_name).context("the floor")?;
+            figures.push(Figure::new(format!("{name} to {floor_name}: CPU"), "times", ours.cpu_secs / floor.cpu_secs));
+        }
+        for (peer_name, peer) in measured.iter().filter(|(other, _)| !other.starts_with(OURS) && !other.starts_with(FLOOR)) {
             figures.push(Figure::new(format!("{peer_name} to {name}: CPU"), "times", peer.cpu_secs / ours.cpu_secs));
             figures.push(Figure::new(format!("{peer_name} to {name}: time"), "times", peer.secs / ours.secs));
             figures.push(Figure::new(format!("{peer_name} to {name}: memory"), "times", peer.peak_mib as f64 / ours.peak_mib as f64));
@@ -75,7 +77,9 @@ pub async fn run(arguments: &Arguments, bench: &Bench) -> Result<Run> {
 }
 
 const FLOOR: &str = "librdkafka alone";
+const OUR_FLOOR: &str = "librdkafka alone, read as tidemark does";
 const OURS: &str = "tidemark";
+const OURS_NO_DEDUP: &str = "tidemark, no dedup";
 /// What the peers do, and no more.
 const OURS_ALIKE: &str = "tidemark, one view, no dedup";
 
@@ -100,7 +104,9 @@ fn contenders(arguments: &Arguments, bench: &Bench, dir: &tempfile::TempDir, out
     let streams = |form: &str, threads: &str| java("kafka-streams", &[], "peers.Streams", &[form, threads, &state, &text]);
     Ok(vec![
         Contender { name: FLOOR, command: ours(&["floor"]), counts: false },
+        Contender { name: OUR_FLOOR, command: ours(&["floor", "--as-tidemark"]), counts: false },
         Contender { name: OURS, command: ours(&["speed", "--out", &text]), counts: true },
+        Contender { name: OURS_NO_DEDUP, command: ours(&["speed", "--no-dedup", "--out", &text]), counts: true },
         Contender { name: OURS_ALIKE, command: ours(&["speed", "--one-view", "--no-dedup", "--out", &text]), counts: true },
         Contender { name: "Kafka Streams, local", command: streams("local", "1")?, counts: true },
         Contender { name: "Kafka Streams, groupBy", command: streams("groupby", "2")?, counts: true },

@@ -4,7 +4,7 @@ use super::measured::Usage;
 use super::recount;
 use super::report::{Figure, Run, memory_of_first};
 use super::topic::Bench;
-use super::{Counting, Layer};
+use super::{Counting, Layer, Reading};
 use anyhow::{Context as _, Result, bail, ensure};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -107,11 +107,11 @@ async fn counted<C: Consumer + Send + 'static>(
 }
 
 /// The log alone: every record is handed over, and nothing is done with it.
-pub async fn floor(bench: &Bench, run: u32) -> Result<Run> {
+pub async fn floor(reading: &Reading, bench: &Bench, run: u32) -> Result<Run> {
     let wanted = ends(&bench.kafka).await?;
     let n = events_below(&wanted);
     let (began, before, servers) = (Instant::now(), Usage::begin()?, bench.servers()?);
-    read(bench.kafka.consumer(Membership::all(), ConsumerOptions::default())?, Share::default(), &wanted, |_, _| ())?;
+    read(bench.kafka.consumer(Membership::all(), reading.options())?, Share::default(), &wanted, |_, _| ())?;
     let (took, used) = (began.elapsed().as_secs_f64(), Usage::now()?.since(before));
     let servers = bench.servers()?.figures_since(servers, n);
     let figures = figures(run, n, took, &used).chain(servers).collect();

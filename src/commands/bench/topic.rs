@@ -124,13 +124,26 @@ impl Servers {
     }
 }
 
-pub const TYPES: [&str; 12] =
-    ["view", "click", "search", "scroll", "cart", "purchase", "refund", "login", "logout", "share", "rate", "error"];
+/// The types, and how many of a thousand events have each.
+pub const TYPES: [(&str, u64); 12] = [
+    ("view", 400),
+    ("click", 180),
+    ("search", 150),
+    ("cart", 80),
+    ("login", 50),
+    ("purchase", 30),
+    ("scroll", 30),
+    ("logout", 20),
+    ("share", 20),
+    ("rate", 15),
+    ("error", 15),
+    ("refund", 10),
+];
 
 /// A query's filters for a set of types, given by its bits.
 pub fn where_types(set: usize) -> String {
     let chosen = TYPES.iter().enumerate().filter(|(bit, _)| set >> bit & 1 == 1);
-    chosen.map(|(_, name)| format!("&where=event_type:{name}")).collect()
+    chosen.map(|(_, (name, _))| format!("&where=event_type:{name}")).collect()
 }
 
 /// Events by number, and how fast their instants advance.
@@ -214,23 +227,30 @@ impl Draws {
         self.0 % limit
     }
 
-    /// A number below `limit`, small ones more likely.
-    fn small(&mut self, limit: u64) -> u64 {
-        let below = self.below(limit) + 1;
-        self.below(below)
+    /// A number below `limit`, small ones more likely: a tenth of the numbers is drawn by `0.1 ^ (1 / power)` of all.
+    fn small(&mut self, limit: u64, power: u32) -> u64 {
+        let drawn = self.below(limit);
+        drawn.pow(power) / limit.pow(power - 1)
+    }
+
+    /// A type by its share.
+    fn event_type(&mut self) -> &'static str {
+        let mut drawn = self.below(1_000);
+        let of_share = |(_, share): &&(&str, u64)| drawn.checked_sub(*share).map(|rest| drawn = rest).is_none();
+        TYPES.iter().find(of_share).expect("the shares are a thousand").0
     }
 }
 
 /// Event number `n`: about 180 bytes. Its instant is `advanced_ms` after the first, up to three seconds before that, and
 /// for one in a hundred up to two minutes; of 10,000 products and 200,000 users some are far more frequent than
-/// others; purchases and refunds have amounts. The same numbers make the same event.
+/// others, and so are types; purchases and refunds have amounts. The same numbers make the same event.
 fn event(n: u64, advanced_ms: u64) -> (String, String) {
     let mut draws = Draws(n);
-    let event_type = TYPES[usize::try_from(draws.below(TYPES.len() as u64)).expect("12 types")];
+    let event_type = draws.event_type();
     let late_ms = draws.below(3_000) + if draws.below(100) == 0 { draws.below(120_000) } else { 0 };
     let at_ms = START_MS + advanced_ms.saturating_sub(late_ms);
     let at = tidemark_core::window::rfc3339(i64::try_from(at_ms).expect("in this century"));
-    let (product, user) = (draws.small(10_000), format!("u-{:06}", draws.small(200_000)));
+    let (product, user) = (draws.small(10_000, 3), format!("u-{:06}", draws.small(200_000, 2)));
     let id = fold_of(Offset::new(n));
     let amount = match event_type {
         "purchase" | "refund" => format!("{}.{:02}", draws.below(500), draws.below(100)),
