@@ -126,6 +126,10 @@ impl ViewCells {
         let at = *self.windows.entry(window).or_insert(next);
         if at == next {
             self.tables.push((window, Slots::default()));
+            // Windows appear nearly in order of time, so few events are still to come for the one before the last.
+            if let Some(passed) = next.checked_sub(2) {
+                self.tables[passed].1.pack();
+            }
         }
         self.last = Some((window, at));
         at

@@ -106,7 +106,8 @@ impl Slots {
         }
     }
 
-    /// Gives up the free places of a table in which nothing is looked up any more.
+    /// Gives up the free places of a table in which hardly anything is looked up any more: the next place to be asked for
+    /// makes them again.
     pub(super) fn pack(&mut self) {
         self.slots.retain(|slot| !slot.is_free());
         self.slots.shrink_to_fit();
