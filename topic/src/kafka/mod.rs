@@ -25,10 +25,11 @@ use std::time::Duration;
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Settings on which exactness rests. Another value would be wrong, so it is refused rather than overridden.
-const RESERVED: [&str; 17] = [
+const RESERVED: [&str; 18] = [
     "acks",
     "auto.offset.reset",
     "bootstrap.servers",
+    "delivery.report.only.error",
     "enable.auto.commit",
     "enable.auto.offset.store",
     "enable.idempotence",
