@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 shared=$(cd "${TIDEMARK_SHARED:-../shared}" && pwd) || exit 1
 target=${CARGO_TARGET_DIR:-target}
 out=$target/accept-main
-mkdir -p "$out" && rm -f "$out"/*
+rm -rf "$out" && mkdir -p "$out"
 table=$out/table
 failed=0
 row=0
