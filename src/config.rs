@@ -91,6 +91,7 @@ struct View {
 pub struct Speed {
     /// 0: as many as the machine suggests.
     threads: u32,
+    pub max_open_events: u64,
 }
 
 impl Speed {
@@ -192,7 +193,7 @@ mod tests {
 
     #[test]
     fn no_thread_is_without_a_partition() {
-        let threads = |threads, partitions| Speed { threads }.threads(partitions).get();
+        let threads = |threads, partitions| Speed { threads, max_open_events: 0 }.threads(partitions).get();
         assert_eq!((threads(3, 8), threads(3, 2), threads(0, 1)), (3, 2, 1));
     }
 

@@ -6,7 +6,7 @@ use crate::reread::now_ms;
 use crate::tide::{Tide, Waterline};
 use dashmap::DashMap;
 use parking_lot::{ArcRwLockWriteGuard, RawRwLock, RwLock};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,6 +41,8 @@ pub struct Speed {
     tides: DashMap<Partition, Arc<RwLock<Tide>>>,
     /// The log's end as of the last fetch.
     ends: DashMap<Partition, NextOffset>,
+    /// Of a partition. Beyond it nothing more is read of the partition until an epoch has been closed.
+    max_open_events: u64,
     /// Counts the batches applied: whoever waits for a position looks again when it moves.
     changed: watch::Sender<u64>,
     pub closed: AtomicU64,
@@ -72,10 +74,25 @@ impl Speed {
             rules,
             tides: DashMap::new(),
             ends: DashMap::new(),
+            max_open_events: u64::MAX,
             changed: watch::Sender::new(0),
             closed: AtomicU64::new(0),
             repaired: AtomicU64::new(0),
         }
+    }
+
+    /// With a bound to the events of a partition's open epochs, though always room for two epochs: one that is being counted,
+    /// and one that is being closed.
+    #[must_use]
+    pub fn bounded(self, max_open_events: u64) -> Self {
+        Self { max_open_events: max_open_events.max(2 * self.rules.epoch_bits.span()), ..self }
+    }
+
+    fn is_full(&self, partition: Partition) -> bool {
+        self.tide(partition).is_some_and(|tide| {
+            let Waterline { position, mark } = tide.read().waterline();
+            position.get().saturating_sub(mark.position(self.rules.epoch_bits).get()) > self.max_open_events
+        })
     }
 
     /// Answers from the open epochs; `None` while some partition of `0..partitions` is not yet ready to.
@@ -185,12 +202,9 @@ pub fn run<C: Consumer, H: History>(
     control.wake_by(consumer.waker());
     let past = Past { history, reached, runtime, control: &control };
     let mut owned: Vec<Partition> = Vec::new();
-    let (mut paused, mut waiting) = (false, false);
+    let (mut held, mut waiting) = (BTreeSet::new(), false);
     while !control.is_stopping() {
-        if control.is_paused() != paused {
-            paused = !paused;
-            control.patiently(|| if paused { consumer.pause(&owned) } else { consumer.resume(&owned) })?;
-        }
+        hold(&mut consumer, &control, speed, &owned, &mut held)?;
         let (mut holding, mut changes) = (Holding::default(), Vec::new());
         let polled = consumer.poll(POLL, |happened| match happened {
             Happened::Records { partition, records } => {
@@ -211,11 +225,9 @@ pub fn run<C: Consumer, H: History>(
             if ours {
                 assigned(&mut consumer, &past, speed, &partitions)?;
                 owned.extend(&partitions);
-                if paused {
-                    consumer.pause(&partitions)?;
-                }
             } else {
                 owned.retain(|partition| !partitions.contains(partition));
+                held.retain(|partition| !partitions.contains(partition));
                 partitions.iter().for_each(|partition| drop(speed.tides.remove(partition)));
                 consumer.release(&partitions)?;
             }
@@ -239,6 +251,32 @@ pub fn run<C: Consumer, H: History>(
             Err(error) => return Err(error),
         }
     }
+    Ok(())
+}
+
+/// Stops reading what is not to be counted now, because the layer is paused or a partition is full, and goes on with what
+/// is; `held` are the partitions that are stopped.
+fn hold<C: Consumer>(
+    consumer: &mut C,
+    control: &Control,
+    speed: &Speed,
+    owned: &[Partition],
+    held: &mut BTreeSet<Partition>,
+) -> Result<(), tidemark_topic::Error> {
+    let full: Vec<Partition> = owned.iter().copied().filter(|partition| speed.is_full(*partition)).collect();
+    let wanted = |partition: &Partition| control.is_paused() || full.contains(partition);
+    let (stop, go_on): (Vec<_>, Vec<_>) =
+        owned.iter().copied().filter(|partition| wanted(partition) != held.contains(partition)).partition(wanted);
+    if stop.is_empty() && go_on.is_empty() {
+        return Ok(());
+    }
+    control.patiently(|| if stop.is_empty() { Ok(()) } else { consumer.pause(&stop) })?;
+    control.patiently(|| if go_on.is_empty() { Ok(()) } else { consumer.resume(&go_on) })?;
+    held.extend(stop);
+    held.retain(|partition| !go_on.contains(partition));
+    let (max, names) = (speed.max_open_events, full.iter().map(Partition::to_string).collect::<Vec<_>>().join(", "));
+    let text = || format!("counting waits for history: over {max} events (speed.max_open_events) are not closed yet of partition {names}");
+    control.trouble((!full.is_empty()).then(text));
     Ok(())
 }
 

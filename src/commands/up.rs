@@ -126,7 +126,8 @@ impl Parts {
         let topic = kafka.admin()?.ensure_topic(config.kafka.partitions, 1, &topic_config).await?;
         let history = Arc::new(open_history(config, &runtime.clickhouse, &rules).await?);
 
-        let (speed, batch) = (Arc::new(Speed::new(Arc::clone(&rules))), Batch::default());
+        let speed = Arc::new(Speed::new(Arc::clone(&rules)).bounded(config.speed.max_open_events));
+        let batch = Batch::default();
         let engine = Engine::new(
             Arc::clone(&rules),
             config.kafka.topic.clone(),

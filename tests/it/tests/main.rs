@@ -4,6 +4,7 @@
 
 mod any_moment;
 mod bad_requests;
+mod bounded;
 mod flights;
 mod january;
 mod kill;
