@@ -37,11 +37,11 @@ const CPU: &str = "CPU s per million events";
 /// All of them. docs/performance.md has the runs.
 #[rustfmt::skip]
 pub const KNOWN: [Known; 13] = [
-    Known { name: "ingest_cpu", default: 1.82, unit: CPU, from: "bench ingest", measured_by: Some(("ingest", "CPU of ingest")), of: |c| &mut c.ingest_cpu },
+    Known { name: "ingest_cpu", default: 1.33, unit: CPU, from: "bench ingest", measured_by: Some(("ingest", "CPU of ingest")), of: |c| &mut c.ingest_cpu },
     Known { name: "kafka_write_cpu", default: 0.84, unit: CPU, from: "bench ingest --events 5000000; one replica, lz4", measured_by: Some(("ingest", "CPU of Kafka")), of: |c| &mut c.kafka_write_cpu },
     Known { name: "kafka_read_cpu", default: 0.1, unit: CPU, from: "bench floor --events 5000000; one reader", measured_by: Some(("floor", "CPU of Kafka")), of: |c| &mut c.kafka_read_cpu },
-    Known { name: "speed_cpu", default: 0.82, unit: CPU, from: "bench speed --events 5000000", measured_by: Some(("speed", "CPU")), of: |c| &mut c.speed_cpu },
-    Known { name: "batch_cpu", default: 0.75, unit: CPU, from: "bench batch", measured_by: Some(("batch", "CPU")), of: |c| &mut c.batch_cpu },
+    Known { name: "speed_cpu", default: 1.02, unit: CPU, from: "bench speed --events 5000000", measured_by: Some(("speed", "CPU")), of: |c| &mut c.speed_cpu },
+    Known { name: "batch_cpu", default: 0.73, unit: CPU, from: "bench batch", measured_by: Some(("batch", "CPU")), of: |c| &mut c.batch_cpu },
     Known { name: "clickhouse_cpu", default: 5.7, unit: CPU, from: "bench batch --events 5000000; one replica, merges included", measured_by: Some(("batch", "CPU of ClickHouse")), of: |c| &mut c.clickhouse_cpu },
     Known { name: "partition_rate", default: 170_000.0, unit: "events/s", from: "half of bench batch: two blocks on their way, one of a partition", measured_by: None, of: |c| &mut c.partition_rate },
     Known { name: "kafka_bytes", default: 65.0, unit: "bytes an event", from: "bench ingest --events 5000000; one replica, lz4", measured_by: Some(("ingest", "bytes on Kafka's disk")), of: |c| &mut c.kafka_bytes },
