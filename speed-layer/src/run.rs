@@ -198,13 +198,13 @@ pub fn run<C: Consumer, H: History>(
     speed: &Arc<Speed>,
     runtime: &tokio::runtime::Handle,
 ) -> Result<(), tidemark_topic::Error> {
-    let control = speed.control.part();
+    let (control, bound) = (speed.control.part(), speed.control.part());
     control.wake_by(consumer.waker());
     let past = Past { history, reached, runtime, control: &control };
     let mut owned: Vec<Partition> = Vec::new();
     let (mut held, mut waiting) = (BTreeSet::new(), false);
     while !control.is_stopping() {
-        hold(&mut consumer, &control, speed, &owned, &mut held)?;
+        hold(&mut consumer, &control, &bound, speed, &owned, &mut held)?;
         let (mut holding, mut changes) = (Holding::default(), Vec::new());
         let polled = consumer.poll(POLL, |happened| match happened {
             Happened::Records { partition, records } => {
@@ -255,28 +255,28 @@ pub fn run<C: Consumer, H: History>(
 }
 
 /// Stops reading what is not to be counted now, because the layer is paused or a partition is full, and goes on with what
-/// is; `held` are the partitions that are stopped.
+/// is; `held` are the partitions that are stopped. That some are full is `bound`'s trouble.
 fn hold<C: Consumer>(
     consumer: &mut C,
     control: &Control,
+    bound: &Control,
     speed: &Speed,
     owned: &[Partition],
     held: &mut BTreeSet<Partition>,
 ) -> Result<(), tidemark_topic::Error> {
-    let full: Vec<Partition> = owned.iter().copied().filter(|partition| speed.is_full(*partition)).collect();
-    let wanted = |partition: &Partition| control.is_paused() || full.contains(partition);
-    let (stop, go_on): (Vec<_>, Vec<_>) =
-        owned.iter().copied().filter(|partition| wanted(partition) != held.contains(partition)).partition(wanted);
-    if stop.is_empty() && go_on.is_empty() {
+    let full: BTreeSet<Partition> = owned.iter().copied().filter(|partition| speed.is_full(*partition)).collect();
+    let wanted = if control.is_paused() { owned.iter().copied().collect() } else { full.clone() };
+    if wanted == *held {
         return Ok(());
     }
-    control.patiently(|| if stop.is_empty() { Ok(()) } else { consumer.pause(&stop) })?;
-    control.patiently(|| if go_on.is_empty() { Ok(()) } else { consumer.resume(&go_on) })?;
-    held.extend(stop);
-    held.retain(|partition| !go_on.contains(partition));
+    let stop: Vec<Partition> = wanted.difference(held).copied().collect();
+    let go_on: Vec<Partition> = held.difference(&wanted).copied().collect();
+    control.patiently(|| consumer.pause(&stop))?;
+    control.patiently(|| consumer.resume(&go_on))?;
+    *held = wanted;
     let (max, names) = (speed.max_open_events, full.iter().map(Partition::to_string).collect::<Vec<_>>().join(", "));
     let text = || format!("counting waits for history: over {max} events (speed.max_open_events) are not closed yet of partition {names}");
-    control.trouble((!full.is_empty()).then(text));
+    bound.trouble((!full.is_empty()).then(text));
     Ok(())
 }
 

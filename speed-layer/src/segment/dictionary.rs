@@ -31,14 +31,16 @@ impl Dictionary {
         }
     }
 
-    /// Asks for the memory that looking for a tag will need.
+    /// The value's tag, whose memory is asked for.
     #[inline]
-    pub(super) fn prefetch(&self, tag: u32) {
+    pub(super) fn tag(&self, value: &str) -> u32 {
+        let tag = self.tag_of(value);
         self.slots.prefetch(tag);
+        tag
     }
 
     pub(super) fn number(&self, value: &str) -> Option<u32> {
-        self.slots.find(self.tag(value), |number| self.value(number) == value)
+        self.slots.find(self.tag_of(value), |number| self.value(number) == value)
     }
 
     /// The value of a number that this dictionary has given.
@@ -53,7 +55,7 @@ impl Dictionary {
 
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "half of the hash is what is wanted")]
-    pub(super) fn tag(&self, value: &str) -> u32 {
+    fn tag_of(&self, value: &str) -> u32 {
         self.hasher.hash_one(value) as u32
     }
 }

@@ -83,9 +83,7 @@ impl Segment {
         let mut tags = [0; Dimension::COUNT];
         for dimension in Dimension::ALL {
             if let Some(dictionary) = &self.values[dimension.index()] {
-                let tag = dictionary.tag(dimension.value(event));
-                dictionary.prefetch(tag);
-                tags[dimension.index()] = tag;
+                tags[dimension.index()] = dictionary.tag(dimension.value(event));
             }
         }
         tags
