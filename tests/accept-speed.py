@@ -2,7 +2,7 @@
 """What issue 4 demands of speed, and what this machine gives: runs the benches and prints target and result side by side.
 Fails if a bench fails (each compares its counts with a recount) or a row misses its target.
 
-    make accept-speed            builds, then runs this; about 20 minutes on 2 quiet cores
+    make accept-speed            builds, then runs this; about 12 minutes on 2 quiet cores
 
 The figures of each bench are kept as JSON in $CARGO_TARGET_DIR/accept-speed/.
 """

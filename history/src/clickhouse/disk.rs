@@ -15,7 +15,7 @@ pub struct Occupied {
 }
 
 #[derive(Row, Deserialize)]
-struct CountRow {
+struct TotalRow {
     n: u64,
 }
 
@@ -50,7 +50,7 @@ impl ClickHouse {
 
     /// The rows of a system table that are of this database.
     async fn count(&self, which: &str) -> Result<u64, Error> {
-        let rows: Vec<CountRow> = self.select(&format!("SELECT count() AS n FROM {which} AND database = currentDatabase()")).await?;
+        let rows: Vec<TotalRow> = self.select(&format!("SELECT count() AS n FROM {which} AND database = currentDatabase()")).await?;
         Ok(rows.first().map_or(0, |row| row.n))
     }
 }

@@ -58,7 +58,7 @@ pub async fn run(arguments: &Arguments, bench: &Bench) -> Result<Run> {
     let mut figures = Vec::new();
     for (name, measured) in &measured {
         figures.push(Figure::new(format!("{name}: start to end"), "events/s", events as f64 / measured.secs));
-        figures.push(Figure::new(format!("{name}: CPU"), "s per million events", measured.cpu_secs / (events as f64 / 1e6)));
+        figures.push(Figure::cpu(format!("{name}: CPU"), measured.cpu_secs, events));
         figures.push(Figure::new(format!("{name}: peak resident memory"), "MiB", measured.peak_mib as f64));
     }
     for name in [OURS, OURS_ALIKE] {

@@ -40,7 +40,7 @@ pub async fn run(topic: &Topic, run: u32) -> Result<Run> {
     bench.stop().await;
     let figures = [
         Figure::new("sent and acknowledged", "events/s", topic.events as f64 / took),
-        Figure::new("CPU of ingest", "s per million events", used.cpu_secs / (topic.events as f64 / 1e6)),
+        Figure::cpu("CPU of ingest", used.cpu_secs, topic.events),
     ];
     let memory = memory_of_first(run, "peak resident memory of ingest", used.peak_mib);
     Ok(Run { figures: figures.into_iter().chain(memory).chain(servers).chain(on_disk).collect(), result: None })

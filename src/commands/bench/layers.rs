@@ -147,7 +147,7 @@ fn events_below(wanted: &Cut) -> u64 {
 
 fn figures(run: u32, n: u64, took: f64, used: &Usage) -> impl Iterator<Item = Figure> + use<> {
     let rate = Figure::new("start to end", "events/s", n as f64 / took);
-    let cpu = Figure::new("CPU", "s per million events", used.cpu_secs / (n as f64 / 1e6));
+    let cpu = Figure::cpu("CPU", used.cpu_secs, n);
     [rate, cpu].into_iter().chain(memory_of_first(run, "peak resident memory", used.peak_mib))
 }
 

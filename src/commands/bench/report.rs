@@ -17,6 +17,11 @@ impl Figure {
     pub fn new(what: impl Into<String>, unit: &'static str, value: f64) -> Self {
         Self { what: what.into(), unit, value }
     }
+
+    /// CPU time, for the events that it was spent on.
+    pub fn cpu(what: impl Into<String>, secs: f64, events: u64) -> Self {
+        Self::new(what, "s per million events", secs / (events as f64 / 1e6))
+    }
 }
 
 /// The largest resident set of this process, in a bench's first run: in later ones the heap has what former ones freed.

@@ -116,10 +116,8 @@ pub struct Servers {
 
 impl Servers {
     pub fn figures_since(self, before: Self, events: u64) -> impl Iterator<Item = Figure> {
-        let of = move |what: &str, now: Option<f64>, before: Option<f64>| {
-            let used = now? - before?;
-            Some(Figure::new(format!("CPU of {what}"), "s per million events", used / (events as f64 / 1e6)))
-        };
+        let of =
+            move |what: &str, now: Option<f64>, before: Option<f64>| Some(Figure::cpu(format!("CPU of {what}"), now? - before?, events));
         of("Kafka", self.kafka, before.kafka).into_iter().chain(of("ClickHouse", self.clickhouse, before.clickhouse))
     }
 }
