@@ -21,7 +21,7 @@ use tidemark_history::block::BlockBuilder;
 use tidemark_history::clickhouse::{ClickHouse, Server};
 use tidemark_history::raw;
 use tidemark_history::rows::{RawKind, RawRecord};
-use tidemark_history::{History as _, Marks};
+use tidemark_history::{EpochCells, History as _, Marks};
 use tidemark_speed_layer::gathered::Gathered;
 use tidemark_speed_layer::tide::Tide;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -105,8 +105,8 @@ async fn check(history: &ClickHouse, partition: Partition, rules: &Arc<Rules>, r
     let segment = tide.closable(rules.epoch_bits.end_of(Epoch(0))).expect("complete");
     for view in rules.views.ids() {
         for level in Level::ALL {
-            let sql = history.cells(view, level, partition, Epoch(0)).await.expect("cells");
-            assert_eq!(sql, segment.rows(view, level), "{view:?} {level:?}");
+            let sql = history.cells(EpochCells { view, level, partition, epoch: Epoch(0) }).await.expect("cells");
+            assert_eq!(sql, segment.expected(view, level).rows(), "{view:?} {level:?}");
         }
     }
     let (view, question) = asked;
@@ -153,7 +153,7 @@ async fn check(history: &ClickHouse, partition: Partition, rules: &Arc<Rules>, r
     let again = recalled.closable(block.range.to()).expect("complete");
     assert_eq!((again.tally(), again.fold()), (segment.tally(), segment.fold()));
     for view in rules.views.ids() {
-        assert_eq!(again.rows(view, Level::FiveMinutes), segment.rows(view, Level::FiveMinutes), "{view:?}");
+        assert_eq!(again.expected(view, Level::FiveMinutes).rows(), segment.expected(view, Level::FiveMinutes).rows(), "{view:?}");
     }
 }
 

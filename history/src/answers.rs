@@ -19,6 +19,34 @@ pub struct CellRow {
     f: u64,
 }
 
+/// A [`CellRow`] whose values stay where the engine's answer has them: an epoch has hundreds of thousands.
+#[derive(Row, Deserialize, Debug)]
+pub struct EpochCellRow<'a> {
+    b: i64,
+    #[serde(borrow)]
+    v: Vec<&'a str>,
+    c: u64,
+    ac: u64,
+    s: i128,
+    lo: Option<i64>,
+    hi: Option<i64>,
+    f: u64,
+}
+
+impl EpochCellRow<'_> {
+    pub fn bucket_ms(&self) -> i64 {
+        self.b * 1000
+    }
+
+    pub fn values(&self) -> &[&str] {
+        &self.v
+    }
+
+    pub fn cell(&self) -> Cell {
+        cell_of(self.c, self.ac, self.s, self.lo, self.hi, self.f)
+    }
+}
+
 /// A [`CellRow`] of which nothing but the count was asked.
 #[derive(Row, Deserialize, Debug)]
 pub struct CountRow {
@@ -48,6 +76,11 @@ fn key_of(bucket_secs: i64, values: Vec<String>) -> RowKey {
     RowKey { bucket_ms: bucket_secs * 1000, values: values.into_iter().map(String::into_boxed_str).collect() }
 }
 
+fn cell_of(count: u64, amount_count: u64, sum: i128, min: Option<i64>, max: Option<i64>, fold: u64) -> Cell {
+    let amounts = min.zip(max).map(|(min, max)| (Amount::from_ten_thousandths(min), Amount::from_ten_thousandths(max)));
+    Cell::from_parts(count, amount_count, Sum::from_ten_thousandths(sum), amounts, fold)
+}
+
 impl From<CountRow> for (RowKey, Cell) {
     fn from(row: CountRow) -> Self {
         (key_of(row.b, row.v), Cell::without_amounts(row.c, 0))
@@ -56,8 +89,7 @@ impl From<CountRow> for (RowKey, Cell) {
 
 impl From<CellRow> for (RowKey, Cell) {
     fn from(row: CellRow) -> Self {
-        let amounts = row.lo.zip(row.hi).map(|(lo, hi)| (Amount::from_ten_thousandths(lo), Amount::from_ten_thousandths(hi)));
-        (key_of(row.b, row.v), Cell::from_parts(row.c, row.ac, Sum::from_ten_thousandths(row.s), amounts, row.f))
+        (key_of(row.b, row.v), cell_of(row.c, row.ac, row.s, row.lo, row.hi, row.f))
     }
 }
 

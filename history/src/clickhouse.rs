@@ -4,12 +4,12 @@ mod disk;
 
 pub use disk::Occupied;
 
-use crate::answers::{CellRow, CellsRow, CountRow, CountsRow, rows_of};
+use crate::answers::{CellRow, CellsRow, CountRow, CountsRow, EpochCellRow, rows_of};
 use crate::block::DUPLICATE;
 use crate::ledger::{Entry, LedgerRow};
 use crate::rows::{Found, Month, PartKey, RawKind, RawRecord, RowBlock, RowCount, Table};
 use crate::sql::Select;
-use crate::{DeadLetter, DeadLetterQuery, Error, History, Marks, schema, sql};
+use crate::{DeadLetter, DeadLetterQuery, EpochCells, Error, History, Marks, schema, sql};
 use clickhouse::{Client, Row};
 use hyper_util::client::legacy::{Client as HyperClient, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use std::future::Future;
 use std::time::{Duration, Instant};
 use tidemark_core::amount::Amount;
-use tidemark_core::cell::Tally;
+use tidemark_core::cell::{Cell, Tally};
 use tidemark_core::cut::Cut;
 use tidemark_core::epoch::{Epoch, Mark};
 use tidemark_core::event::Reject;
@@ -200,11 +200,14 @@ impl ClickHouse {
     where
         R: for<'a> Row<Value<'a> = R> + DeserializeOwned + Send + 'static,
     {
-        // Reads are small: a second thread, compiling expressions, and other threads for reading files that are in memory
-        // anyway cost more than they bring.
+        self.within(QUERY_DEADLINE, self.reading(query).fetch_all::<R>()).await
+    }
+
+    /// Reads are small: a second thread, compiling expressions, and other threads for reading files that are in memory
+    /// anyway cost more than they bring.
+    fn reading(&self, query: &str) -> clickhouse::query::Query {
         let query = self.client.0.query(query).with_setting("max_threads", "1").with_setting("local_filesystem_read_method", "pread");
-        let query = query.with_setting("compile_expressions", "0").with_setting("compile_aggregate_expressions", "0");
-        self.within(QUERY_DEADLINE, query.fetch_all::<R>()).await
+        query.with_setting("compile_expressions", "0").with_setting("compile_aggregate_expressions", "0")
     }
 
     async fn within<T>(&self, deadline: Duration, answer: impl Future<Output = clickhouse::error::Result<T>> + Send) -> Result<T, Error> {
@@ -301,9 +304,15 @@ impl History for ClickHouse {
         Ok(rows.into_iter().filter(|row| row.n > 0).map(|row| (part(row.part), RowCount { rows: row.n, fold: row.fold })).collect())
     }
 
-    async fn cells(&self, view: ViewId, level: Level, partition: Partition, epoch: Epoch) -> Result<Rows, Error> {
-        let query = sql::cells(&self.rules, self.rules.views.get(view), level, partition, epoch);
-        Ok(rows_of::<CellRow>(self.select(&query).await?))
+    async fn visit_cells(&self, of: EpochCells, mut visit: impl FnMut(i64, &[&str], &Cell) + Send) -> Result<(), Error> {
+        let rows = async {
+            let mut rows = self.reading(&sql::cells(&self.rules, of)).fetch::<EpochCellRow<'_>>()?;
+            while let Some(row) = rows.next().await? {
+                visit(row.bucket_ms(), row.values(), &row.cell());
+            }
+            Ok(())
+        };
+        self.within(QUERY_DEADLINE, rows).await
     }
 
     async fn wipe(&self, partition: Partition, epoch: Epoch, deadline_secs: u32) -> Result<(), Error> {

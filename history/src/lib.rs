@@ -18,15 +18,25 @@ use crate::ledger::LedgerRow;
 use crate::rows::{Found, RowBlock};
 use std::collections::BTreeMap;
 use std::future::Future;
+use tidemark_core::cell::Cell;
 use tidemark_core::cut::Cut;
 use tidemark_core::epoch::{Epoch, Mark};
 use tidemark_core::offset::{Offset, OffsetRange, Partition};
-use tidemark_core::question::{Groups, Question, Rows};
+use tidemark_core::question::{Groups, Question, RowKey, Rows};
 use tidemark_core::view::ViewId;
 use tidemark_core::window::Level;
 
 /// The mark of each partition, as the ledger has it.
 pub type Marks = BTreeMap<Partition, Mark>;
+
+/// Which cells are meant: those of a view at a level, of one epoch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EpochCells {
+    pub view: ViewId,
+    pub level: Level,
+    pub partition: Partition,
+    pub epoch: Epoch,
+}
 
 /// A page of dead letters, newest first.
 #[derive(Clone, Debug, Default)]
@@ -74,8 +84,22 @@ pub trait History: Send + Sync + 'static {
     /// Reads back what stands in an offset range: rows and folds, for each table and month.
     fn found(&self, partition: Partition, range: OffsetRange) -> impl Future<Output = Result<Found, Error>> + Send;
 
-    /// An epoch's cells of one view at one level, in the view's dimension order; the bucket is the period's start.
-    fn cells(&self, view: ViewId, level: Level, partition: Partition, epoch: Epoch) -> impl Future<Output = Result<Rows, Error>> + Send;
+    /// Shows an epoch's cells of one view at one level, in no order, each in pieces that add up to it: the period's start
+    /// in milliseconds, the values in the view's dimension order, and the piece. After an error some may have been shown.
+    fn visit_cells(&self, of: EpochCells, visit: impl FnMut(i64, &[&str], &Cell) + Send) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// The same cells, whole.
+    fn cells(&self, of: EpochCells) -> impl Future<Output = Result<Rows, Error>> + Send {
+        async move {
+            let mut rows = Rows::new();
+            let keep = |bucket_ms, values: &[&str], cell: &Cell| {
+                let values = values.iter().map(|value| Box::from(*value)).collect();
+                rows.entry(RowKey { bucket_ms, values }).or_default().merge(cell);
+            };
+            self.visit_cells(of, keep).await?;
+            Ok(rows)
+        }
+    }
 
     /// Deletes everything of an epoch that is above the mark: raw rows, dead letters and roll-ups.
     fn wipe(&self, partition: Partition, epoch: Epoch, deadline_secs: u32) -> impl Future<Output = Result<(), Error>> + Send;

@@ -7,7 +7,7 @@
 use crate::block::DUPLICATE;
 use crate::ledger::{Entry, LedgerRow};
 use crate::rows::{Found, Month, PartKey, RawKind, RawRecord, RowBlock, Table};
-use crate::{DeadLetter, DeadLetterQuery, Error, History, Marks};
+use crate::{DeadLetter, DeadLetterQuery, EpochCells, Error, History, Marks};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -288,9 +288,13 @@ impl History for MemoryHistory {
         Ok(found)
     }
 
-    async fn cells(&self, view: ViewId, level: Level, partition: Partition, epoch: Epoch) -> Result<Rows, Error> {
+    async fn visit_cells(&self, of: EpochCells, mut visit: impl FnMut(i64, &[&str], &Cell) + Send) -> Result<(), Error> {
         self.turn().await;
-        Ok(self.state().rollups.get(&(view, level, partition, epoch)).cloned().unwrap_or_default())
+        let EpochCells { view, level, partition, epoch } = of;
+        for (key, cell) in self.state().rollups.get(&(view, level, partition, epoch)).into_iter().flatten() {
+            visit(key.bucket_ms, &key.values.iter().map(|value| &**value).collect::<Vec<_>>(), cell);
+        }
+        Ok(())
     }
 
     async fn wipe(&self, partition: Partition, epoch: Epoch, _deadline_secs: u32) -> Result<(), Error> {

@@ -1,8 +1,8 @@
 //! The text of the history's queries. Pure: a question in, SQL out. Values that came from outside are always escaped by
 //! [`literal`]; names are the schema's own.
 
-use crate::Marks;
 use crate::schema::rollup_table;
+use crate::{EpochCells, Marks};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use tidemark_core::cut::Cut;
@@ -277,11 +277,12 @@ pub fn extent_raw(marks: &Marks, cut: &Cut) -> String {
     )
 }
 
-/// An epoch's cells at one level, as reconciliation compares them.
-pub fn cells(rules: &Rules, view: &View, level: Level, partition: Partition, epoch: Epoch) -> String {
+/// An epoch's cells at one level, as reconciliation compares them: in pieces, for who compares them adds them up faster.
+pub fn cells(rules: &Rules, EpochCells { view, level, partition, epoch }: EpochCells) -> String {
+    let view = rules.views.get(view);
     format!(
-        "SELECT toInt64(window) AS b, {values} AS v, {CELL} FROM {table} WHERE partition = {partition} AND epoch = {epoch} GROUP BY b{group}",
-        group = group(view.dimensions()),
+        "SELECT toInt64(window) AS b, {values} AS v, count AS c, amount_count AS ac, amount_sum AS s, amount_min AS lo, amount_max AS hi, fold AS f \
+         FROM {table} WHERE partition = {partition} AND epoch = {epoch}",
         values = array_of(view.dimensions()),
         table = rollup_table(view, level, rules.generation),
     )

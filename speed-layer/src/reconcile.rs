@@ -10,13 +10,12 @@ use std::future::Future;
 use tidemark_core::cell::Tally;
 use tidemark_core::generation::Rules;
 use tidemark_core::offset::Partition;
-use tidemark_core::view::ViewId;
 use tidemark_core::window::Level;
 use tidemark_history::block::Block;
 use tidemark_history::clickhouse::INSERT_DEADLINE;
 use tidemark_history::ledger::{Entry, LedgerRow};
 use tidemark_history::rows::{Found, PartKey, RowCount};
-use tidemark_history::{Error, History};
+use tidemark_history::{EpochCells, Error, History};
 
 /// How long the statements of a repair may take, and so how long an announced repair keeps the epoch open.
 pub const REPAIR_SECS: u32 = 60;
@@ -135,27 +134,16 @@ async fn compare(history: &impl History, rules: &Rules, partition: Partition, se
     }
     for view in rules.views.ids() {
         for level in Level::ALL {
-            let differing = differing_cells(history, partition, segment, view, level).await?;
+            let mut expected = segment.expected(view, level);
+            let of = EpochCells { view, level, partition, epoch: segment.epoch() };
+            history.visit_cells(of, |bucket_ms, values, cell| expected.meet(bucket_ms, values, cell)).await?;
+            let differing = expected.differing();
             if differing > 0 {
                 return Ok(Some(Difference::Cells { view: rules.views.get(view).name().to_owned(), level, differing }));
             }
         }
     }
     Ok(None)
-}
-
-async fn differing_cells(
-    history: &impl History,
-    partition: Partition,
-    segment: &Segment,
-    view: ViewId,
-    level: Level,
-) -> Result<usize, Error> {
-    let theirs = history.cells(view, level, partition, segment.epoch()).await?;
-    let ours = segment.rows(view, level);
-    let missing_or_other = ours.iter().filter(|(key, cell)| theirs.get(*key) != Some(*cell)).count();
-    let more = theirs.keys().filter(|key| !ours.contains_key(*key)).count();
-    Ok(missing_or_other + more)
 }
 
 fn compare_raw(found: &Found, tally: Tally, fold: u64) -> Option<Difference> {

@@ -5,6 +5,7 @@ use crate::reconcile::{CloseError, Closing, Yard, close};
 use crate::reread::now_ms;
 use crate::tide::{Tide, Waterline};
 use dashmap::DashMap;
+use futures_util::stream::{self, StreamExt as _};
 use parking_lot::{ArcRwLockWriteGuard, RawRwLock, RwLock};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -30,6 +31,10 @@ const POLL: Duration = Duration::from_millis(500);
 
 /// Before an epoch that could not be closed is looked at again.
 const CLOSE_PAUSE: Duration = Duration::from_millis(500);
+
+/// Partitions whose epochs are closed at a time. Each waits for the engine most of the time, and holds up to one epoch's
+/// cells of one view and level twice, 150 bytes each.
+const CLOSE_AT_ONCE: usize = 4;
 
 /// The speed layer as the rest of the system sees it: the partitions that this process owns.
 #[derive(Debug)]
@@ -372,25 +377,16 @@ pub async fn close_epochs<H: History>(speed: Arc<Speed>, history: Arc<H>, yard: 
         let history_at = reached.borrow_and_update().clone();
         let _ = changed.borrow_and_update();
         let partitions: Vec<Partition> = speed.tides.iter().map(|entry| *entry.key()).collect();
-        let mut again = None;
-        for partition in partitions {
-            if !close_partition(&speed, &control, &*history, &yard, partition, history_at.get(partition)).await {
-                again = Some(CLOSE_PAUSE);
-            }
-        }
+        let closing = |partition| close_partition(&speed, &*history, &yard, partition, history_at.get(partition));
+        let ends: Vec<_> = stream::iter(partitions.into_iter().map(closing)).buffer_unordered(CLOSE_AT_ONCE).collect().await;
+        control.trouble(ends.iter().find_map(|end| end.as_ref().err()).cloned());
+        let all_done = ends.iter().all(|end| matches!(end, Ok(true)));
         tokio::select! {
             _ = reached.changed() => {}
-            () = sleep_or_never(again) => {}
+            () = tokio::time::sleep(CLOSE_PAUSE), if !all_done => {}
             // Only the speed layer's own lag can make it the later of the two; then its next batches matter.
             () = next_change(&mut changed) => {}
         }
-    }
-}
-
-async fn sleep_or_never(pause: Option<Duration>) {
-    match pause {
-        Some(pause) => tokio::time::sleep(pause).await,
-        None => std::future::pending().await,
     }
 }
 
@@ -400,38 +396,38 @@ async fn next_change(changed: &mut watch::Receiver<u64>) {
     tokio::time::sleep(Duration::from_millis(50)).await;
 }
 
-/// Closes what can be closed of one partition; false if something has to be looked at again later.
+/// Closes what can be closed of one partition; false if something has to be looked at again later, as after an error,
+/// which is in words for people.
 async fn close_partition<H: History>(
     speed: &Speed,
-    control: &Control,
     history: &H,
     yard: &impl Yard,
     partition: Partition,
     history_at: NextOffset,
-) -> bool {
+) -> Result<bool, String> {
     while let Some(tide) = speed.tide(partition) {
-        let Some(segment) = tide.write().closable(history_at) else { return true };
+        let Some(segment) = tide.write().closable(history_at) else { break };
         let epoch = segment.epoch();
         match close(yard, history, &speed.rules, partition, &segment).await {
             Ok(Closing::Closed) => {
                 tide.write().closed(epoch);
                 speed.closed.fetch_add(1, Ordering::Relaxed);
-                control.trouble(None);
                 speed.change();
+                // A loop may wait for room.
+                speed.control.wake();
             }
-            Ok(Closing::Waiting { .. }) => return false,
+            Ok(Closing::Waiting { .. }) => return Ok(false),
             Ok(Closing::Repaired { difference, .. }) => {
                 speed.repaired.fetch_add(1, Ordering::Relaxed);
                 tracing::warn!(%partition, %epoch, ?difference, "history differed from the speed layer and has been written again");
-                return false;
+                return Ok(false);
             }
             Err(error @ (CloseError::History(_) | CloseError::Log(_))) => {
-                control.trouble(Some(format!("partition {partition}: epoch {epoch} cannot be closed yet: {error}")));
-                return false;
+                return Err(format!("partition {partition}: epoch {epoch} cannot be closed yet: {error}"));
             }
         }
     }
-    true
+    Ok(true)
 }
 
 #[cfg(test)]

@@ -49,7 +49,8 @@ impl Control {
         self.layer.parts.lock().entry(self.part).or_default().waker = Some(waker);
     }
 
-    fn wake(&self) {
+    /// Interrupts the polls of all loops: something has changed that they look at between polls.
+    pub fn wake(&self) {
         self.layer.parts.lock().values().filter_map(|part| part.waker.as_ref()).for_each(Waker::wake);
     }
 

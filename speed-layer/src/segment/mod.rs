@@ -6,20 +6,22 @@
 
 mod cells;
 mod dictionary;
+mod expected;
 mod slots;
 
 use crate::gathered::{Gathered, GroupNumber};
 use arrayvec::ArrayVec;
 use cells::{Counted, Key, ViewCells};
 use dictionary::Dictionary;
+pub use expected::Expected;
 use slots::Slots;
 use tidemark_core::cell::{Tally, fold_of};
 use tidemark_core::epoch::{Epoch, EpochBits};
 use tidemark_core::event::Event;
 use tidemark_core::offset::Offset;
-use tidemark_core::question::{Question, RowKey, Rows};
+use tidemark_core::question::Question;
 use tidemark_core::view::{Dimension, View, ViewId, Views};
-use tidemark_core::window::{BucketError, Level, TimeRange, WindowStart};
+use tidemark_core::window::{BucketError, Level, WindowStart};
 
 /// Events that are counted side by side.
 pub(crate) const AT_ONCE: usize = 16;
@@ -157,24 +159,19 @@ impl Segment {
     fn filters(&self, view: &ViewCells, question: &Question) -> Option<Vec<(usize, Vec<u32>)>> {
         let numbers = |(dimension, values): (&Dimension, &Vec<String>)| {
             let place = view.dimensions.iter().position(|own| own == dimension)?;
-            let dictionary = self.values[dimension.index()].as_ref()?;
-            let numbers: Vec<u32> = values.iter().filter_map(|value| dictionary.number(value)).collect();
+            let numbers: Vec<u32> = values.iter().filter_map(|value| self.number(*dimension, value)).collect();
             (!numbers.is_empty()).then_some((place, numbers))
         };
         question.filters.iter().map(numbers).collect()
     }
 
-    /// All cells of a view rolled up to a level, as reconciliation compares them with history's.
-    pub fn rows(&self, view: ViewId, level: Level) -> Rows {
-        let view = &self.views[view.0];
-        let mut rows = Rows::new();
-        for (window, table) in view.within(TimeRange::default()) {
-            for (group, number) in table.iter() {
-                let values = view.dimensions.iter().zip(view.key(group)).map(|(&d, number)| self.value(d, number).into()).collect();
-                rows.entry(RowKey { bucket_ms: window.at(level).ms(), values }).or_default().merge(&view.cell(number));
-            }
-        }
-        rows
+    /// All cells of a view rolled up to a level, to be compared with history's.
+    pub fn expected(&self, view: ViewId, level: Level) -> Expected<'_> {
+        Expected::new(self, &self.views[view.0], level)
+    }
+
+    fn number(&self, dimension: Dimension, value: &str) -> Option<u32> {
+        self.values[dimension.index()].as_ref()?.number(value)
     }
 }
 
@@ -202,7 +199,8 @@ mod tests {
     use std::collections::BTreeMap;
     use tidemark_core::amount::Amount;
     use tidemark_core::event::Properties;
-    use tidemark_core::window::{Buckets, Step};
+    use tidemark_core::question::{RowKey, Rows};
+    use tidemark_core::window::{Buckets, Step, TimeRange};
 
     /// Few values, so that some cells hold many events, and some one.
     fn events() -> impl Strategy<Value = Vec<(&'static str, &'static str, i64, Option<i64>)>> {
@@ -239,7 +237,7 @@ mod tests {
                 expected.entry(key).or_default().add(fold_of(offset), amount);
             }
             prop_assert_eq!(segment.cells(), expected.len());
-            prop_assert_eq!(&segment.rows(ViewId(0), Level::FiveMinutes), &expected);
+            prop_assert_eq!(&segment.expected(ViewId(0), Level::FiveMinutes).rows(), &expected);
             let question = Question {
                 range: TimeRange::default(),
                 buckets: Buckets::new(Step::FiveMinutes, None).expect("UTC"),

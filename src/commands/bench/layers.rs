@@ -17,9 +17,9 @@ use tidemark_core::offset::Partition;
 use tidemark_core::question::{Question, Rows, merge_rows};
 use tidemark_core::view::{Dimension, ViewId, Views};
 use tidemark_core::window::{Buckets, Level, Step, TimeRange};
-use tidemark_history::History as _;
 use tidemark_history::clickhouse::{ClickHouse, Server};
 use tidemark_history::memory::MemoryHistory;
+use tidemark_history::{EpochCells, History as _};
 use tidemark_speed_layer::Speed;
 use tidemark_topic::kafka::{ConsumerOptions, Kafka};
 use tidemark_topic::memory::MemoryLog;
@@ -243,7 +243,10 @@ async fn history_by_type(history: &ClickHouse, wanted: &Cut) -> Result<Rows> {
     let bits = history.rules().epoch_bits;
     for (partition, end) in wanted.iter() {
         for epoch in 0..=bits.epoch_at(end).0 {
-            merge_rows(&mut rows, history.cells(ViewId(0), Level::FiveMinutes, partition, Epoch(epoch)).await?);
+            merge_rows(
+                &mut rows,
+                history.cells(EpochCells { view: ViewId(0), level: Level::FiveMinutes, partition, epoch: Epoch(epoch) }).await?,
+            );
         }
     }
     Ok(rows)

@@ -8,16 +8,16 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
+use tidemark_core::cell::Cell;
 use tidemark_core::cut::Cut;
 use tidemark_core::epoch::Epoch;
 use tidemark_core::offset::{OffsetRange, Partition};
 use tidemark_core::question::{Groups, Question, Rows};
 use tidemark_core::view::ViewId;
-use tidemark_core::window::Level;
 use tidemark_history::ledger::{Entry, LedgerRow};
 use tidemark_history::memory::MemoryHistory;
 use tidemark_history::rows::{Found, RawRecord, RowBlock};
-use tidemark_history::{DeadLetter, DeadLetterQuery, Error, History, Marks};
+use tidemark_history::{DeadLetter, DeadLetterQuery, EpochCells, Error, History, Marks};
 
 /// The longest that an insert runs in the engine (`clickhouse::INSERT_DEADLINE`).
 const INSERT_MS: i64 = 20_000;
@@ -188,8 +188,8 @@ impl History for Engine {
         self.heard("found", self.twin.found(partition, range)).await
     }
 
-    async fn cells(&self, view: ViewId, level: Level, partition: Partition, epoch: Epoch) -> Result<Rows, Error> {
-        self.heard("cells", self.twin.cells(view, level, partition, epoch)).await
+    async fn visit_cells(&self, of: EpochCells, visit: impl FnMut(i64, &[&str], &Cell) + Send) -> Result<(), Error> {
+        self.heard("cells", self.twin.visit_cells(of, visit)).await
     }
 
     async fn wipe(&self, partition: Partition, epoch: Epoch, deadline_secs: u32) -> Result<(), Error> {

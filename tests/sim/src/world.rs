@@ -16,7 +16,7 @@ use tidemark_core::offset::Partition;
 use tidemark_core::window::Level;
 use tidemark_history::ledger::Entry;
 use tidemark_history::rows::{PartKey, RowCount};
-use tidemark_history::{History, Marks};
+use tidemark_history::{EpochCells, History, Marks};
 use tidemark_speed_layer::reconcile::Closing;
 
 /// Steps of a run before it calms down.
@@ -391,7 +391,7 @@ impl World {
         );
         for (view, names) in self.ground.rules.views.ids().zip([vec!["event_type"], vec!["event_type", "product_id"]]) {
             for (level, width_ms) in Level::ALL.into_iter().zip([300_000, 3_600_000, 86_400_000]) {
-                let rows = at_once(twin.cells(view, level, partition, epoch)).expect("the twin answers");
+                let rows = at_once(twin.cells(EpochCells { view, level, partition, epoch })).expect("the twin answers");
                 let asked = Asked { width_ms: Some(width_ms), group_by: names.clone(), ..Asked::default() };
                 let mut expected = Counted::new();
                 self.log.judged(partition, range.from()..range.to(), |log| recount(log, &asked, &mut expected));
