@@ -1,4 +1,7 @@
-//! The configuration: the default file, the operator's file over it, the command line over both.
+//! The configuration: the default file, the operator's file over it, the environment over that, the command line over
+//! all.
+
+mod environment;
 
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
@@ -6,6 +9,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tidemark_access::Scope;
 use tidemark_batch_layer::BlockLimits;
 use tidemark_core::epoch::EpochBits;
 use tidemark_core::event::Limits;
@@ -19,6 +23,10 @@ const DEFAULT: &str = include_str!("../tidemark.default.toml");
 #[serde(deny_unknown_fields)]
 pub struct Config {
     pub listen: String,
+    pub open: bool,
+    /// None by default: there is no key that everybody knows.
+    #[serde(default)]
+    key: Vec<Key>,
     pub data: PathBuf,
     pub kafka: Kafka,
     pub clickhouse: ClickHouse,
@@ -31,10 +39,40 @@ pub struct Config {
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+struct Key {
+    name: String,
+    sha256: String,
+    scopes: Vec<String>,
+    /// 0: as often as it likes.
+    #[serde(default)]
+    requests_per_second: u32,
+}
+
+impl Key {
+    fn declared(&self) -> Result<tidemark_access::Key> {
+        let scope = |text: &String| {
+            let known = Scope::ALL.into_iter().find(|scope| scope.name() == text);
+            known.with_context(|| format!("key `{}`: `{text}` is no scope; there are ingest, read and admin", self.name))
+        };
+        if self.scopes.is_empty() {
+            bail!("key `{}` has no scopes, and so could do nothing; there are ingest, read and admin", self.name);
+        }
+        Ok(tidemark_access::Key {
+            name: self.name.clone(),
+            digest: self.sha256.parse().with_context(|| format!("key `{}`", self.name))?,
+            scopes: self.scopes.iter().map(scope).collect::<Result<_>>()?,
+            requests_per_second: NonZeroU32::new(self.requests_per_second),
+        })
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Kafka {
     pub bootstrap: String,
     pub topic: String,
     pub partitions: u32,
+    pub replication: u32,
     pub retention_hours: i64,
     pub group: String,
     pub session_timeout_ms: u64,
@@ -42,6 +80,22 @@ pub struct Kafka {
     pub heap_mib: u32,
     pub port: u16,
     pub client: BTreeMap<String, String>,
+}
+
+impl Kafka {
+    /// Where the topic is, if its brokers are at `bootstrap`.
+    pub fn connect(&self, bootstrap: &str) -> tidemark_topic::kafka::Kafka {
+        let client_options = self.client.clone();
+        tidemark_topic::kafka::Kafka { client_options, ..tidemark_topic::kafka::Kafka::new(bootstrap, &self.topic) }
+    }
+
+    /// Makes the topic if there is none; the number of its partitions.
+    pub async fn ensure_topic(&self, at: &tidemark_topic::kafka::Kafka) -> Result<u32> {
+        let retention_ms = if self.retention_hours < 0 { -1 } else { self.retention_hours * 3_600_000 };
+        let settings = [("retention.ms", retention_ms.to_string()), ("message.timestamp.type", "CreateTime".to_owned())];
+        let settings: Vec<(&str, &str)> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        Ok(at.admin()?.ensure_topic(self.partitions, self.replication, &settings).await?.partitions)
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -118,18 +172,26 @@ struct Batch {
 const MAX_BLOCK_ROWS: u64 = 400_000;
 
 impl Config {
-    /// The defaults, with what `file` says instead.
+    /// The defaults, with what `file` says instead, and over both what the environment says.
     pub fn load(file: Option<&Path>) -> Result<Self> {
-        let Some(path) = file else { return Self::parse("") };
+        let environment = environment::settings(std::env::vars_os())?;
+        let Some(path) = file else { return Self::parse("", environment) };
         let text = std::fs::read_to_string(path).with_context(|| format!("reading the configuration {}", path.display()))?;
-        Self::parse(&text).with_context(|| format!("in the configuration {}", path.display()))
+        Self::parse(&text, environment).with_context(|| format!("in the configuration {}", path.display()))
     }
 
-    fn parse(text: &str) -> Result<Self> {
+    fn parse(text: &str, environment: Vec<environment::Setting>) -> Result<Self> {
         let mut merged: toml::Table = DEFAULT.parse().context("the built-in defaults")?;
         merge(&mut merged, text.parse().context("not TOML")?);
+        for setting in environment {
+            setting.put_into(&mut merged)?;
+        }
         serde_path_to_error::deserialize(toml::Value::Table(merged))
             .map_err(|error| anyhow::anyhow!("{}: {}", error.path(), error.inner().message()))
+    }
+
+    pub fn keys(&self) -> Result<Vec<tidemark_access::Key>> {
+        self.key.iter().map(Key::declared).collect()
     }
 
     pub fn rules(&self) -> Result<Rules> {
@@ -185,7 +247,7 @@ mod tests {
 
     #[test]
     fn the_default_file_says_what_the_code_believes_to_be_the_default() {
-        let config = Config::parse("").expect("the defaults are valid");
+        let config = Config::parse("", vec![]).expect("the defaults are valid");
         let rules = config.rules().expect("the defaults are valid");
         assert_eq!(rules.limits, Limits::default());
         assert_eq!(config.block_limits().expect("the defaults are valid"), BlockLimits::default());
@@ -199,13 +261,31 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_refused_by_its_path() {
-        let error = Config::parse("[counting]\nepoch_bit = 3").expect_err("refused").to_string();
+        let error = Config::parse("[counting]\nepoch_bit = 3", vec![]).expect_err("refused").to_string();
         assert!(error.contains("counting") && error.contains("epoch_bit"), "{error}");
     }
 
     #[test]
+    fn a_key_is_refused_with_a_sentence_unless_it_can_be_used() {
+        let digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        let keys = |scopes: &str, digest: &str| {
+            let text = format!("[[key]]\nname = \"k\"\nsha256 = \"{digest}\"\nscopes = {scopes}\n");
+            Config::parse(&text, vec![]).expect("valid").keys().map_err(|error| format!("{error:#}"))
+        };
+        let one = keys("[\"read\", \"ingest\"]", digest).expect("valid");
+        assert_eq!((one.len(), one[0].scopes.len(), one[0].requests_per_second), (1, 2, None));
+        for (scopes, digest, says) in
+            [("[]", digest, "no scopes"), ("[\"write\"]", digest, "`write` is no scope"), ("[\"read\"]", "ba", "64")]
+        {
+            let error = keys(scopes, digest).expect_err("refused");
+            assert!(error.contains(says) && error.contains("key `k`"), "{error}");
+        }
+    }
+
+    #[test]
     fn a_file_changes_only_what_it_names() {
-        let config = Config::parse("[counting]\nepoch_bits = 10\n[[view]]\nname = \"all\"\ndimensions = [\"user_id\"]").expect("valid");
+        let config =
+            Config::parse("[counting]\nepoch_bits = 10\n[[view]]\nname = \"all\"\ndimensions = [\"user_id\"]", vec![]).expect("valid");
         let rules = config.rules().expect("valid");
         assert_eq!((rules.epoch_bits.get(), rules.dedup, rules.views.len()), (10, true, 1));
     }

@@ -2,6 +2,7 @@
 
 mod commands;
 mod config;
+mod http;
 
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;
@@ -19,8 +20,12 @@ struct Arguments {
 enum Command {
     /// Start everything on this machine: Kafka, ClickHouse, ingest, both layers and the HTTP interface
     Up(commands::up::Arguments),
+    /// Take events over HTTP and write them to a Kafka that runs elsewhere: one of many
+    Ingest(commands::ingest::Arguments),
     /// Send NDJSON files (plain, .gz or .zst) to a running tidemark
     Send(commands::send::Arguments),
+    /// Make a key for the HTTP interface, and the lines of the configuration that let it in
+    Key(commands::key::Arguments),
     /// Measure what the parts and the whole can do on this machine, and check the counts against a recount
     Bench(commands::bench::Arguments),
     /// The ClickHouse engine, as a child process of `up`
@@ -34,7 +39,9 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Up(arguments) => commands::up::run(arguments),
+        Command::Ingest(arguments) => commands::ingest::run(arguments),
         Command::Send(arguments) => commands::send::run(arguments),
+        Command::Key(arguments) => commands::key::run(&arguments),
         Command::Bench(arguments) => commands::bench::run(&arguments),
         // Before any runtime exists: the engine makes its own.
         Command::Engine { arguments } => return tidemark_embedded::engine_main(arguments),

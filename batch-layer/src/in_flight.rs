@@ -2,11 +2,12 @@
 //! to the loop's thread; what a task wants of it, it asks for here.
 
 use crate::commit::{Desk, Fenced, Intent, commit_block};
+use crate::metrics::Meters;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tidemark_core::generation::Generation;
 use tidemark_core::offset::Partition;
 use tidemark_history::History;
@@ -35,12 +36,13 @@ pub struct InFlight {
     to_loop: Sender<Message>,
     waker: Waker,
     control: Control,
+    meters: Meters,
 }
 
 impl InFlight {
-    pub fn new(waker: Waker, control: Control) -> Self {
+    pub fn new(waker: Waker, control: Control, meters: Meters) -> Self {
         let (to_loop, inbox) = channel();
-        Self { leaving: BTreeMap::new(), inbox, to_loop, waker, control }
+        Self { leaving: BTreeMap::new(), inbox, to_loop, waker, control, meters }
     }
 
     pub fn len(&self) -> usize {
@@ -64,9 +66,20 @@ impl InFlight {
         let leaving = Arc::new(AtomicBool::new(false));
         self.leaving.insert(partition, Arc::clone(&leaving));
         let (to_loop, waker) = (self.to_loop.clone(), self.waker.clone());
-        let mut desk = LoopDesk { to_loop: to_loop.clone(), waker: waker.clone(), control: self.control.clone(), leaving };
-        let history = Arc::clone(history);
-        let writing = runtime.spawn(async move { commit_block(&mut desk, &*history, generation, &block, found).await });
+        let mut desk = LoopDesk {
+            to_loop: to_loop.clone(),
+            waker: waker.clone(),
+            control: self.control.clone(),
+            leaving,
+            meters: self.meters.clone(),
+        };
+        let (history, meters, began) = (Arc::clone(history), self.meters.clone(), Instant::now());
+        let writing = runtime.spawn(async move {
+            commit_block(&mut desk, &*history, generation, &block, found).await?;
+            meters.rows.observe(block.rows() as f64);
+            meters.writing.observe(began.elapsed().as_secs_f64());
+            Ok(())
+        });
         runtime.spawn(async move {
             let outcome = writing.await;
             // Nobody listens once the loop has ended.
@@ -107,6 +120,7 @@ struct LoopDesk {
     waker: Waker,
     control: Control,
     leaving: Arc<AtomicBool>,
+    meters: Meters,
 }
 
 impl LoopDesk {
@@ -142,6 +156,7 @@ impl Desk for LoopDesk {
     }
 
     async fn failed(&mut self, failures: u32, error: &tidemark_history::Error) -> Result<(), Fenced> {
+        self.meters.errors.inc();
         self.pause(failures, error).await
     }
 }

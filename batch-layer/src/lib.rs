@@ -3,6 +3,7 @@
 pub mod commit;
 mod in_flight;
 pub mod lane;
+pub mod metrics;
 pub mod run;
 
 pub use lane::BlockLimits;

@@ -3,6 +3,7 @@
 use crate::commit::{Intent, IntentError, intent_of};
 use crate::in_flight::{InFlight, Message};
 use crate::lane::{BlockLimits, Lane, fit};
+use crate::metrics::Meters;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,11 +41,12 @@ pub struct Batch {
     pub control: Control,
     /// H: every offset below is in history, roll-ups included.
     reached: watch::Sender<Cut>,
+    pub meters: Meters,
 }
 
 impl Default for Batch {
     fn default() -> Self {
-        Self { control: Control::default(), reached: watch::Sender::new(Cut::default()) }
+        Self { control: Control::default(), reached: watch::Sender::new(Cut::default()), meters: Meters::default() }
     }
 }
 
@@ -85,7 +87,7 @@ pub fn run<C: Consumer, H: History>(
     runtime: tokio::runtime::Handle,
 ) -> Result<(), Error> {
     batch.control.wake_by(consumer.waker());
-    let in_flight = InFlight::new(consumer.waker(), batch.control.clone());
+    let in_flight = InFlight::new(consumer.waker(), batch.control.clone(), batch.meters.clone());
     let mut state = Loop { consumer, history, rules, limits, batch, runtime, lanes: BTreeMap::new(), in_flight, paused: false };
     let mut outcome = Ok(());
     while outcome.is_ok() && !state.batch.control.is_stopping() {
@@ -125,6 +127,7 @@ impl<C: Consumer, H: History> Loop<C, H> {
             self.heed(message);
         }
         for (partitions, ours) in changes {
+            self.batch.meters.rebalances.inc();
             if ours { self.assigned(&partitions)? } else { self.gone(&partitions)? }
         }
         fit(&mut self.lanes, self.limits.max_bytes);

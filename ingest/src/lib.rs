@@ -15,4 +15,4 @@ pub use body::{MAX_SENT_BYTES, MAX_UNPACKED_BYTES};
 pub use items::MAX_ITEMS;
 pub use problem::Problem;
 pub use route::{Counts, Ingest, routes};
-pub use send::{Cause, Rejected, SendError, SendOptions, SendReport, send};
+pub use send::{Cause, Key, Rejected, SendError, SendOptions, SendReport, send};

@@ -18,10 +18,10 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use serde::Serialize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 use tidemark_core::cut::Cut;
 use tidemark_core::event::Limits;
+use tidemark_metrics::{Counter, Family, Label, Registry};
 use tidemark_topic::{Outgoing, Position, Producer, SendError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -45,9 +45,10 @@ pub struct Ingest<P> {
     limits: Limits,
     arriving: Arc<Semaphore>,
     unpacked: Arc<Semaphore>,
-    accepted: AtomicU64,
-    rejected: AtomicU64,
-    failed: AtomicU64,
+    items: Family<Label, Counter>,
+    accepted: Counter,
+    rejected: Counter,
+    failed: Counter,
 }
 
 /// What ingest has done since it started, in items.
@@ -65,8 +66,16 @@ impl<P> Ingest<P> {
     /// `limits` are the rules of the generation that reads the topic, so that what is accepted here is an event there.
     pub fn new(producer: P, limits: Limits) -> Self {
         let room = || Arc::new(Semaphore::new(MAX_IN_FLIGHT_BYTES / 2 / PORTION_BYTES));
-        let zero = || AtomicU64::new(0);
-        Self { producer, limits, arriving: room(), unpacked: room(), accepted: zero(), rejected: zero(), failed: zero() }
+        let items: Family<Label, Counter> = Family::default();
+        let of = |outcome| items.get_or_create_owned(&[("outcome", outcome)]);
+        let (accepted, rejected, failed) = (of("accepted"), of("rejected"), of("failed"));
+        Self { producer, limits, arriving: room(), unpacked: room(), items, accepted, rejected, failed }
+    }
+
+    /// Registers what ingest has to say.
+    pub fn register(&self, registry: &mut Registry) {
+        let help = "Items of requests: acknowledged by Kafka, not events, and not known to be in the topic";
+        registry.register("tidemark_ingest_items", help, self.items.clone());
     }
 
     pub fn producer(&self) -> &P {
@@ -74,11 +83,7 @@ impl<P> Ingest<P> {
     }
 
     pub fn counts(&self) -> Counts {
-        Counts {
-            accepted: self.accepted.load(Ordering::Relaxed),
-            rejected: self.rejected.load(Ordering::Relaxed),
-            failed: self.failed.load(Ordering::Relaxed),
-        }
+        Counts { accepted: self.accepted.get(), rejected: self.rejected.get(), failed: self.failed.get() }
     }
 }
 
@@ -116,13 +121,13 @@ async fn post_events<P: Producer + Send + Sync + 'static>(
     let (checked, _room) = check(body, form, &ingest.limits).await?;
     let written = write(&ingest.producer, &checked).await;
     let (accepted, failed) = (written.accepted, written.failed());
-    ingest.accepted.fetch_add(accepted, Ordering::Relaxed);
-    ingest.failed.fetch_add(failed, Ordering::Relaxed);
+    ingest.accepted.inc_by(accepted);
+    ingest.failed.inc_by(failed);
     if failed > 0 {
         return Err(not_written(&written));
     }
     let rejected = u64::try_from(checked.rejected.len()).unwrap_or(u64::MAX);
-    ingest.rejected.fetch_add(rejected, Ordering::Relaxed);
+    ingest.rejected.inc_by(rejected);
     Ok(answer(&checked.rejected, &written))
 }
 

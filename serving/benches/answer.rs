@@ -11,7 +11,7 @@ use tidemark_core::generation::{Generation, Rules};
 use tidemark_core::offset::Offset;
 use tidemark_core::question::{RowKey, Rows, merge_rows};
 use tidemark_core::view::Views;
-use tidemark_serving::answer::{Answer, arrange, json};
+use tidemark_serving::answer::{Answer, Source, arrange, json};
 use tidemark_serving::plan::{Plan, plan};
 
 const START_MS: i64 = 1_735_689_600_000;
@@ -94,6 +94,7 @@ fn bench(c: &mut Criterion) {
         mark: Default::default(),
         end: Default::default(),
         generation: Generation(1),
+        source: Source::History,
     };
     c.bench_function("json of an hour by type", |b| b.iter(|| json(&plan, black_box(&answer))));
 }

@@ -22,6 +22,30 @@ pub struct Answer {
     /// The log's end.
     pub end: Cut,
     pub generation: Generation,
+    pub source: Source,
+}
+
+/// Where an answer comes from, the part of open epochs apart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// The text of an answer before.
+    Kept,
+    /// What history has said before.
+    Cache,
+    History,
+    /// Raw events.
+    Raw,
+}
+
+impl Source {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kept => "kept",
+            Self::Cache => "cache",
+            Self::History => "history",
+            Self::Raw => "raw",
+        }
+    }
 }
 
 /// Merges the two layers' rows, and ranks and completes them as the plan wants. Only what is in the answer is copied.

@@ -3,12 +3,14 @@
 //! The order matters. Closed epochs never change, so history's part can be read at any time after the snapshot, and
 //! answers are cached under the mark: no expiry and no staleness.
 
-use crate::answer::{Answer, arrange};
+use crate::answer::{Answer, Source, arrange};
 use crate::kept::Kept;
 use crate::measure::Measure;
+use crate::metrics::Meters;
 use crate::plan::Plan;
 use moka::future::Cache;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tidemark_batch_layer::Batch;
 use tidemark_core::cell::Cell;
@@ -48,6 +50,7 @@ pub struct Engine<H> {
     pub batch: Batch,
     pub history: Arc<H>,
     pub kept: Kept,
+    pub meters: Meters,
     cache: Cache<Asked, Arc<Rows>>,
 }
 
@@ -72,7 +75,7 @@ impl<H: History> Engine<H> {
     pub fn new(rules: Arc<Rules>, topic: String, partitions: u32, speed: Arc<Speed>, batch: Batch, history: Arc<H>) -> Self {
         let weight = |_: &Asked, rows: &Arc<Rows>| u32::try_from(rows.len() + 1).unwrap_or(u32::MAX);
         let cache = Cache::builder().max_capacity(CACHED_CELLS).weigher(weight).time_to_idle(CACHED_FOR).build();
-        Self { rules, topic, partitions, speed, batch, history, kept: Kept::default(), cache }
+        Self { rules, topic, partitions, speed, batch, history, kept: Kept::default(), meters: Meters::default(), cache }
     }
 
     pub async fn answer(&self, plan: &Plan) -> Result<Answer, AnswerError> {
@@ -89,13 +92,14 @@ impl<H: History> Engine<H> {
         let snapshot = self.speed.snapshot(view, &plan.question, self.partitions).map_err(|e| AnswerError::Buckets(e.to_string()))?;
         let snapshot = snapshot.ok_or(AnswerError::Starting)?;
         let marks: Marks = snapshot.waterlines.iter().map(|(&p, line)| (p, line.mark)).collect();
-        let history = self.history(view, plan, needed_groups(plan, &snapshot.rows), &marks).await?;
+        let (history, source) = self.history(view, plan, needed_groups(plan, &snapshot.rows), &marks).await?;
         Ok(Answer {
             rows: arranged(plan, &snapshot.rows, &history)?,
             cut: snapshot.waterlines.iter().map(|(&p, line)| (p, line.position)).collect(),
             mark: self.mark_of(&marks),
             end: snapshot.ends,
             generation: self.rules.generation,
+            source,
         })
     }
 
@@ -105,13 +109,16 @@ impl<H: History> Engine<H> {
     }
 
     /// History's part, from the cache unless the mark has moved. Equal questions that come at once are asked once.
-    async fn history(&self, view: ViewId, plan: &Plan, groups: Groups, marks: &Marks) -> Result<Arc<Rows>, AnswerError> {
+    async fn history(&self, view: ViewId, plan: &Plan, groups: Groups, marks: &Marks) -> Result<(Arc<Rows>, Source), AnswerError> {
         let key = (plan.identity.clone(), groups.clone(), marks.values().map(|mark| mark.oldest_open().0).collect());
+        let asked = AtomicBool::new(false);
         let ask = async {
+            asked.store(true, Ordering::Relaxed);
             let rows = self.history.answer(view, &plan.question, &groups, marks).await;
             rows.map(Arc::new).map_err(|error| AnswerError::History(error.to_string()))
         };
-        self.cache.try_get_with(key, ask).await.map_err(|error: Arc<AnswerError>| (*error).clone())
+        let rows = self.cache.try_get_with(key, ask).await.map_err(|error: Arc<AnswerError>| (*error).clone())?;
+        Ok((rows, if asked.into_inner() { Source::History } else { Source::Cache }))
     }
 
     /// A question that no view covers: raw events at the cut H, a few seconds older and as exact.
@@ -131,7 +138,8 @@ impl<H: History> Engine<H> {
         }
         let mut end = self.speed.ends();
         cut.iter().for_each(|(partition, position)| end.raise(partition, position));
-        Ok(Answer { rows: arranged(plan, &Rows::new(), &rows)?, cut, mark: self.mark_of(&marks), end, generation: self.rules.generation })
+        let (rows, mark) = (arranged(plan, &Rows::new(), &rows)?, self.mark_of(&marks));
+        Ok(Answer { rows, cut, mark, end, generation: self.rules.generation, source: Source::Raw })
     }
 
     /// Waits until a position has been reached: read your own writes.

@@ -8,4 +8,5 @@ pub mod api;
 pub mod engine;
 pub mod kept;
 pub mod measure;
+pub mod metrics;
 pub mod plan;

@@ -6,7 +6,6 @@ use axum::body::Body;
 use axum::http::{Request, Response, StatusCode, header};
 use serde_json::{Value, json};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tidemark_batch_layer::Batch;
@@ -17,7 +16,7 @@ use tidemark_core::generation::{Generation, Rules};
 use tidemark_core::offset::{NextOffset, Partition};
 use tidemark_core::view::Views;
 use tidemark_history::memory::MemoryHistory;
-use tidemark_serving::api::routes;
+use tidemark_serving::api::{Routes, routes};
 use tidemark_serving::engine::Engine;
 use tidemark_serving::kept::Form;
 use tidemark_speed_layer::Speed;
@@ -67,7 +66,8 @@ impl Site {
         let yard = LogYard { rules: Arc::clone(&rules), connect: Arc::new(connect) };
         tokio::spawn(tidemark_speed_layer::run::close_epochs(Arc::clone(&speed), Arc::clone(&history), yard, batch.reached()));
         let engine = Arc::new(Engine::new(rules, "kept".into(), 1, speed, batch, history));
-        Self { log, routes: routes(Arc::clone(&engine)), engine, layers: vec![speed_thread, batch_thread] }
+        let Routes { open, read, admin } = routes(&engine);
+        Self { log, routes: open.merge(read).merge(admin), engine, layers: vec![speed_thread, batch_thread] }
     }
 
     fn append(&self, event_type: &str) {
@@ -155,7 +155,7 @@ async fn an_answer_is_sent_again_only_while_nothing_has_moved() {
     assert_eq!(said(&site.ask(BY_TYPE).await), (4, &json!(4), &json!(0), &json!(4)));
     assert!(site.is_kept(BY_TYPE).await);
     site.engine.batch.control.pause(false);
-    site.until("an epoch is closed", |engine| engine.speed.closed.load(Ordering::Relaxed) == 1).await;
+    site.until("an epoch is closed", |engine| engine.speed.meters.closed.get() == 1).await;
     assert_eq!(said(&site.ask(BY_TYPE).await), (4, &json!(4), &json!(4), &json!(4)));
     site.stop();
 }

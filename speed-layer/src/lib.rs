@@ -1,6 +1,7 @@
 //! The speed layer: 5-minute tumbling-window counts of the open epochs, in memory.
 
 pub mod gathered;
+pub mod metrics;
 pub mod reconcile;
 pub mod reread;
 pub mod run;

@@ -1,6 +1,7 @@
 //! The speed layer's loop: a thread that polls its share of the log and counts, and a task that closes epochs.
 
 use crate::gathered::Gathered;
+use crate::metrics::Meters;
 use crate::reconcile::{CloseError, Closing, Yard, close};
 use crate::reread::now_ms;
 use crate::tide::{Tide, Waterline};
@@ -10,8 +11,7 @@ use parking_lot::{ArcRwLockWriteGuard, RawRwLock, RwLock};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tidemark_core::cell::Tally;
 use tidemark_core::cut::Cut;
 use tidemark_core::epoch::{Epoch, Mark};
@@ -50,8 +50,7 @@ pub struct Speed {
     max_open_events: u64,
     /// Counts the batches applied: whoever waits for a position looks again when it moves.
     changed: watch::Sender<u64>,
-    pub closed: AtomicU64,
-    pub repaired: AtomicU64,
+    pub meters: Meters,
 }
 
 /// The speed layer's part of an answer.
@@ -70,6 +69,8 @@ pub struct PartitionStatus {
     pub taught: bool,
     pub open_epochs: usize,
     pub cells: usize,
+    /// The Kafka timestamp of the last record counted here.
+    pub counted_ms: Option<i64>,
 }
 
 impl Speed {
@@ -81,8 +82,7 @@ impl Speed {
             ends: DashMap::new(),
             max_open_events: u64::MAX,
             changed: watch::Sender::new(0),
-            closed: AtomicU64::new(0),
-            repaired: AtomicU64::new(0),
+            meters: Meters::default(),
         }
     }
 
@@ -91,6 +91,10 @@ impl Speed {
     #[must_use]
     pub fn bounded(self, max_open_events: u64) -> Self {
         Self { max_open_events: max_open_events.max(2 * self.rules.epoch_bits.span()), ..self }
+    }
+
+    pub fn rules(&self) -> &Rules {
+        &self.rules
     }
 
     fn is_full(&self, partition: Partition) -> bool {
@@ -164,8 +168,8 @@ impl Speed {
             let waterline = tide.waterline();
             let end = self.end(*entry.key(), waterline);
             let cells = tide.segments().map(crate::segment::Segment::cells).sum();
-            let status = PartitionStatus { waterline, end, taught: tide.is_taught(), open_epochs: tide.segments().count(), cells };
-            (*entry.key(), status)
+            let (taught, open_epochs, counted_ms) = (tide.is_taught(), tide.segments().count(), tide.counted_ms());
+            (*entry.key(), PartitionStatus { waterline, end, taught, open_epochs, cells, counted_ms })
         };
         self.tides.iter().map(of).collect()
     }
@@ -214,7 +218,9 @@ pub fn run<C: Consumer, H: History>(
         let polled = consumer.poll(POLL, |happened| match happened {
             Happened::Records { partition, records } => {
                 if let Some(tide) = holding.tide(speed, partition) {
+                    let before = tide.tally();
                     tide.apply(records);
+                    speed.meters.counted(before, tide.tally());
                 }
             }
             Happened::End { partition, next } => {
@@ -227,6 +233,7 @@ pub fn run<C: Consumer, H: History>(
         });
         drop(holding);
         for (partitions, ours) in changes {
+            speed.meters.rebalances.inc();
             if ours {
                 assigned(&mut consumer, &past, speed, &partitions)?;
                 owned.extend(&partitions);
@@ -407,18 +414,19 @@ async fn close_partition<H: History>(
 ) -> Result<bool, String> {
     while let Some(tide) = speed.tide(partition) {
         let Some(segment) = tide.write().closable(history_at) else { break };
-        let epoch = segment.epoch();
+        let (epoch, began) = (segment.epoch(), Instant::now());
         match close(yard, history, &speed.rules, partition, &segment).await {
             Ok(Closing::Closed) => {
                 tide.write().closed(epoch);
-                speed.closed.fetch_add(1, Ordering::Relaxed);
+                speed.meters.closed.inc();
+                speed.meters.closing.observe(began.elapsed().as_secs_f64());
                 speed.change();
                 // A loop may wait for room.
                 speed.control.wake();
             }
             Ok(Closing::Waiting { .. }) => return Ok(false),
             Ok(Closing::Repaired { difference, .. }) => {
-                speed.repaired.fetch_add(1, Ordering::Relaxed);
+                speed.meters.repaired.inc();
                 tracing::warn!(%partition, %epoch, ?difference, "history differed from the speed layer and has been written again");
                 return Ok(false);
             }

@@ -5,6 +5,7 @@ use crate::segment::{AT_ONCE, Segment};
 use arrayvec::ArrayVec;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use tidemark_core::cell::Tally;
 use tidemark_core::check;
 use tidemark_core::epoch::{Epoch, Mark};
 use tidemark_core::event::Event;
@@ -38,6 +39,8 @@ pub struct Tide {
     /// Epochs that are complete but not closed, oldest first, and after them the one being counted. Consecutive.
     complete: VecDeque<Arc<Segment>>,
     current: Segment,
+    /// The Kafka timestamp of the last record applied.
+    counted_ms: Option<i64>,
 }
 
 impl Tide {
@@ -46,7 +49,7 @@ impl Tide {
         let position = mark.position(rules.epoch_bits);
         let current = Segment::new(mark.oldest_open(), rules.epoch_bits, &rules.views);
         let (judge, read) = (Judge::new(&rules), Judge::lookback(&rules, position));
-        Self { partition, rules, judge, mark, position, read, complete: VecDeque::new(), current }
+        Self { partition, rules, judge, mark, position, read, complete: VecDeque::new(), current, counted_ms: None }
     }
 
     /// The first record that is needed.
@@ -66,6 +69,7 @@ impl Tide {
     /// Counts records, in order. Those that have been applied before change nothing.
     pub fn apply(&mut self, records: &[Record<'_>]) {
         let fresh = &records[records.partition_point(|record| self.read.includes(record.offset))..];
+        self.counted_ms = fresh.last().map(|record| record.timestamp_ms).or(self.counted_ms);
         for records in fresh.chunks(AT_ONCE) {
             // Built in its place: an event is too large to be moved for nothing.
             let examined: [Option<Examined<'_>>; AT_ONCE] =
@@ -160,6 +164,17 @@ impl Tide {
     ) -> Result<(Waterline, Vec<Arc<Segment>>), BucketError> {
         self.current.answer(view, question, gathered)?;
         Ok((self.waterline(), self.complete.iter().map(Arc::clone).collect()))
+    }
+
+    pub fn counted_ms(&self) -> Option<i64> {
+        self.counted_ms
+    }
+
+    /// What became of the records of the open epochs.
+    pub fn tally(&self) -> Tally {
+        let mut tally = Tally::default();
+        self.segments().for_each(|segment| tally.merge(&segment.tally()));
+        tally
     }
 
     /// The open epochs, oldest first.

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use std::path::PathBuf;
-use tidemark_ingest::{SendOptions, send};
+use tidemark_ingest::{Key, SendOptions, send};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -18,11 +18,14 @@ pub struct Arguments {
     /// Requests under way at a time
     #[arg(long, default_value_t = SendOptions::default().in_flight)]
     in_flight: usize,
+    /// The key that the server wants, if it wants one; better by the environment, which other users cannot see
+    #[arg(long, env = "TIDEMARK_KEY", hide_env_values = true)]
+    key: Option<String>,
 }
 
 pub fn run(arguments: Arguments) -> Result<()> {
-    let Arguments { files, url, batch, in_flight } = arguments;
-    let options = SendOptions { batch, in_flight, ..SendOptions::default() };
+    let Arguments { files, url, batch, in_flight, key } = arguments;
+    let options = SendOptions { batch, in_flight, key: key.map(Key), ..SendOptions::default() };
     let report = super::runtime()?.block_on(send(&files, &url, options))?;
     println!("{report}");
     let rejected: u64 = report.rejected.values().sum();

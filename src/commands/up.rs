@@ -1,15 +1,20 @@
 //! `tidemark up`: everything in one process tree, on one data directory.
 
+use super::stop_signal;
 use crate::config::Config;
+use crate::http::{self, Http};
 use anyhow::{Context as _, Result, anyhow};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tidemark_access::{Access, Scope};
 use tidemark_batch_layer::Batch;
 use tidemark_core::generation::Rules;
 use tidemark_embedded::{DataDir, Embedded, EmbeddedOptions, EngineCommand};
 use tidemark_history::clickhouse::{ClickHouse, Server};
 use tidemark_ingest::Ingest;
+use tidemark_metrics::{Process, Registry};
+use tidemark_serving::api::Routes;
 use tidemark_serving::engine::Engine;
 use tidemark_speed_layer::Speed;
 use tidemark_speed_layer::reread::LogYard;
@@ -29,6 +34,9 @@ pub struct Arguments {
     /// Address of the HTTP interface [default: 127.0.0.1:8080]
     #[arg(long)]
     listen: Option<String>,
+    /// Let everybody who reaches that address do everything, though it is not loopback and there are no keys
+    #[arg(long)]
+    open: bool,
     /// A Kafka that runs elsewhere, host:port, instead of an embedded one
     #[arg(long)]
     kafka: Option<String>,
@@ -46,9 +54,6 @@ pub struct Arguments {
 /// How long an engine may take to answer at the start.
 const START_DEADLINE: Duration = Duration::from_secs(60);
 
-/// How long requests under way may take at the end.
-const DRAIN: Duration = Duration::from_secs(10);
-
 pub fn run(arguments: Arguments) -> Result<()> {
     super::log();
     let demo = arguments.demo;
@@ -61,6 +66,7 @@ fn configured(arguments: Arguments) -> Result<Config> {
     let mut config = Config::load(arguments.config.as_deref())?;
     config.data = arguments.data.unwrap_or(config.data);
     config.listen = arguments.listen.unwrap_or(config.listen);
+    config.open |= arguments.open;
     config.kafka.bootstrap = arguments.kafka.unwrap_or(config.kafka.bootstrap);
     config.kafka.topic = arguments.topic.unwrap_or(config.kafka.topic);
     config.clickhouse.url = arguments.clickhouse.unwrap_or(config.clickhouse.url);
@@ -69,17 +75,15 @@ fn configured(arguments: Arguments) -> Result<Config> {
 
 async fn up(config: Config, rules: Arc<Rules>, demo: bool) -> Result<()> {
     let mut stop = std::pin::pin!(stop_signal());
-    let listener = TcpListener::bind(&config.listen)
-        .await
-        .with_context(|| format!("listening on {}; is another tidemark running? --listen takes another address", config.listen))?;
-    let http = format!("http://{}", listener.local_addr()?);
+    let access = Access::new(config.keys()?);
+    let (listener, url) = http::listen(&config, &access).await?;
     let embedded = tokio::select! {
         started = start_engines(&config) => started?,
         () = &mut stop => return Ok(()),
     };
     let outcome = tokio::select! {
         parts = Parts::start(&config, rules, &embedded) => match parts {
-            Ok(parts) => serve(parts, listener, &http, &embedded, demo, stop).await,
+            Ok(parts) => serve(parts, listener, &url, &embedded, access, demo, stop).await,
             Err(error) => Err(error),
         },
         () = stop_signal() => Ok(()),
@@ -119,11 +123,8 @@ struct Parts {
 impl Parts {
     async fn start(config: &Config, rules: Arc<Rules>, embedded: &Embedded) -> Result<Self> {
         let runtime = embedded.runtime();
-        let kafka = Kafka { client_options: config.kafka.client.clone(), ..Kafka::new(runtime.kafka, config.kafka.topic.clone()) };
-        let retention_ms = if config.kafka.retention_hours < 0 { -1 } else { config.kafka.retention_hours * 3_600_000 };
-        let topic_config = [("retention.ms", retention_ms.to_string()), ("message.timestamp.type", "CreateTime".to_owned())];
-        let topic_config: Vec<(&str, &str)> = topic_config.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        let topic = kafka.admin()?.ensure_topic(config.kafka.partitions, 1, &topic_config).await?;
+        let kafka = config.kafka.connect(&runtime.kafka);
+        let partitions = config.kafka.ensure_topic(&kafka).await?;
         let history = Arc::new(open_history(config, &runtime.clickhouse, &rules).await?);
 
         let speed = Arc::new(Speed::new(Arc::clone(&rules)).bounded(config.speed.max_open_events));
@@ -131,7 +132,7 @@ impl Parts {
         let engine = Engine::new(
             Arc::clone(&rules),
             config.kafka.topic.clone(),
-            topic.partitions,
+            partitions,
             Arc::clone(&speed),
             batch.clone(),
             Arc::clone(&history),
@@ -141,7 +142,7 @@ impl Parts {
         let handle = tokio::runtime::Handle::current();
 
         let mut threads = Vec::new();
-        for share in Share::each(config.speed.threads(topic.partitions)) {
+        for share in Share::each(config.speed.threads(partitions)) {
             let consumer = kafka.consumer(Membership::All { group: None, share }, options.clone())?;
             let (speed, history, reached, handle) = (Arc::clone(&speed), Arc::clone(&history), batch.reached(), handle.clone());
             let count =
@@ -259,23 +260,24 @@ fn thread(
 async fn serve(
     mut parts: Parts,
     listener: TcpListener,
-    http: &str,
+    url: &str,
     embedded: &Embedded,
+    access: Arc<Access>,
     demo: bool,
     stop: impl Future<Output = ()>,
 ) -> Result<()> {
-    use axum::serve::ListenerExt as _;
     let producer = parts.kafka.producer(ProducerOptions::default())?;
     let ingest = Arc::new(Ingest::new(producer, parts.engine.rules.limits.clone()));
-    let routes = tidemark_serving::api::routes(Arc::clone(&parts.engine))
-        .merge(tidemark_ingest::routes(ingest))
+    let registry = registry(&parts.engine, &ingest);
+    let Routes { open, read, admin } = tidemark_serving::api::routes(&parts.engine);
+    let routes = open
+        .merge(access.guard(Scope::Read, read))
+        .merge(access.guard(Scope::Admin, admin))
+        .merge(access.guard(Scope::Ingest, tidemark_ingest::routes(ingest)))
         .fallback(tidemark_serving::api::not_found);
-    let (close, mut closed) = tokio::sync::watch::channel(false);
-    let listener = listener.tap_io(|connection| drop(connection.set_nodelay(true)));
-    let server = axum::serve(listener, routes).with_graceful_shutdown(async move { drop(closed.wait_for(|closed| *closed).await) });
-    let mut server = tokio::spawn(server.into_future());
-    embedded.set_http(http)?;
-    let ready = tokio::spawn(announce(Arc::clone(&parts.engine), http.to_owned()));
+    let mut server = Http::serve(listener, http::with_metrics(&access, registry, routes));
+    embedded.set_http(url)?;
+    let ready = tokio::spawn(announce(Arc::clone(&parts.engine), url.to_owned()));
     let demo = demo
         .then(|| parts.kafka.producer(ProducerOptions::default()))
         .transpose()?
@@ -283,17 +285,25 @@ async fn serve(
     let outcome = tokio::select! {
         () = stop => Ok(()),
         error = parts.ended.recv() => Err(error.unwrap_or_else(|| anyhow!("the layers ended"))),
-        served = &mut server => served.context("the HTTP server")?.context("the HTTP server"),
+        ended = server.ended() => ended,
     };
     tracing::info!("stopping");
     ready.abort();
     demo.inspect(tokio::task::JoinHandle::abort);
-    let _ = close.send(true);
-    if !server.is_finished() && tokio::time::timeout(DRAIN, server).await.is_err() {
-        tracing::warn!("requests were still under way after {} s", DRAIN.as_secs());
-    }
+    server.close().await;
     tokio::task::spawn_blocking(move || parts.stop()).await.context("stopping the layers")?;
     outcome
+}
+
+/// What `/metrics` shows.
+fn registry<P>(engine: &Engine<ClickHouse>, ingest: &Ingest<P>) -> Registry {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Process));
+    ingest.register(&mut registry);
+    tidemark_speed_layer::metrics::register(&engine.speed, &mut registry);
+    tidemark_batch_layer::metrics::register(&engine.batch, &mut registry);
+    engine.meters.register(&mut registry);
+    registry
 }
 
 /// Says that it is ready when a query can be answered, and what to try.
@@ -306,18 +316,4 @@ async fn announce(engine: Arc<Engine<ClickHouse>>, http: String) {
     }
     tracing::info!("ready: {http}/");
     eprintln!("\n  Tidemark is ready: {http}/\n\n  Try:  curl '{http}/v1/query?step=5m&group_by=event_type&measures=count,sum'\n");
-}
-
-async fn stop_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let wait = |kind| async move {
-        match signal(kind) {
-            Ok(mut signal) => drop(signal.recv().await),
-            Err(_) => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        () = wait(SignalKind::interrupt()) => {}
-        () = wait(SignalKind::terminate()) => {}
-    }
 }

@@ -3,7 +3,7 @@
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import test from "node:test";
@@ -24,12 +24,16 @@ function faults(text) {
   const services = Object.entries(compose.services);
   const volumes = new Set();
   for (const [name, service] of services) {
-    if (!service.build && !/^[a-z/-]+:\d+\.\d+/.test(service.image ?? "")) found.push(`${name}: the image has no version`);
+    if (!service.build && !/^[a-z/-]+:v?\d+\.\d+/.test(service.image ?? "")) found.push(`${name}: the image has no version`);
     if (!service.build && !service.healthcheck) found.push(`${name}: no health check`);
     for (const port of service.ports ?? []) {
       if (!/^127\.0\.0\.1:\d+:\d+$/.test(port)) found.push(`${name}: port ${port} is not on loopback alone`);
     }
-    for (const volume of service.volumes ?? []) volumes.add(volume.split(":")[0]);
+    for (const volume of service.volumes ?? []) {
+      const from = volume.split(":")[0];
+      if (!from.startsWith("./")) volumes.add(from);
+      else if (!existsSync(join(dirname(process.env.TIDEMARK_COMPOSE), from))) found.push(`${name}: ${from} is not there`);
+    }
     for (const [needed, how] of Object.entries(service.depends_on ?? {})) {
       if (!compose.services[needed]) found.push(`${name}: depends on ${needed}, which is not there`);
       else if (how.condition !== "service_healthy") found.push(`${name}: does not wait until ${needed} is healthy`);
@@ -63,6 +67,7 @@ const broken = [
   ["--clickhouse http://clickhouse:8123", "--clickhouse http://clickhose:8123", /^tidemark: is told of clickhose/],
   ["- kafka-data:", "- kafka-log:", /^the volume kafka-log is not declared/],
   ["noeviction", "allkeys-lru", /^redis: may evict/],
+  ["- ./deploy/prometheus:", "- ./deploy/promoteus:", /^prometheus: .\/deploy\/promoteus is not there/],
   ["    healthcheck:\n      test: [\"CMD\", \"redis-cli\", \"ping\"]\n", "    x-was:\n", /^redis: no health check/],
 ];
 for (const [what, instead, fault] of broken) {

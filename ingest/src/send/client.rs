@@ -2,8 +2,8 @@
 
 use super::files::Batch;
 use super::report::{Acknowledged, Answer};
-use super::{Cause, SendError, SendOptions, Stop};
-use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
+use super::{Cause, Key, SendError, SendOptions, Stop};
+use axum::http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use bytes::Bytes;
@@ -34,6 +34,7 @@ pub(super) struct Client {
     http: hyper_util::client::legacy::Client<HttpConnector, Full<Bytes>>,
     uri: Uri,
     pack: bool,
+    authorization: Option<HeaderValue>,
     retry_for: Duration,
 }
 
@@ -51,6 +52,12 @@ enum Attempt {
 impl Client {
     pub(super) fn new(url: &str, options: &SendOptions) -> Result<Self, SendError> {
         let uri = address(url).map_err(|reason| SendError::Url { url: url.to_owned(), reason })?;
+        let bearer = |key: &Key| {
+            let mut value = HeaderValue::from_str(&format!("Bearer {}", key.0)).map_err(|_| SendError::Key)?;
+            value.set_sensitive(true);
+            Ok(value)
+        };
+        let authorization = options.key.as_ref().map(bearer).transpose()?;
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT_DEADLINE));
         connector.set_nodelay(true);
@@ -59,6 +66,7 @@ impl Client {
             http: http.build(connector),
             pack: options.pack.unwrap_or_else(|| !is_this_machine(&uri)),
             uri,
+            authorization,
             retry_for: options.retry_for,
         })
     }
@@ -118,6 +126,9 @@ impl Client {
         *request.uri_mut() = self.uri.clone();
         let headers = request.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+        if let Some(authorization) = &self.authorization {
+            headers.insert(AUTHORIZATION, authorization.clone());
+        }
         if self.pack {
             headers.insert(CONTENT_ENCODING, HeaderValue::from_static("zstd"));
         }

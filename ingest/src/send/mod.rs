@@ -36,11 +36,23 @@ pub struct SendOptions {
     pub retry_for: Duration,
     /// Whether bodies are packed with zstd; `None` packs them unless the address is this machine.
     pub pack: Option<bool>,
+    /// For servers that want one.
+    pub key: Option<Key>,
+}
+
+/// A key, which does not show itself.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Key(pub String);
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Key")
+    }
 }
 
 impl Default for SendOptions {
     fn default() -> Self {
-        Self { batch: 1000, in_flight: 4, progress: true, retry_for: Duration::from_secs(120), pack: None }
+        Self { batch: 1000, in_flight: 4, progress: true, retry_for: Duration::from_secs(120), pack: None, key: None }
     }
 }
 
@@ -49,6 +61,8 @@ impl Default for SendOptions {
 pub enum SendError {
     #[error("`{url}` is not an address to send to: {reason}")]
     Url { url: String, reason: String },
+    #[error("the key has characters that no key has")]
+    Key,
     #[error("{name} cannot be opened: {source}")]
     Open { name: String, source: std::io::Error },
     /// What was acknowledged before is in the report; so may be later lines than the one that failed.

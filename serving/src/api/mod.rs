@@ -18,22 +18,34 @@ use tidemark_ingest::problem::Problem;
 /// Shared by all handlers.
 type Shared<H> = Arc<Engine<H>>;
 
+/// Resources by who may use them.
+#[derive(Debug)]
+pub struct Routes {
+    /// Anybody: nothing here says what is counted. The page asks for a key itself.
+    pub open: Router,
+    pub read: Router,
+    pub admin: Router,
+}
+
 /// All resources but ingest's.
-pub fn routes<H: History>(engine: Arc<Engine<H>>) -> Router {
-    Router::new()
+pub fn routes<H: History>(engine: &Arc<Engine<H>>) -> Routes {
+    let open = Router::new()
         .route("/", get(page::page))
+        .route("/healthz", get(health::healthz::<H>))
+        .route("/readyz", get(health::readyz::<H>))
+        .with_state(Arc::clone(engine));
+    let read = Router::new()
         .route("/v1/query", get(query::query::<H>))
         .route("/v1/status", get(status::status::<H>))
         .route("/v1/dead-letters", get(dead_letters::dead_letters::<H>))
-        .route("/v1/layers/{layer}/{action}", post(control::control::<H>))
-        .route("/healthz", get(health::healthz::<H>))
-        .route("/readyz", get(health::readyz::<H>))
-        .with_state(engine)
+        .with_state(Arc::clone(engine));
+    let admin = Router::new().route("/v1/layers/{layer}/{action}", post(control::control::<H>)).with_state(Arc::clone(engine));
+    Routes { open, read, admin }
 }
 
 /// What is not there says what is.
 pub async fn not_found() -> Problem {
-    let there = "there are /, /v1/events (POST), /v1/query, /v1/status, /v1/dead-letters, /v1/layers/{speed|batch}/{pause|resume} (POST), /healthz and /readyz";
+    let there = "there are /, /v1/events (POST), /v1/query, /v1/status, /v1/dead-letters, /v1/layers/{speed|batch}/{pause|resume} (POST), /metrics, /healthz and /readyz";
     Problem::new(StatusCode::NOT_FOUND, "not-found", "No such resource", there)
 }
 

@@ -1,6 +1,7 @@
 //! `GET /v1/query`
 
 use super::{Shared, bad_request};
+use crate::answer::Source;
 use crate::engine::AnswerError;
 use crate::kept::{Form, Written};
 use crate::plan::plan;
@@ -20,18 +21,21 @@ pub async fn query<H: History>(
     let began = Instant::now();
     let form = if wants_csv(&headers) { Form::Csv } else { Form::Json };
     let asked = (query.unwrap_or_default(), form);
-    let answer = match engine.kept.get(&asked, &engine.speed).await {
-        Some(answer) => answer,
+    let (answer, source) = match engine.kept.get(&asked, &engine.speed).await {
+        Some(answer) => (answer, Source::Kept),
         None => {
             let parameters: Vec<(String, String)> = form_urlencoded::parse(asked.0.as_bytes()).into_owned().collect();
             let plan = plan(&engine.rules, &parameters).map_err(|error| bad_request(error.to_string()))?;
-            let answer = Arc::new(Written::new(&plan, engine.answer(&plan).await.map_err(problem)?, form));
+            let answer = engine.answer(&plan).await.map_err(problem)?;
+            let source = answer.source;
+            let answer = Arc::new(Written::new(&plan, answer, form));
             if plan.view.is_some() {
                 engine.kept.keep(asked, Arc::clone(&answer)).await;
             }
-            answer
+            (answer, source)
         }
     };
+    engine.meters.answered(source, began.elapsed());
     let tag = answer.tag.clone();
     if headers.get(header::IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes()) {
         return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());

@@ -4,7 +4,6 @@ use super::Shared;
 use axum::Json;
 use axum::extract::State;
 use serde_json::{Value, json};
-use std::sync::atomic::Ordering;
 use tidemark_core::offset::Partition;
 use tidemark_history::History;
 use tidemark_topic::Control;
@@ -44,8 +43,8 @@ pub async fn status<H: History>(State(engine): State<Shared<H>>) -> Json<Value> 
         "views": views,
         "partitions": partitions,
         "reconciliation": {
-            "closed": engine.speed.closed.load(Ordering::Relaxed),
-            "repaired": engine.speed.repaired.load(Ordering::Relaxed),
+            "closed": engine.speed.meters.closed.get(),
+            "repaired": engine.speed.meters.repaired.get(),
         },
         "layers": {"speed": layer(&engine.speed.control), "batch": layer(&engine.batch.control)},
         "broken_invariants": tidemark_core::invariant::broken(),

@@ -64,7 +64,12 @@ impl Client {
     }
 
     pub fn try_get(&self, path: &str) -> Result<Reply, NoAnswer> {
-        reply(self.agent.get(format!("{}{path}", self.url)).call())
+        self.try_get_with(path, &[])
+    }
+
+    pub fn try_get_with(&self, path: &str, headers: &[(&str, &str)]) -> Result<Reply, NoAnswer> {
+        let request = self.agent.get(format!("{}{path}", self.url));
+        reply(headers.iter().fold(request, |request, (name, value)| request.header(*name, *value)).call())
     }
 
     pub fn try_post(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Reply, NoAnswer> {

@@ -185,7 +185,7 @@ impl Server {
     /// SIGTERM, and everything ends.
     pub fn stop(mut self) {
         let children = self.children();
-        kill(self.pid(), Signal::TERM);
+        terminate(self.pid());
         let ended = wait::until("the server stops", STOP_DEADLINE, || self.child.try_wait().expect("waiting for a child"));
         assert!(ended.success(), "after SIGTERM tidemark ended with {ended}");
         assert_gone(&children);
@@ -259,6 +259,11 @@ fn kill(process: u32, signal: Signal) {
     let _ = kill_process(pid(process), signal);
 }
 
+/// SIGTERM.
+pub(crate) fn terminate(process: u32) {
+    kill(process, Signal::TERM);
+}
+
 fn assert_gone(processes: &[u32]) {
     for &process in processes {
         let what = format!("process {process}, a child of tidemark, ends with its parent");
@@ -272,7 +277,7 @@ fn is_zombie(process: u32) -> bool {
     stat.rsplit(')').next().is_none_or(|rest| rest.trim_start().starts_with('Z'))
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let (first, count) = (PORTS.start, PORTS.end - PORTS.start);
     let own = u16::try_from(std::process::id() % u32::from(count)).expect("below a u16");

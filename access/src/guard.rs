@@ -1,0 +1,174 @@
+//! The check that stands before the routes.
+
+use crate::key::{Digest, Key, Scope};
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::header::{AUTHORIZATION, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use governor::clock::{Clock as _, DefaultClock};
+use governor::middleware::StateInformationMiddleware;
+use governor::state::{InMemoryState, NotKeyed};
+use governor::{Quota, RateLimiter};
+use std::sync::Arc;
+use tidemark_ingest::Problem;
+
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+/// <https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/>, version 10
+const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+
+type Limiter = RateLimiter<NotKeyed, InMemoryState, DefaultClock, StateInformationMiddleware>;
+
+/// The keys that there are.
+#[derive(Debug)]
+pub struct Access {
+    keys: Vec<(Key, Option<Limiter>)>,
+}
+
+impl Access {
+    /// Without keys everything is open.
+    pub fn new(keys: Vec<Key>) -> Arc<Self> {
+        let limited = |key: Key| {
+            let limit = key.requests_per_second.map(|n| RateLimiter::direct(Quota::per_second(n)).with_middleware());
+            (key, limit)
+        };
+        Arc::new(Self { keys: keys.into_iter().map(limited).collect() })
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// Lets only keys of a scope through to a router's routes.
+    pub fn guard(self: &Arc<Self>, scope: Scope, routes: Router) -> Router {
+        if self.is_open() {
+            return routes;
+        }
+        routes.route_layer(from_fn_with_state((Arc::clone(self), scope), check))
+    }
+
+    /// The key that a request carries. All keys are looked at, so that the time tells nothing of which one it is.
+    fn key_of(&self, headers: &HeaderMap) -> Option<&(Key, Option<Limiter>)> {
+        let bearer = |value: &HeaderValue| Some(value.to_str().ok()?.strip_prefix("Bearer ")?.trim().to_owned());
+        let plain = |value: &HeaderValue| Some(value.to_str().ok()?.trim().to_owned());
+        let sent = headers.get(AUTHORIZATION).and_then(bearer).or_else(|| headers.get(API_KEY).and_then(plain))?;
+        let sent = Digest::of(&sent);
+        self.keys.iter().fold(None, |found, candidate| if candidate.0.digest.is(&sent) { Some(candidate) } else { found })
+    }
+}
+
+async fn check(State((access, scope)): State<(Arc<Access>, Scope)>, request: Request, next: Next) -> Response {
+    let Some((key, limiter)) = access.key_of(request.headers()) else { return unknown().into_response() };
+    if !key.scopes.contains(&scope) {
+        return lacking(key, scope).into_response();
+    }
+    let (Some(limiter), Some(per_second)) = (limiter, key.requests_per_second) else { return next.run(request).await };
+    let (mut response, remaining) = match limiter.check() {
+        Ok(state) => (next.run(request).await, state.remaining_burst_capacity()),
+        Err(until) => {
+            let secs = until.wait_time_from(DefaultClock::default().now()).as_secs_f64().ceil().max(1.0);
+            let detail =
+                format!("key `{}` may ask {per_second} times a second; ask more seldom, or have requests_per_second raised", key.name);
+            let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-many-requests", "Too many requests", detail);
+            (problem.header(RETRY_AFTER, number(secs)).into_response(), 0)
+        }
+    };
+    let headers = response.headers_mut();
+    for (name, text) in [(POLICY, format!("\"key\";q={per_second};w=1")), (LIMIT, format!("\"key\";r={remaining};t=1"))] {
+        if let Ok(value) = HeaderValue::from_str(&text) {
+            headers.insert(name, value);
+        }
+    }
+    response
+}
+
+fn number(secs: f64) -> HeaderValue {
+    HeaderValue::from_str(&format!("{secs:.0}")).unwrap_or(HeaderValue::from_static("1"))
+}
+
+/// The same for no key and for a wrong one.
+fn unknown() -> Problem {
+    let detail = "this needs a key: send `Authorization: Bearer KEY`. Whoever keeps the configuration makes one with `tidemark key`";
+    let problem = Problem::new(StatusCode::UNAUTHORIZED, "key-needed", "A key is needed", detail);
+    problem.header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"tidemark\""))
+}
+
+fn lacking(key: &Key, scope: Scope) -> Problem {
+    let scope = scope.name();
+    let detail =
+        format!("key `{}` does not have the scope `{scope}`; whoever keeps the configuration can add it, or make another key", key.name);
+    Problem::new(StatusCode::FORBIDDEN, "scope-needed", "The key may not do this", detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::Body;
+    use axum::routing::get;
+    use std::num::NonZeroU32;
+    use tower::ServiceExt as _;
+
+    fn key(secret: &str, scopes: &[Scope], per_second: u32) -> Key {
+        let scopes = scopes.iter().copied().collect();
+        Key { name: format!("of {secret}"), digest: Digest::of(secret), scopes, requests_per_second: NonZeroU32::new(per_second) }
+    }
+
+    fn router(keys: Vec<Key>) -> Router {
+        let access = Access::new(keys);
+        let read = access.guard(Scope::Read, Router::new().route("/read", get(async || "read")));
+        let admin = access.guard(Scope::Admin, Router::new().route("/admin", get(async || "done")));
+        read.merge(admin).route("/open", get(async || "open"))
+    }
+
+    async fn asked(router: &Router, path: &str, header: Option<(&str, &str)>) -> Response {
+        let request = header.into_iter().fold(Request::get(path), |request, (name, value)| request.header(name, value));
+        router.clone().oneshot(request.body(Body::empty()).expect("a request")).await.expect("an answer")
+    }
+
+    async fn status(router: &Router, path: &str, header: Option<(&str, &str)>) -> u16 {
+        asked(router, path, header).await.status().as_u16()
+    }
+
+    #[tokio::test]
+    async fn a_key_opens_what_its_scopes_name() {
+        let router = router(vec![key("one", &[Scope::Read], 0), key("two", &[Scope::Read, Scope::Admin], 0)]);
+        assert_eq!(status(&router, "/open", None).await, 200);
+        for header in [None, Some(("authorization", "Bearer three")), Some(("authorization", "one")), Some(("x-api-key", ""))] {
+            let response = asked(&router, "/read", header).await;
+            assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{header:?}");
+            assert!(response.headers().contains_key(WWW_AUTHENTICATE));
+        }
+        for header in [("authorization", "Bearer one"), ("x-api-key", "one"), ("authorization", "Bearer two")] {
+            assert_eq!(status(&router, "/read", Some(header)).await, 200, "{header:?}");
+        }
+        assert_eq!(status(&router, "/admin", Some(("authorization", "Bearer one"))).await, 403);
+        assert_eq!(status(&router, "/admin", Some(("authorization", "Bearer two"))).await, 200);
+        assert_eq!(status(&router, "/not/there", None).await, 404, "what is not there is no secret");
+    }
+
+    #[tokio::test]
+    async fn without_keys_everything_is_open() {
+        assert_eq!(status(&router(vec![]), "/admin", None).await, 200);
+    }
+
+    #[tokio::test]
+    async fn a_key_that_asks_too_often_is_told_when_to_come_again() {
+        let router = router(vec![key("one", &[Scope::Read], 3), key("two", &[Scope::Read], 0)]);
+        let one = Some(("authorization", "Bearer one"));
+        let mut last = asked(&router, "/read", one).await;
+        assert_eq!((last.status(), &last.headers()["ratelimit-policy"]), (StatusCode::OK, &HeaderValue::from_static("\"key\";q=3;w=1")));
+        // A place comes free in a third of a second; a loop is faster.
+        for _ in 0..1000 {
+            last = asked(&router, "/read", one).await;
+            if last.status() != StatusCode::OK {
+                break;
+            }
+        }
+        assert_eq!(last.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(last.headers()[RETRY_AFTER], "1");
+        assert_eq!(last.headers()["ratelimit"], "\"key\";r=0;t=1");
+        assert_eq!(status(&router, "/read", Some(("x-api-key", "two"))).await, 200, "another key has its own");
+    }
+}

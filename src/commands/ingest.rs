@@ -1,0 +1,92 @@
+//! `tidemark ingest`: the HTTP door of the topic alone. Any number of them, anywhere: they share nothing but Kafka.
+
+use crate::config::Config;
+use crate::http::{self, Http};
+use anyhow::{Result, bail};
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tidemark_access::{Access, Scope};
+use tidemark_ingest::{Ingest, Problem};
+use tidemark_metrics::{Process, Registry};
+use tidemark_topic::kafka::{Admin, ProducerOptions};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Settings that differ from the defaults (see tidemark.default.toml): the same file as the other roles'
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// Address of the HTTP interface [default: 127.0.0.1:8080]
+    #[arg(long)]
+    listen: Option<String>,
+    /// Let everybody who reaches that address send events, though it is not loopback and there are no keys
+    #[arg(long)]
+    open: bool,
+    /// Kafka, host:port, comma separated
+    #[arg(long)]
+    kafka: Option<String>,
+    /// The topic that is written to [default: events]
+    #[arg(long)]
+    topic: Option<String>,
+}
+
+pub fn run(arguments: Arguments) -> Result<()> {
+    super::log();
+    let mut config = Config::load(arguments.config.as_deref())?;
+    config.listen = arguments.listen.unwrap_or(config.listen);
+    config.open |= arguments.open;
+    config.kafka.bootstrap = arguments.kafka.unwrap_or(config.kafka.bootstrap);
+    config.kafka.topic = arguments.topic.unwrap_or(config.kafka.topic);
+    if config.kafka.bootstrap.is_empty() {
+        bail!(
+            "ingest writes to a Kafka that runs elsewhere: name it with --kafka HOST:PORT or kafka.bootstrap (`tidemark up` brings one along)"
+        );
+    }
+    super::runtime()?.block_on(ingest(config))
+}
+
+async fn ingest(config: Config) -> Result<()> {
+    let mut stop = std::pin::pin!(super::stop_signal());
+    let limits = config.rules()?.limits;
+    let access = Access::new(config.keys()?);
+    let (listener, url) = http::listen(&config, &access).await?;
+    let kafka = config.kafka.connect(&config.kafka.bootstrap);
+    let partitions = tokio::select! {
+        ensured = config.kafka.ensure_topic(&kafka) => ensured?,
+        () = &mut stop => return Ok(()),
+    };
+    let ingest = Arc::new(Ingest::new(kafka.producer(ProducerOptions::default())?, limits));
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Process));
+    ingest.register(&mut registry);
+    let events = access.guard(Scope::Ingest, tidemark_ingest::routes(ingest));
+    let routes = health(kafka.admin()?).merge(events).fallback(not_found);
+    let mut server = Http::serve(listener, http::with_metrics(&access, registry, routes));
+    tracing::info!(topic = config.kafka.topic, partitions, "ready: {url}/v1/events");
+    tokio::select! {
+        () = stop => {}
+        ended = server.ended() => return ended,
+    }
+    tracing::info!("stopping");
+    server.close().await;
+    Ok(())
+}
+
+fn health(admin: Admin) -> Router {
+    Router::new().route("/healthz", get(async || "ok\n")).route("/readyz", get(ready)).with_state(admin)
+}
+
+/// Ready while Kafka answers: what is sent now can be acknowledged.
+async fn ready(State(admin): State<Admin>) -> Result<&'static str, Problem> {
+    let not_yet = |error: tidemark_topic::Error| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-ready", "Not ready", error.to_string());
+    admin.partitions().await.map_err(not_yet)?;
+    Ok("ready\n")
+}
+
+async fn not_found() -> Problem {
+    let there = "this process takes events: there are /v1/events (POST), /metrics, /healthz and /readyz; queries are answered elsewhere";
+    Problem::new(StatusCode::NOT_FOUND, "not-found", "No such resource", there)
+}
