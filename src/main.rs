@@ -21,7 +21,7 @@ enum Command {
     /// Start everything on this machine: Kafka, ClickHouse, ingest, both layers and the HTTP interface
     Up(commands::up::Arguments),
     /// Take events over HTTP and write them to a Kafka that runs elsewhere: one of many
-    Ingest(commands::ingest::Arguments),
+    Ingest(commands::Settings),
     /// Send NDJSON files (plain, .gz or .zst) to a running tidemark
     Send(commands::send::Arguments),
     /// Make a key for the HTTP interface, and the lines of the configuration that let it in
@@ -39,7 +39,7 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Up(arguments) => commands::up::run(arguments),
-        Command::Ingest(arguments) => commands::ingest::run(arguments),
+        Command::Ingest(settings) => commands::ingest::run(settings),
         Command::Send(arguments) => commands::send::run(arguments),
         Command::Key(arguments) => commands::key::run(&arguments),
         Command::Bench(arguments) => commands::bench::run(&arguments),

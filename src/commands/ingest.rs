@@ -1,5 +1,6 @@
 //! `tidemark ingest`: the HTTP door of the topic alone. Any number of them, anywhere: they share nothing but Kafka.
 
+use super::Settings;
 use crate::config::Config;
 use crate::http::{self, Http};
 use anyhow::{Result, bail};
@@ -7,39 +8,15 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
-use std::path::PathBuf;
 use std::sync::Arc;
 use tidemark_access::{Access, Scope};
 use tidemark_ingest::{Ingest, Problem};
 use tidemark_metrics::{Process, Registry};
 use tidemark_topic::kafka::{Admin, ProducerOptions};
 
-#[derive(clap::Args)]
-pub struct Arguments {
-    /// Settings that differ from the defaults (see tidemark.default.toml): the same file as the other roles'
-    #[arg(long)]
-    config: Option<PathBuf>,
-    /// Address of the HTTP interface [default: 127.0.0.1:8080]
-    #[arg(long)]
-    listen: Option<String>,
-    /// Let everybody who reaches that address send events, though it is not loopback and there are no keys
-    #[arg(long)]
-    open: bool,
-    /// Kafka, host:port, comma separated
-    #[arg(long)]
-    kafka: Option<String>,
-    /// The topic that is written to [default: events]
-    #[arg(long)]
-    topic: Option<String>,
-}
-
-pub fn run(arguments: Arguments) -> Result<()> {
+pub fn run(settings: Settings) -> Result<()> {
     super::log();
-    let mut config = Config::load(arguments.config.as_deref())?;
-    config.listen = arguments.listen.unwrap_or(config.listen);
-    config.open |= arguments.open;
-    config.kafka.bootstrap = arguments.kafka.unwrap_or(config.kafka.bootstrap);
-    config.kafka.topic = arguments.topic.unwrap_or(config.kafka.topic);
+    let config = settings.load()?;
     if config.kafka.bootstrap.is_empty() {
         bail!(
             "ingest writes to a Kafka that runs elsewhere: name it with --kafka HOST:PORT or kafka.bootstrap (`tidemark up` brings one along)"

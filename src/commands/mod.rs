@@ -7,8 +7,42 @@ pub mod key;
 pub mod send;
 pub mod up;
 
+use crate::config::Config;
 use anyhow::{Context as _, Result};
+use std::path::PathBuf;
 use tracing_subscriber::EnvFilter;
+
+/// What every process that listens takes.
+#[derive(clap::Args)]
+pub struct Settings {
+    /// Settings that differ from the defaults (see tidemark.default.toml)
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// Address of the HTTP interface [default: 127.0.0.1:8080]
+    #[arg(long)]
+    listen: Option<String>,
+    /// Let everybody who reaches that address do everything, though it is not loopback and there are no keys
+    #[arg(long)]
+    open: bool,
+    /// A Kafka that runs elsewhere: host:port, comma separated
+    #[arg(long)]
+    kafka: Option<String>,
+    /// The topic that is counted [default: events]
+    #[arg(long)]
+    topic: Option<String>,
+}
+
+impl Settings {
+    /// The configuration, with what the command line says instead.
+    fn load(self) -> Result<Config> {
+        let mut config = Config::load(self.config.as_deref())?;
+        config.listen = self.listen.unwrap_or(config.listen);
+        config.open |= self.open;
+        config.kafka.bootstrap = self.kafka.unwrap_or(config.kafka.bootstrap);
+        config.kafka.topic = self.topic.unwrap_or(config.kafka.topic);
+        Ok(config)
+    }
+}
 
 /// The runtime that all of a process's tasks share.
 fn runtime() -> Result<tokio::runtime::Runtime> {

@@ -1,6 +1,6 @@
 //! `tidemark up`: everything in one process tree, on one data directory.
 
-use super::stop_signal;
+use super::{Settings, stop_signal};
 use crate::config::Config;
 use crate::http::{self, Http};
 use anyhow::{Context as _, Result, anyhow};
@@ -25,27 +25,14 @@ use tokio::sync::mpsc;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Settings that differ from the defaults (see tidemark.default.toml)
-    #[arg(long)]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Settings,
     /// Data directory [default: tidemark-data]
     #[arg(long)]
     data: Option<PathBuf>,
-    /// Address of the HTTP interface [default: 127.0.0.1:8080]
-    #[arg(long)]
-    listen: Option<String>,
-    /// Let everybody who reaches that address do everything, though it is not loopback and there are no keys
-    #[arg(long)]
-    open: bool,
-    /// A Kafka that runs elsewhere, host:port, instead of an embedded one
-    #[arg(long)]
-    kafka: Option<String>,
     /// A ClickHouse that runs elsewhere, its URL, instead of an embedded one
     #[arg(long)]
     clickhouse: Option<String>,
-    /// The topic that is counted [default: events]
-    #[arg(long)]
-    topic: Option<String>,
     /// Feed a sample stream of real flights
     #[arg(long)]
     demo: bool,
@@ -57,20 +44,11 @@ const START_DEADLINE: Duration = Duration::from_secs(60);
 pub fn run(arguments: Arguments) -> Result<()> {
     super::log();
     let demo = arguments.demo;
-    let config = configured(arguments)?;
+    let mut config = arguments.settings.load()?;
+    config.data = arguments.data.unwrap_or(config.data);
+    config.clickhouse.url = arguments.clickhouse.unwrap_or(config.clickhouse.url);
     let rules = Arc::new(config.rules()?);
     super::runtime()?.block_on(up(config, rules, demo))
-}
-
-fn configured(arguments: Arguments) -> Result<Config> {
-    let mut config = Config::load(arguments.config.as_deref())?;
-    config.data = arguments.data.unwrap_or(config.data);
-    config.listen = arguments.listen.unwrap_or(config.listen);
-    config.open |= arguments.open;
-    config.kafka.bootstrap = arguments.kafka.unwrap_or(config.kafka.bootstrap);
-    config.kafka.topic = arguments.topic.unwrap_or(config.kafka.topic);
-    config.clickhouse.url = arguments.clickhouse.unwrap_or(config.clickhouse.url);
-    Ok(config)
 }
 
 async fn up(config: Config, rules: Arc<Rules>, demo: bool) -> Result<()> {
