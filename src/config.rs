@@ -15,6 +15,7 @@ use tidemark_core::epoch::EpochBits;
 use tidemark_core::event::Limits;
 use tidemark_core::generation::{Generation, Rules};
 use tidemark_core::view::Views;
+use tidemark_topic::Membership;
 
 /// The manual, and the defaults: there is no second list of them.
 const DEFAULT: &str = include_str!("../tidemark.default.toml");
@@ -30,6 +31,7 @@ pub struct Config {
     pub data: PathBuf,
     pub kafka: Kafka,
     pub clickhouse: ClickHouse,
+    pub redis: Redis,
     counting: Counting,
     event: Event,
     view: Vec<View>,
@@ -75,6 +77,7 @@ pub struct Kafka {
     pub replication: u32,
     pub retention_hours: i64,
     pub group: String,
+    pub instance: String,
     pub session_timeout_ms: u64,
     pub queued_kbytes: u32,
     pub heap_mib: u32,
@@ -87,6 +90,21 @@ impl Kafka {
     pub fn connect(&self, bootstrap: &str) -> tidemark_topic::kafka::Kafka {
         let client_options = self.client.clone();
         tidemark_topic::kafka::Kafka { client_options, ..tidemark_topic::kafka::Kafka::new(bootstrap, &self.topic) }
+    }
+
+    /// The group of the batch layer, whose committed positions are H.
+    pub fn batch_group(&self, rules: &Rules) -> String {
+        format!("{}-batch-g{}", self.group, rules.generation)
+    }
+
+    /// The name of this process, if it keeps one.
+    pub fn instance(&self) -> Option<String> {
+        (!self.instance.is_empty()).then(|| self.instance.clone())
+    }
+
+    pub fn membership(&self, group: &str, instance: Option<String>) -> Membership {
+        let session_timeout = Duration::from_millis(self.session_timeout_ms);
+        Membership::Group { group: group.to_owned(), instance, session_timeout }
     }
 
     /// Makes the topic if there is none; the number of its partitions.
@@ -107,6 +125,51 @@ pub struct ClickHouse {
     pub password: String,
     pub memory_mib: u64,
     pub port: u16,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Redis {
+    pub urls: Vec<String>,
+    kind: RedisKind,
+    sentinel_service: String,
+    user: String,
+    password: String,
+    ca_file: String,
+    certificate_file: String,
+    key_file: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum RedisKind {
+    Single,
+    Cluster,
+    Sentinel,
+}
+
+impl Redis {
+    pub fn server(&self) -> Result<tidemark_snapshot::Server> {
+        let given = |text: &String| (!text.is_empty()).then(|| text.clone());
+        let kind = match self.kind {
+            RedisKind::Single => tidemark_snapshot::Kind::Single,
+            RedisKind::Cluster => tidemark_snapshot::Kind::Cluster,
+            RedisKind::Sentinel => {
+                let service = given(&self.sentinel_service).context("redis.sentinel_service names what the sentinels watch")?;
+                tidemark_snapshot::Kind::Sentinel { service }
+            }
+        };
+        if self.certificate_file.is_empty() != self.key_file.is_empty() {
+            bail!("redis.certificate_file and redis.key_file belong together");
+        }
+        let identity = given(&self.certificate_file).zip(given(&self.key_file));
+        let tls = tidemark_snapshot::Tls {
+            authorities: given(&self.ca_file).map(PathBuf::from),
+            identity: identity.map(|(certificate, key)| (certificate.into(), key.into())),
+        };
+        let (user, password) = (given(&self.user), given(&self.password));
+        Ok(tidemark_snapshot::Server { urls: self.urls.clone(), kind, user, password, tls })
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -146,9 +209,15 @@ pub struct Speed {
     /// 0: as many as the machine suggests.
     threads: u32,
     pub max_open_events: u64,
+    tick_ms: u64,
 }
 
 impl Speed {
+    /// Between two snapshots.
+    pub fn tick(&self) -> Duration {
+        Duration::from_millis(self.tick_ms.max(1))
+    }
+
     /// Threads that count a topic's partitions: half of the cores unless it is said, one at least, and no more than there
     /// are partitions.
     pub fn threads(&self, partitions: u32) -> NonZeroU32 {
@@ -255,7 +324,7 @@ mod tests {
 
     #[test]
     fn no_thread_is_without_a_partition() {
-        let threads = |threads, partitions| Speed { threads, max_open_events: 0 }.threads(partitions).get();
+        let threads = |threads, partitions| Speed { threads, max_open_events: 0, tick_ms: 100 }.threads(partitions).get();
         assert_eq!((threads(3, 8), threads(3, 2), threads(0, 1)), (3, 2, 1));
     }
 

@@ -1,13 +1,19 @@
 //! The process's HTTP server: from listening to the last answer.
 
 use crate::config::Config;
+use crate::parts::Threads;
 use anyhow::{Context as _, Result, bail};
-use axum::Router;
+use axum::extract::Path;
+use axum::http::StatusCode;
+use axum::routing::{get, post};
 use axum::serve::ListenerExt as _;
+use axum::{Json, Router};
 use std::sync::Arc;
 use std::time::Duration;
 use tidemark_access::{Access, Scope};
+use tidemark_ingest::Problem;
 use tidemark_metrics::Registry;
+use tidemark_topic::Control;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -41,6 +47,59 @@ pub async fn listen(config: &Config, access: &Access) -> Result<(TcpListener, St
 pub fn with_metrics(access: &Arc<Access>, mut registry: Registry, routes: Router) -> Router {
     let routes = tidemark_metrics::timed(&mut registry, routes);
     routes.merge(access.guard(Scope::Read, tidemark_metrics::routes(registry)))
+}
+
+/// What a layer of its own shows: whether it is well, its figures, and the way to steer it. Ends with the layer.
+pub async fn serve_layer(
+    listener: TcpListener,
+    access: &Arc<Access>,
+    registry: Registry,
+    layer: &'static str,
+    control: &Control,
+    mut threads: Threads,
+    stop: impl Future<Output = ()>,
+) -> Result<()> {
+    let ready = {
+        let control = control.clone();
+        async move || match control.current_trouble() {
+            None => Ok("ready\n"),
+            Some(trouble) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-ready", "Not ready", trouble)),
+        }
+    };
+    let steer = {
+        let control = control.clone();
+        async move |Path(action): Path<String>| {
+            match action.as_str() {
+                "pause" => control.pause(true),
+                "resume" => control.pause(false),
+                _ => {
+                    let detail = "the action must be `pause` or `resume`";
+                    return Err(Problem::new(StatusCode::BAD_REQUEST, "bad-request", "The request cannot be understood", detail));
+                }
+            }
+            Ok(Json(serde_json::json!({"layer": layer, "paused": control.is_paused()})))
+        }
+    };
+    let absent = async move || {
+        let there = format!(
+            "this process is a {layer} layer: there are /v1/layers/{layer}/{{pause|resume}} (POST), /metrics, /healthz and /readyz; queries are answered elsewhere"
+        );
+        Problem::new(StatusCode::NOT_FOUND, "not-found", "No such resource", there)
+    };
+    let open = Router::new().route("/healthz", get(tidemark_serving::api::healthz)).route("/readyz", get(ready));
+    let admin = Router::new().route(&format!("/v1/layers/{layer}/{{action}}"), post(steer));
+    let routes = open.merge(access.guard(Scope::Admin, admin)).fallback(absent);
+    let mut server = Http::serve(listener, with_metrics(access, registry, routes));
+    let outcome = tokio::select! {
+        () = stop => Ok(()),
+        error = threads.ended() => Err(error),
+        ended = server.ended() => ended,
+    };
+    tracing::info!("stopping");
+    control.stop();
+    tokio::task::spawn_blocking(move || threads.join()).await.context("stopping the layer")?;
+    server.close().await;
+    outcome
 }
 
 impl Http {

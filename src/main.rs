@@ -3,6 +3,7 @@
 mod commands;
 mod config;
 mod http;
+mod parts;
 
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;
@@ -22,6 +23,12 @@ enum Command {
     Up(commands::up::Arguments),
     /// Take events over HTTP and write them to a Kafka that runs elsewhere: one of many
     Ingest(commands::Settings),
+    /// Count a Kafka's events, for a Redis to show: one of many that share the partitions
+    Speed(commands::Member),
+    /// Write a Kafka's events to a ClickHouse: one of many that share the partitions
+    Batch(commands::Member),
+    /// Answer queries from a ClickHouse and a Redis: one of many
+    Serve(commands::serve::Arguments),
     /// Send NDJSON files (plain, .gz or .zst) to a running tidemark
     Send(commands::send::Arguments),
     /// Make a key for the HTTP interface, and the lines of the configuration that let it in
@@ -40,6 +47,9 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Up(arguments) => commands::up::run(arguments),
         Command::Ingest(settings) => commands::ingest::run(settings),
+        Command::Speed(arguments) => commands::speed::run(arguments),
+        Command::Batch(arguments) => commands::batch::run(arguments),
+        Command::Serve(arguments) => commands::serve::run(arguments),
         Command::Send(arguments) => commands::send::run(arguments),
         Command::Key(arguments) => commands::key::run(&arguments),
         Command::Bench(arguments) => commands::bench::run(&arguments),

@@ -144,8 +144,10 @@ async fn check(history: &ClickHouse, partition: Partition, rules: &Arc<Rules>, r
     }
     // Raw events, of which history knows nothing but the cut, say the same.
     let cut = Cut::from_iter([(partition, rules.epoch_bits.end_of(Epoch(0)))]);
-    let raw = raw::answer(history, rules, question, &cut).await.expect("answered");
-    assert_eq!((raw.cut, raw.rows), (cut, ours), "{question:?}");
+    for by in [None, Some(*view)] {
+        let raw = raw::answer(history, rules, by, question, &cut).await.expect("answered");
+        assert_eq!((&raw.cut, &raw.rows), (&cut, &ours), "{by:?} {question:?}");
+    }
     // What has been counted can be recalled from history, to the same cells.
     let mut recalled = Tide::new(partition, Arc::clone(rules), Mark::START);
     raw::recall(history, partition, NextOffset::ZERO, block.range.to(), |record| recalled.recall(record)).await.expect("recalled");

@@ -7,6 +7,7 @@ pub use disk::Occupied;
 use crate::answers::{CellRow, CellsRow, CountRow, CountsRow, EpochCellRow, rows_of};
 use crate::block::DUPLICATE;
 use crate::ledger::{Entry, LedgerRow};
+use crate::raw::Epochs;
 use crate::rows::{Found, Month, PartKey, RawKind, RawRecord, RowBlock, RowCount, Table};
 use crate::sql::Select;
 use crate::{DeadLetter, DeadLetterQuery, EpochCells, Error, History, Marks, schema, sql};
@@ -373,10 +374,10 @@ impl History for ClickHouse {
         Ok(rows.into_iter().map(|row| (Partition(row.partition), Epoch(row.epoch))).collect())
     }
 
-    async fn answer_raw(&self, question: &Question, marks: &Marks, cut: &Cut) -> Result<Rows, Error> {
-        let starts = self.calendar_starts(question, || self.extent_of(sql::extent_raw(marks, cut))).await?;
+    async fn answer_raw(&self, question: &Question, epochs: Epochs, marks: &Marks, cut: &Cut) -> Result<Rows, Error> {
+        let starts = self.calendar_starts(question, || self.extent_of(sql::extent_raw(epochs, marks, cut))).await?;
         let Some(starts) = starts else { return Ok(Rows::new()) };
-        let query = self.client.0.query(&sql::answer_raw(question, marks, cut, &starts));
+        let query = self.client.0.query(&sql::answer_raw(question, epochs, marks, cut, &starts));
         Ok(rows_of(self.within(QUERY_DEADLINE, query.fetch_all::<CellRow>()).await?))
     }
 

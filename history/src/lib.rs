@@ -15,6 +15,7 @@ pub mod schema;
 mod sql;
 
 use crate::ledger::LedgerRow;
+use crate::raw::Epochs;
 use crate::rows::{Found, RowBlock};
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -110,7 +111,8 @@ pub trait History: Send + Sync + 'static {
 
     /// Answers from raw events below `cut`; [`raw::answer`] says which cuts are exact. A row of an open epoch, one that is
     /// not below `marks`, counts once even if it is there twice.
-    fn answer_raw(&self, question: &Question, marks: &Marks, cut: &Cut) -> impl Future<Output = Result<Rows, Error>> + Send;
+    fn answer_raw(&self, question: &Question, epochs: Epochs, marks: &Marks, cut: &Cut)
+    -> impl Future<Output = Result<Rows, Error>> + Send;
 
     /// Open epochs whose repair has been announced: their raw events may be incomplete until they are closed.
     fn repairing(&self) -> impl Future<Output = Result<Vec<(Partition, Epoch)>, Error>> + Send;

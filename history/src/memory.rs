@@ -6,6 +6,7 @@
 
 use crate::block::DUPLICATE;
 use crate::ledger::{Entry, LedgerRow};
+use crate::raw::Epochs;
 use crate::rows::{Found, Month, PartKey, RawKind, RawRecord, RowBlock, Table};
 use crate::{DeadLetter, DeadLetterQuery, EpochCells, Error, History, Marks};
 use std::collections::{BTreeMap, BTreeSet};
@@ -374,13 +375,14 @@ impl History for MemoryHistory {
         Ok(repairs.filter(|place| !closed.contains(place)).collect())
     }
 
-    async fn answer_raw(&self, question: &Question, marks: &Marks, cut: &Cut) -> Result<Rows, Error> {
+    async fn answer_raw(&self, question: &Question, epochs: Epochs, marks: &Marks, cut: &Cut) -> Result<Rows, Error> {
         self.turn().await;
         let (mut answer, mut seen) = (Rows::new(), BTreeSet::new());
         for row in &self.state().base {
             let Stored::Event { partition, offset, timestamp_ms, values, amount, .. } = row else { continue };
             let is_closed = marks.get(partition).is_some_and(|mark| mark.is_closed(self.rules.epoch_bits.epoch_of(*offset)));
-            if !is_closed && !seen.insert((*partition, *offset)) {
+            let asked = if is_closed { epochs == Epochs::All } else { seen.insert((*partition, *offset)) };
+            if !asked {
                 continue;
             }
             let window = WindowStart::containing(*timestamp_ms);

@@ -5,10 +5,19 @@ use crate::{Error, History, Marks};
 use tidemark_core::cut::Cut;
 use tidemark_core::generation::Rules;
 use tidemark_core::offset::{NextOffset, OffsetRange, Partition};
-use tidemark_core::question::{Question, Rows};
+use tidemark_core::question::{Groups, Question, Rows, merge_rows};
+use tidemark_core::view::ViewId;
 
 /// Offsets that are read at once.
 const STEP: u64 = 1 << 16;
+
+/// The epochs whose raw events are asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Epochs {
+    All,
+    /// Those not below the marks: roll-ups answer for the others.
+    Open,
+}
 
 /// An answer from raw events.
 #[derive(Clone, PartialEq, Debug)]
@@ -20,16 +29,33 @@ pub struct RawAnswer {
     pub marks: Marks,
 }
 
-/// Answers from raw events at the cut H, or somewhat below.
+/// Answers from raw events at the cut H, or somewhat below; what a view covers of it from the view's roll-ups, where the
+/// epochs are closed.
 ///
 /// Open epochs have not been reconciled yet. Where one is being repaired, its events may be gone for a while, so the cut
 /// ends before it; and where a stalled insert has landed twice, which only reconciliation puts right, an offset counts
 /// once.
-pub async fn answer(history: &impl History, rules: &Rules, question: &Question, reached: &Cut) -> Result<RawAnswer, Error> {
+pub async fn answer(
+    history: &impl History,
+    rules: &Rules,
+    view: Option<ViewId>,
+    question: &Question,
+    reached: &Cut,
+) -> Result<RawAnswer, Error> {
     let marks = history.marks().await?;
-    let mut cut = sound(history, rules, reached).await?;
+    // What is closed is in history, whatever was last heard of H.
+    let mut reached = reached.clone();
+    marks.iter().for_each(|(&partition, mark)| reached.raise(partition, mark.position(rules.epoch_bits)));
+    let mut cut = sound(history, rules, &reached).await?;
     loop {
-        let rows = history.answer_raw(question, &marks, &cut).await?;
+        let rows = match view {
+            None => history.answer_raw(question, Epochs::All, &marks, &cut).await?,
+            Some(view) => {
+                let mut rows = history.answer(view, question, &Groups::All, &marks).await?;
+                merge_rows(&mut rows, history.answer_raw(question, Epochs::Open, &marks, &cut).await?);
+                rows
+            }
+        };
         // A repair deletes after it has been announced: one that is not in the ledger now has not touched what was read.
         let still = sound(history, rules, &cut).await?;
         if still == cut {

@@ -1,6 +1,7 @@
 //! The text of the history's queries. Pure: a question in, SQL out. Values that came from outside are always escaped by
 //! [`literal`]; names are the schema's own.
 
+use crate::raw::Epochs;
 use crate::schema::rollup_table;
 use crate::{EpochCells, Marks};
 use std::collections::BTreeSet;
@@ -235,7 +236,7 @@ fn below_cut(cut: &Cut) -> String {
 }
 
 /// Events, with what a roll-up would call their window; in open epochs one for each offset.
-fn windows(range: TimeRange, marks: &Marks, cut: &Cut) -> String {
+fn windows(range: TimeRange, epochs: Epochs, marks: &Marks, cut: &Cut) -> String {
     let s = Level::FiveMinutes.ms() / 1000;
     let mut place = below_cut(cut);
     // A range's edges are windows' edges, so that it is the same range of events.
@@ -250,30 +251,31 @@ fn windows(range: TimeRange, marks: &Marks, cut: &Cut) -> String {
         ms = Level::FiveMinutes.ms()
     );
     let closed = below(marks);
-    format!(
-        "(SELECT {columns} FROM events WHERE {place} AND {closed} \
-         UNION ALL SELECT {columns} FROM events WHERE {place} AND NOT ({closed}) LIMIT 1 BY partition, offset)"
-    )
+    let open = format!("SELECT {columns} FROM events WHERE {place} AND NOT ({closed}) LIMIT 1 BY partition, offset");
+    match epochs {
+        Epochs::Open => format!("({open})"),
+        Epochs::All => format!("(SELECT {columns} FROM events WHERE {place} AND {closed} UNION ALL {open})"),
+    }
 }
 
 /// A question to raw events.
-pub fn answer_raw(question: &Question, marks: &Marks, cut: &Cut, starts: &[i64]) -> String {
+pub fn answer_raw(question: &Question, epochs: Epochs, marks: &Marks, cut: &Cut, starts: &[i64]) -> String {
     format!(
         "SELECT {bucket} AS b, {values} AS v, count() AS c, count(order_amount) AS ac, \
          sum(ifNull(order_amount, toDecimal64(0, 4))) AS s, min(order_amount) AS lo, max(order_amount) AS hi, sum(intHash64(offset)) AS f \
          FROM {events} WHERE 1{matching} GROUP BY b{group}",
         bucket = bucket(question, Level::FiveMinutes, starts),
         values = array_of(&question.group_by),
-        events = windows(question.range, marks, cut),
+        events = windows(question.range, epochs, marks, cut),
         matching = matching(question),
         group = group(&question.group_by),
     )
 }
 
-pub fn extent_raw(marks: &Marks, cut: &Cut) -> String {
+pub fn extent_raw(epochs: Epochs, marks: &Marks, cut: &Cut) -> String {
     format!(
         "SELECT toInt64(toUnixTimestamp(min(window))) * 1000 AS lo, toInt64(toUnixTimestamp(max(window))) * 1000 AS hi, count() AS n FROM {}",
-        windows(TimeRange::default(), marks, cut)
+        windows(TimeRange::default(), epochs, marks, cut)
     )
 }
 

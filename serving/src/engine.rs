@@ -5,6 +5,7 @@
 
 use crate::answer::{Answer, Source, arrange};
 use crate::kept::Kept;
+use crate::live::{Live, LiveError};
 use crate::measure::Measure;
 use crate::metrics::Meters;
 use crate::plan::Plan;
@@ -46,19 +47,29 @@ pub struct Engine<H> {
     pub rules: Arc<Rules>,
     pub topic: String,
     pub partitions: u32,
-    pub speed: Arc<Speed>,
-    pub batch: Batch,
+    pub live: Live,
+    /// H.
+    pub reached: watch::Receiver<Cut>,
     pub history: Arc<H>,
+    /// The layers that run in this process.
+    pub layers: Layers,
     pub kept: Kept,
     pub meters: Meters,
     cache: Cache<Asked, Arc<Rows>>,
 }
 
+/// The layers of this process, for those who steer them.
+#[derive(Clone, Debug, Default)]
+pub struct Layers {
+    pub speed: Option<Arc<Speed>>,
+    pub batch: Option<Batch>,
+}
+
 /// Why there is no answer. Never a partial one.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum AnswerError {
-    #[error("the layers have not caught up with their own start yet; they read the log from the mark")]
-    Starting,
+    #[error("{0}")]
+    Starting(String),
     #[error("history cannot be asked: {0}")]
     History(String),
     #[error("the position {wanted} has not been reached in time; counted so far: {reached}")]
@@ -72,25 +83,45 @@ pub enum AnswerError {
 }
 
 impl<H: History> Engine<H> {
-    pub fn new(rules: Arc<Rules>, topic: String, partitions: u32, speed: Arc<Speed>, batch: Batch, history: Arc<H>) -> Self {
+    pub fn new(
+        rules: Arc<Rules>,
+        topic: String,
+        partitions: u32,
+        live: Live,
+        reached: watch::Receiver<Cut>,
+        history: Arc<H>,
+        layers: Layers,
+    ) -> Self {
         let weight = |_: &Asked, rows: &Arc<Rows>| u32::try_from(rows.len() + 1).unwrap_or(u32::MAX);
         let cache = Cache::builder().max_capacity(CACHED_CELLS).weigher(weight).time_to_idle(CACHED_FOR).build();
-        Self { rules, topic, partitions, speed, batch, history, kept: Kept::default(), meters: Meters::default(), cache }
+        Self { rules, topic, partitions, live, reached, history, layers, kept: Kept::default(), meters: Meters::default(), cache }
     }
 
     pub async fn answer(&self, plan: &Plan) -> Result<Answer, AnswerError> {
         match plan.view {
             Some(view) => self.answer_by_view(view, plan).await,
-            None => self.answer_raw(plan).await,
+            None => self.answer_by_history(None, plan).await,
         }
     }
 
     async fn answer_by_view(&self, view: ViewId, plan: &Plan) -> Result<Answer, AnswerError> {
-        if let Some(wanted) = &plan.at_least {
-            self.wait_for(wanted, plan.timeout, self.speed.changes(), || self.speed.positions()).await?;
+        if let Live::InRedis(snapshots) = &self.live
+            && snapshots.trouble().is_some()
+        {
+            return self.answer_by_history(Some(view), plan).await;
         }
-        let snapshot = self.speed.snapshot(view, &plan.question, self.partitions).map_err(|e| AnswerError::Buckets(e.to_string()))?;
-        let snapshot = snapshot.ok_or(AnswerError::Starting)?;
+        if let Some(wanted) = &plan.at_least {
+            self.wait_for(wanted, plan.timeout, self.live.changes(), || self.live.positions()).await?;
+        }
+        let snapshot = match self.live.snapshot(view, &plan.question, self.partitions).await {
+            Ok(snapshot) => snapshot,
+            Err(LiveError::Elsewhere(why)) => {
+                tracing::debug!("answered from history alone: {why}");
+                return self.answer_by_history(Some(view), plan).await;
+            }
+            Err(LiveError::Buckets(error)) => return Err(AnswerError::Buckets(error.to_string())),
+            Err(error @ LiveError::Starting) => return Err(AnswerError::Starting(error.to_string())),
+        };
         let marks: Marks = snapshot.waterlines.iter().map(|(&p, line)| (p, line.mark)).collect();
         let (history, source) = self.history(view, plan, needed_groups(plan, &snapshot.rows), &marks).await?;
         Ok(Answer {
@@ -121,22 +152,23 @@ impl<H: History> Engine<H> {
         Ok((rows, if asked.into_inner() { Source::History } else { Source::Cache }))
     }
 
-    /// A question that no view covers: raw events at the cut H, a few seconds older and as exact.
-    async fn answer_raw(&self, plan: &Plan) -> Result<Answer, AnswerError> {
-        let reached = || self.batch.reached().borrow().clone();
+    /// A question that no view covers, or whose live part cannot be had: from history alone at the cut H, a few seconds
+    /// older and as exact.
+    async fn answer_by_history(&self, view: Option<ViewId>, plan: &Plan) -> Result<Answer, AnswerError> {
+        let reached = || self.reached.borrow().clone();
         if let Some(wanted) = &plan.at_least {
-            self.wait_for(wanted, plan.timeout, self.batch.reached(), reached).await?;
+            self.wait_for(wanted, plan.timeout, self.reached.clone(), reached).await?;
         }
         let reached = reached();
         if reached.iter().len() < self.partitions as usize {
-            return Err(AnswerError::Starting);
+            return Err(AnswerError::Starting("how far history is, is not known of every partition yet".into()));
         }
-        let answer = tidemark_history::raw::answer(&*self.history, &self.rules, &plan.question, &reached).await;
+        let answer = tidemark_history::raw::answer(&*self.history, &self.rules, view, &plan.question, &reached).await;
         let RawAnswer { rows, cut, marks } = answer.map_err(|error| AnswerError::History(error.to_string()))?;
         if let Some(wanted) = plan.at_least.as_ref().filter(|wanted| !cut.reaches(wanted)) {
             return Err(AnswerError::TimedOut { wanted: wanted.clone(), reached: cut });
         }
-        let mut end = self.speed.ends();
+        let mut end = self.live.ends();
         cut.iter().for_each(|(partition, position)| end.raise(partition, position));
         let (rows, mark) = (arranged(plan, &Rows::new(), &rows)?, self.mark_of(&marks));
         Ok(Answer { rows, cut, mark, end, generation: self.rules.generation, source: Source::Raw })

@@ -9,12 +9,12 @@
 //! Answers from raw events are not kept: what they are made of is not all said by their cut.
 
 use crate::answer::{Answer, csv, json, json_end};
+use crate::live::Live;
 use crate::plan::Plan;
 use moka::future::Cache;
 use std::sync::Arc;
 use std::time::Duration;
 use tidemark_core::cut::Cut;
-use tidemark_speed_layer::Speed;
 
 /// Bytes that kept answers may take.
 const KEPT_BYTES: u64 = 16 << 20;
@@ -100,9 +100,9 @@ fn bytes((query, _): &Asked, answer: &Written) -> u32 {
 
 impl Kept {
     /// The answer to this query, if a new one would be the same.
-    pub async fn get(&self, asked: &Asked, speed: &Speed) -> Option<Arc<Written>> {
+    pub async fn get(&self, asked: &Asked, live: &Live) -> Option<Arc<Written>> {
         let answer = self.0.get(asked).await?;
-        speed.is_still_at(&answer.cut, &answer.mark, &answer.end).then_some(answer)
+        live.is_still_at(&answer.cut, &answer.mark, &answer.end).then_some(answer)
     }
 
     /// Keeps an answer, unless it is large.

@@ -7,6 +7,8 @@ pub mod answer;
 pub mod api;
 pub mod engine;
 pub mod kept;
+pub mod live;
 pub mod measure;
 pub mod metrics;
 pub mod plan;
+pub mod snapshots;

@@ -2,6 +2,7 @@
 
 pub mod gathered;
 pub mod metrics;
+pub mod publish;
 pub mod reconcile;
 pub mod reread;
 pub mod run;

@@ -4,6 +4,7 @@ use crate::reread::now_ms;
 use crate::run::{PartitionStatus, Speed};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 use tidemark_core::cell::Tally;
 use tidemark_core::offset::Partition;
 use tidemark_metrics::{Collector, Counter, DescriptorEncoder, Family, Histogram, Label, Page, Registry, Unit, latencies};
@@ -20,6 +21,8 @@ pub struct Meters {
     pub closed: Counter,
     pub repaired: Counter,
     pub(crate) closing: Histogram,
+    tick: Histogram,
+    failed_ticks: Counter,
 }
 
 impl Default for Meters {
@@ -27,29 +30,46 @@ impl Default for Meters {
         let records: Family<Label, Counter> = Family::default();
         let of = |outcome| records.get_or_create_owned(&[("outcome", outcome)]);
         let (events, duplicates, dead_letters) = (of("event"), of("duplicate"), of("dead_letter"));
-        let (rebalances, closed, repaired) = Default::default();
-        Self { records, events, duplicates, dead_letters, rebalances, closed, repaired, closing: latencies() }
+        let (rebalances, closed, repaired, failed_ticks) = Default::default();
+        let (closing, tick) = (latencies(), latencies());
+        Self { records, events, duplicates, dead_letters, rebalances, closed, repaired, closing, tick, failed_ticks }
     }
 }
 
 impl Meters {
+    /// Records counted since the start: events, duplicates and dead letters.
+    pub fn counted_records(&self) -> u64 {
+        self.events.get() + self.duplicates.get() + self.dead_letters.get()
+    }
+
     /// A partition's tally has grown.
     pub(crate) fn counted(&self, before: Tally, now: Tally) {
         self.events.inc_by(now.events - before.events);
         self.duplicates.inc_by(now.duplicates - before.duplicates);
         self.dead_letters.inc_by(now.dead_letters - before.dead_letters);
     }
+
+    /// The snapshots of all partitions have been written, or not of all.
+    pub(crate) fn ticked(&self, took: Duration, failed: bool) {
+        self.tick.observe(took.as_secs_f64());
+        self.failed_ticks.inc_by(u64::from(failed));
+    }
 }
 
 /// Registers all that the layer has to say.
 pub fn register(speed: &Arc<Speed>, registry: &mut Registry) {
-    let Meters { records, rebalances, closed, repaired, closing, .. } = &speed.meters;
+    let Meters { records, rebalances, closed, repaired, closing, tick, failed_ticks, .. } = &speed.meters;
     registry.register("tidemark_speed_records", "Records counted, by what they were", records.clone());
     registry.register("tidemark_speed_rebalances", "Times that partitions came or went", rebalances.clone());
     registry.register("tidemark_epochs_closed", "Epochs on which history and the speed layer agreed", closed.clone());
     registry.register("tidemark_epochs_repaired", "Epochs that differed in history, and were written again", repaired.clone());
     let help = "From comparing an epoch with history to its place in the ledger";
     registry.register_with_unit("tidemark_epoch_close_duration", help, Unit::Seconds, closing.clone());
+    if speed.has_snapshots() {
+        let help = "From the changes of all partitions to their snapshots in Redis";
+        registry.register_with_unit("tidemark_snapshot_tick_duration", help, Unit::Seconds, tick.clone());
+        registry.register("tidemark_snapshot_ticks_failed", "Ticks after which a snapshot was not written", failed_ticks.clone());
+    }
     registry.register_collector(Box::new(Standing(Arc::clone(speed))));
 }
 

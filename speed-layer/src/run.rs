@@ -2,6 +2,7 @@
 
 use crate::gathered::Gathered;
 use crate::metrics::Meters;
+use crate::publish::{Publication, take_over};
 use crate::reconcile::{CloseError, Closing, Yard, close};
 use crate::reread::now_ms;
 use crate::tide::{Tide, Waterline};
@@ -23,7 +24,8 @@ use tidemark_core::window::BucketError;
 use tidemark_history::History;
 use tidemark_history::ledger::{Entry, LedgerRow};
 use tidemark_history::raw::recall;
-use tidemark_topic::{Consumer, Control, Happened};
+use tidemark_snapshot::Store;
+use tidemark_topic::{Consumer, Control, Extent, Happened};
 use tokio::sync::watch;
 
 /// Longest wait in a poll; events end it earlier.
@@ -31,6 +33,9 @@ const POLL: Duration = Duration::from_millis(500);
 
 /// Before an epoch that could not be closed is looked at again.
 const CLOSE_PAUSE: Duration = Duration::from_millis(500);
+
+/// How long reading a snapshot may take; the log is there too.
+const TAKE_OVER: Duration = Duration::from_secs(10);
 
 /// Partitions whose epochs are closed at a time. Each waits for the engine most of the time, and holds up to one epoch's
 /// cells of one view and level twice, 150 bytes each.
@@ -43,14 +48,30 @@ pub struct Speed {
     rules: Arc<Rules>,
     /// Written by the loops' threads when partitions come and go, read by queries. The lock within guards one
     /// partition's tide: the loop that reads it writes under it a batch of records at a time, queries read under it.
-    tides: DashMap<Partition, Arc<RwLock<Tide>>>,
+    partitions: DashMap<Partition, Owned>,
     /// The log's end as of the last fetch.
     ends: DashMap<Partition, NextOffset>,
+    /// Where snapshots are kept, if they are.
+    store: Option<Arc<Store>>,
     /// Of a partition. Beyond it nothing more is read of the partition until an epoch has been closed.
     max_open_events: u64,
     /// Counts the batches applied: whoever waits for a position looks again when it moves.
     changed: watch::Sender<u64>,
     pub meters: Meters,
+}
+
+/// A partition of this process's. A clone is the same one.
+#[derive(Clone, Debug)]
+pub(crate) struct Owned {
+    pub(crate) tide: Arc<RwLock<Tide>>,
+    /// Locked by the task that writes snapshots alone.
+    pub(crate) publication: Arc<tokio::sync::Mutex<Publication>>,
+}
+
+impl Owned {
+    fn new(tide: Tide, publication: Publication) -> Self {
+        Self { tide: Arc::new(RwLock::new(tide)), publication: Arc::new(tokio::sync::Mutex::new(publication)) }
+    }
 }
 
 /// The speed layer's part of an answer.
@@ -78,8 +99,9 @@ impl Speed {
         Self {
             control: Control::default(),
             rules,
-            tides: DashMap::new(),
+            partitions: DashMap::new(),
             ends: DashMap::new(),
+            store: None,
             max_open_events: u64::MAX,
             changed: watch::Sender::new(0),
             meters: Meters::default(),
@@ -91,6 +113,17 @@ impl Speed {
     #[must_use]
     pub fn bounded(self, max_open_events: u64) -> Self {
         Self { max_open_events: max_open_events.max(2 * self.rules.epoch_bits.span()), ..self }
+    }
+
+    /// With snapshots in Redis: a partition begins as its last one has it, and its changes are noted for the next
+    /// ([`crate::publish::publish`]).
+    #[must_use]
+    pub fn with_snapshots(self, store: Arc<Store>) -> Self {
+        Self { store: Some(store), ..self }
+    }
+
+    pub fn has_snapshots(&self) -> bool {
+        self.store.is_some()
     }
 
     pub fn rules(&self) -> &Rules {
@@ -140,17 +173,17 @@ impl Speed {
         })
     }
 
-    fn end(&self, partition: Partition, waterline: Waterline) -> NextOffset {
+    pub(crate) fn end(&self, partition: Partition, waterline: Waterline) -> NextOffset {
         self.ends.get(&partition).map_or(waterline.position, |end| (*end).max(waterline.position))
     }
 
     /// S of each partition that is ready.
     pub fn positions(&self) -> Cut {
-        let taught = |entry: dashmap::mapref::multiple::RefMulti<'_, Partition, Arc<RwLock<Tide>>>| {
-            let tide = entry.value().read();
+        let taught = |entry: dashmap::mapref::multiple::RefMulti<'_, Partition, Owned>| {
+            let tide = entry.value().tide.read();
             tide.is_taught().then(|| (*entry.key(), tide.waterline().position))
         };
-        self.tides.iter().filter_map(taught).collect()
+        self.partitions.iter().filter_map(taught).collect()
     }
 
     /// The log's end of each partition, as of the last fetch.
@@ -163,19 +196,23 @@ impl Speed {
     }
 
     pub fn status(&self) -> BTreeMap<Partition, PartitionStatus> {
-        let of = |entry: dashmap::mapref::multiple::RefMulti<'_, Partition, Arc<RwLock<Tide>>>| {
-            let tide = entry.value().read();
+        let of = |entry: dashmap::mapref::multiple::RefMulti<'_, Partition, Owned>| {
+            let tide = entry.value().tide.read();
             let waterline = tide.waterline();
             let end = self.end(*entry.key(), waterline);
             let cells = tide.segments().map(crate::segment::Segment::cells).sum();
             let (taught, open_epochs, counted_ms) = (tide.is_taught(), tide.segments().count(), tide.counted_ms());
             (*entry.key(), PartitionStatus { waterline, end, taught, open_epochs, cells, counted_ms })
         };
-        self.tides.iter().map(of).collect()
+        self.partitions.iter().map(of).collect()
     }
 
     fn tide(&self, partition: Partition) -> Option<Arc<RwLock<Tide>>> {
-        self.tides.get(&partition).map(|tide| Arc::clone(&tide))
+        self.partitions.get(&partition).map(|owned| Arc::clone(&owned.tide))
+    }
+
+    pub(crate) fn owned(&self) -> Vec<(Partition, Owned)> {
+        self.partitions.iter().map(|entry| (*entry.key(), entry.value().clone())).collect()
     }
 
     fn change(&self) {
@@ -207,13 +244,29 @@ pub fn run<C: Consumer, H: History>(
     speed: &Arc<Speed>,
     runtime: &tokio::runtime::Handle,
 ) -> Result<(), tidemark_topic::Error> {
+    let mut owned: Vec<Partition> = Vec::new();
+    let outcome = count(&mut consumer, history, reached, speed, runtime, &mut owned);
+    if outcome.is_err() {
+        // Somebody else may count them from here on.
+        owned.iter().for_each(|partition| drop(speed.partitions.remove(partition)));
+    }
+    outcome
+}
+
+fn count<C: Consumer, H: History>(
+    consumer: &mut C,
+    history: &H,
+    reached: watch::Receiver<Cut>,
+    speed: &Arc<Speed>,
+    runtime: &tokio::runtime::Handle,
+    owned: &mut Vec<Partition>,
+) -> Result<(), tidemark_topic::Error> {
     let (control, bound) = (speed.control.part(), speed.control.part());
     control.wake_by(consumer.waker());
     let past = Past { history, reached, runtime, control: &control };
-    let mut owned: Vec<Partition> = Vec::new();
     let (mut held, mut waiting) = (BTreeSet::new(), false);
     while !control.is_stopping() {
-        hold(&mut consumer, &control, &bound, speed, &owned, &mut held)?;
+        hold(consumer, &control, &bound, speed, owned, &mut held)?;
         let (mut holding, mut changes) = (Holding::default(), Vec::new());
         let polled = consumer.poll(POLL, |happened| match happened {
             Happened::Records { partition, records } => {
@@ -235,16 +288,16 @@ pub fn run<C: Consumer, H: History>(
         for (partitions, ours) in changes {
             speed.meters.rebalances.inc();
             if ours {
-                assigned(&mut consumer, &past, speed, &partitions)?;
+                assigned(consumer, &past, speed, &partitions)?;
                 owned.extend(&partitions);
             } else {
                 owned.retain(|partition| !partitions.contains(partition));
                 held.retain(|partition| !partitions.contains(partition));
-                partitions.iter().for_each(|partition| drop(speed.tides.remove(partition)));
+                partitions.iter().for_each(|partition| drop(speed.partitions.remove(partition)));
                 consumer.release(&partitions)?;
             }
         }
-        for &partition in &owned {
+        for &partition in owned.iter() {
             if let Some(end) = consumer.known_end(partition) {
                 speed.ends.insert(partition, end);
             }
@@ -358,6 +411,28 @@ impl<H: History> Past<'_, H> {
     }
 }
 
+impl<H: History> Past<'_, H> {
+    /// A partition as its last snapshot leaves it, if there is one that will do: it is not waited for.
+    fn resumed(&self, speed: &Speed, partition: Partition, mark: Mark, extent: Extent) -> Option<(Tide, Publication)> {
+        let store = speed.store.as_ref()?;
+        let taken = take_over(store, &speed.rules, partition, mark);
+        match self.runtime.block_on(async { tokio::time::timeout(TAKE_OVER, taken).await }) {
+            Ok(Ok(taken)) => taken.filter(|(tide, _)| {
+                // What the log no longer has, raw history has: not worth a way of its own.
+                tide.begin_at() >= extent.start && tide.waterline().position <= extent.end
+            }),
+            Ok(Err(error)) => {
+                tracing::warn!(%partition, "counting begins without a snapshot: {error}");
+                None
+            }
+            Err(_) => {
+                tracing::warn!(%partition, "counting begins without a snapshot: reading it took more than {} s", TAKE_OVER.as_secs());
+                None
+            }
+        }
+    }
+}
+
 fn assigned<C: Consumer, H: History>(
     consumer: &mut C,
     past: &Past<'_, H>,
@@ -368,9 +443,17 @@ fn assigned<C: Consumer, H: History>(
     for &partition in partitions {
         let extent = past.control.patiently(|| consumer.extent(partition))?;
         let mark = marks.get(&partition).copied().or_else(|| past.begin(speed, partition, extent.start));
-        let Some(tide) = mark.and_then(|mark| past.tide(speed, partition, mark, extent.start)) else { return Ok(()) };
-        let begin_at = tide.begin_at();
-        speed.tides.insert(partition, Arc::new(RwLock::new(tide)));
+        let Some(mark) = mark else { return Ok(()) };
+        let owned = match past.resumed(speed, partition, mark, extent) {
+            Some((tide, publication)) => Owned::new(tide, publication),
+            None => {
+                let Some(tide) = past.tide(speed, partition, mark, extent.start) else { return Ok(()) };
+                let tide = if speed.store.is_some() { tide.noting(false) } else { tide };
+                Owned::new(tide, Publication::default())
+            }
+        };
+        let begin_at = owned.tide.read().begin_at();
+        speed.partitions.insert(partition, owned);
         speed.ends.insert(partition, extent.end);
         past.control.patiently(|| consumer.start(partition, begin_at))?;
     }
@@ -383,7 +466,7 @@ pub async fn close_epochs<H: History>(speed: Arc<Speed>, history: Arc<H>, yard: 
     while !control.is_stopping() {
         let history_at = reached.borrow_and_update().clone();
         let _ = changed.borrow_and_update();
-        let partitions: Vec<Partition> = speed.tides.iter().map(|entry| *entry.key()).collect();
+        let partitions: Vec<Partition> = speed.partitions.iter().map(|entry| *entry.key()).collect();
         let closing = |partition| close_partition(&speed, &*history, &yard, partition, history_at.get(partition));
         let ends: Vec<_> = stream::iter(partitions.into_iter().map(closing)).buffer_unordered(CLOSE_AT_ONCE).collect().await;
         control.trouble(ends.iter().find_map(|end| end.as_ref().err()).cloned());
@@ -467,8 +550,9 @@ mod tests {
         let speed = Speed::new(Arc::clone(&rules));
         let mut tide = Tide::new(P, rules, Mark::START);
         tide.apply(&[record(0), record(1), record(2), record(3)]);
-        let tide = Arc::new(RwLock::new(tide));
-        speed.tides.insert(P, Arc::clone(&tide));
+        let owned = Owned::new(tide, Publication::default());
+        let tide = Arc::clone(&owned.tide);
+        speed.partitions.insert(P, owned);
         (speed, tide)
     }
 
@@ -504,7 +588,7 @@ mod tests {
         assert!(!speed.is_still_at(&two, &cut(4), &cut(6)), "a partition is not here");
         // Started again: it must learn the epoch before, and until then says nothing.
         let again = Tide::new(P, Arc::clone(&speed.rules), Mark::START.advanced());
-        speed.tides.insert(P, Arc::new(RwLock::new(again)));
+        speed.partitions.insert(P, Owned::new(again, Publication::default()));
         assert!(!speed.is_still_at(&cut(4), &cut(4), &cut(5)), "a partition is not ready");
     }
 }

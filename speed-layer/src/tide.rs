@@ -1,7 +1,7 @@
 //! A partition's tide: the mark M, the speed position S, and the segments of the open epochs between them. Pure.
 
 use crate::gathered::Gathered;
-use crate::segment::{AT_ONCE, Segment};
+use crate::segment::{AT_ONCE, Changes, Segment};
 use arrayvec::ArrayVec;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use tidemark_core::question::Question;
 use tidemark_core::view::ViewId;
 use tidemark_core::window::BucketError;
 use tidemark_history::rows::RawRecord;
+use tidemark_snapshot::{Head, OpenEpoch, WindowCells};
 use tidemark_topic::Record;
 
 /// What one partition contributes to an answer: everything below `position`, split at `mark`.
@@ -41,6 +42,26 @@ pub struct Tide {
     current: Segment,
     /// The Kafka timestamp of the last record applied.
     counted_ms: Option<i64>,
+    /// What has changed since the last snapshot; `None` where none are taken.
+    unwritten: Option<Unwritten>,
+}
+
+/// What a snapshot does not have yet, besides the changes that the current segment has noted.
+#[derive(Debug)]
+struct Unwritten {
+    /// Of epochs that have become complete since.
+    complete: Vec<(Arc<Segment>, Changes)>,
+    /// There were too many changes to note, or there is no snapshot yet.
+    all: bool,
+}
+
+/// What a snapshot is to hold from now on.
+#[derive(Debug)]
+pub enum Draft {
+    /// The cells that have changed since the last one.
+    Changes(Vec<WindowCells>),
+    /// Too many to write at once: all of them, those of complete epochs not gathered yet.
+    All(Vec<Arc<Segment>>, Vec<WindowCells>),
 }
 
 impl Tide {
@@ -49,7 +70,29 @@ impl Tide {
         let position = mark.position(rules.epoch_bits);
         let current = Segment::new(mark.oldest_open(), rules.epoch_bits, &rules.views);
         let (judge, read) = (Judge::new(&rules), Judge::lookback(&rules, position));
-        Self { partition, rules, judge, mark, position, read, complete: VecDeque::new(), current, counted_ms: None }
+        Self { partition, rules, judge, mark, position, read, complete: VecDeque::new(), current, counted_ms: None, unwritten: None }
+    }
+
+    /// A partition as a snapshot has it: the segments of all epochs from the mark to the one that `position` is in. Its
+    /// judge must still be taught, by the records from [`Tide::begin_at`] on.
+    pub fn resumed(partition: Partition, rules: Arc<Rules>, mark: Mark, position: NextOffset, mut segments: Vec<Segment>) -> Option<Self> {
+        let consecutive = segments.iter().zip(mark.oldest_open().0..).all(|(segment, epoch)| segment.epoch().0 == epoch);
+        let current = segments.pop()?;
+        if !consecutive || current.epoch() != rules.epoch_bits.epoch_at(position) {
+            return None;
+        }
+        segments.iter_mut().for_each(Segment::pack);
+        let complete = segments.into_iter().map(Arc::new).collect();
+        let read = Judge::lookback(&rules, position);
+        Some(Self { position, read, complete, current, ..Self::new(partition, rules, mark) })
+    }
+
+    /// Notes from here on what changes, for snapshots; `written` if there is one that has all that is here.
+    #[must_use]
+    pub fn noting(mut self, written: bool) -> Self {
+        self.current.note_changes();
+        self.unwritten = Some(Unwritten { complete: Vec::new(), all: !written });
+        self
     }
 
     /// The first record that is needed.
@@ -125,8 +168,17 @@ impl Tide {
         while self.current.epoch() < epoch {
             let next = Segment::new(self.current.epoch().next(), self.rules.epoch_bits, &self.rules.views);
             let mut complete = std::mem::replace(&mut self.current, next);
+            let changes = complete.take_changes();
             complete.pack();
-            self.complete.push_back(Arc::new(complete));
+            let complete = Arc::new(complete);
+            self.complete.push_back(Arc::clone(&complete));
+            if let Some(unwritten) = &mut self.unwritten {
+                self.current.note_changes();
+                match changes {
+                    Some(changes) => unwritten.complete.push((complete, changes)),
+                    None => unwritten.all = true,
+                }
+            }
         }
     }
 
@@ -151,6 +203,43 @@ impl Tide {
         );
         if epoch == oldest && self.complete.pop_front().is_some() {
             self.mark = self.mark.advanced();
+            // What has been closed is nobody's to read from a snapshot.
+            if let Some(unwritten) = &mut self.unwritten {
+                unwritten.complete.retain(|(segment, _)| segment.epoch() > epoch);
+            }
+        }
+    }
+
+    /// What the next snapshot must hold: all that has changed since this was last asked, or, if that is more than `most`
+    /// cells or `again` is said, everything.
+    pub fn draft(&mut self, most: usize, again: bool) -> Draft {
+        let (changes, mut cells) = (self.current.take_changes(), Vec::new());
+        let Some(unwritten) = &mut self.unwritten else { return Draft::Changes(cells) };
+        let complete = std::mem::take(&mut unwritten.complete);
+        let all = std::mem::take(&mut unwritten.all) || again;
+        if let Some(changes) = changes.filter(|_| !all) {
+            let count = changes.len() + complete.iter().map(|(_, changes)| changes.len()).sum::<usize>();
+            if count <= most {
+                let mut gather = |of| cells.push(of);
+                complete.iter().for_each(|(segment, changes)| segment.changed(changes, &mut gather));
+                self.current.changed(&changes, &mut gather);
+                return Draft::Changes(cells);
+            }
+        }
+        self.current.all(&mut |of| cells.push(of));
+        Draft::All(self.complete.iter().map(Arc::clone).collect(), cells)
+    }
+
+    /// What is said of the cells as they are now.
+    pub fn head(&self, end: NextOffset) -> Head {
+        let epoch = |segment: &Segment| OpenEpoch { tally: segment.tally(), fold: segment.fold() };
+        Head {
+            position: self.position,
+            mark: self.mark,
+            end,
+            counted_ms: self.counted_ms,
+            cells: self.segments().map(|segment| segment.cells() as u64).sum(),
+            epochs: self.segments().map(epoch).collect(),
         }
     }
 

@@ -1,10 +1,13 @@
 //! One file a command. Each wires crates together and decides nothing.
 
+pub mod batch;
 pub mod bench;
 pub mod demo;
 pub mod ingest;
 pub mod key;
 pub mod send;
+pub mod serve;
+pub mod speed;
 pub mod up;
 
 use crate::config::Config;
@@ -40,6 +43,47 @@ impl Settings {
         config.open |= self.open;
         config.kafka.bootstrap = self.kafka.unwrap_or(config.kafka.bootstrap);
         config.kafka.topic = self.topic.unwrap_or(config.kafka.topic);
+        Ok(config)
+    }
+}
+
+/// Where the layers keep what they have counted.
+#[derive(clap::Args)]
+pub struct Stores {
+    /// A ClickHouse that runs elsewhere, its URL: history
+    #[arg(long)]
+    clickhouse: Option<String>,
+    /// A Redis, its URL: the speed layer's snapshots
+    #[arg(long)]
+    redis: Option<String>,
+}
+
+impl Stores {
+    fn put_into(self, config: &mut Config) {
+        config.clickhouse.url = self.clickhouse.unwrap_or_else(|| std::mem::take(&mut config.clickhouse.url));
+        if let Some(url) = self.redis {
+            config.redis.urls = vec![url];
+        }
+    }
+}
+
+/// What a layer of its own takes.
+#[derive(clap::Args)]
+pub struct Member {
+    #[command(flatten)]
+    settings: Settings,
+    #[command(flatten)]
+    stores: Stores,
+    /// The name that this process keeps when it comes back: the group then leaves it its partitions meanwhile
+    #[arg(long)]
+    name: Option<String>,
+}
+
+impl Member {
+    fn load(self) -> Result<Config> {
+        let mut config = self.settings.load()?;
+        self.stores.put_into(&mut config);
+        config.kafka.instance = self.name.unwrap_or(config.kafka.instance);
         Ok(config)
     }
 }

@@ -12,9 +12,12 @@ pub async fn control<H: History>(
     Path((layer, action)): Path<(String, String)>,
 ) -> Result<Json<Value>, Problem> {
     let control = match layer.as_str() {
-        "speed" => &engine.speed.control,
-        "batch" => &engine.batch.control,
+        "speed" => engine.layers.speed.as_ref().map(|speed| &speed.control),
+        "batch" => engine.layers.batch.as_ref().map(|batch| &batch.control),
         _ => return Err(bad_request("the layer must be `speed` or `batch`")),
+    };
+    let Some(control) = control else {
+        return Err(bad_request(format!("the {layer} layer does not run in this process; ask one of its own")));
     };
     match action.as_str() {
         "pause" => control.pause(true),

@@ -7,7 +7,7 @@ use tidemark_history::History;
 use tidemark_ingest::problem::Problem;
 
 /// Alive, and no invariant has been seen broken.
-pub async fn healthz<H: History>(State(_): State<Shared<H>>) -> Result<&'static str, Problem> {
+pub async fn healthz() -> Result<&'static str, Problem> {
     match tidemark_core::invariant::broken() {
         0 => Ok("ok\n"),
         n => Err(Problem::new(
@@ -22,9 +22,14 @@ pub async fn healthz<H: History>(State(_): State<Shared<H>>) -> Result<&'static 
 /// A query can be answered: every partition is ready, and history answers.
 pub async fn readyz<H: History>(State(engine): State<Shared<H>>) -> Result<&'static str, Problem> {
     let not_yet = |detail: String| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-ready", "Not ready", detail);
-    let ready = engine.speed.positions().iter().len();
-    if ready < engine.partitions as usize {
+    let ready = engine.live.positions().iter().len();
+    // A node that has none of the layers answers from history alone while Redis has nothing for it.
+    if ready < engine.partitions as usize && engine.layers.speed.is_some() {
         return Err(not_yet(format!("{ready} of {} partitions are ready", engine.partitions)));
+    }
+    let known = engine.reached.borrow().iter().len();
+    if known < engine.partitions as usize {
+        return Err(not_yet(format!("how far history is, is known of {known} of {} partitions", engine.partitions)));
     }
     match engine.history.marks().await {
         Ok(_) => Ok("ready\n"),

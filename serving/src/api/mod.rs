@@ -7,6 +7,8 @@ mod page;
 mod query;
 mod status;
 
+pub use health::healthz;
+
 use crate::engine::Engine;
 use axum::Router;
 use axum::http::StatusCode;
@@ -31,7 +33,7 @@ pub struct Routes {
 pub fn routes<H: History>(engine: &Arc<Engine<H>>) -> Routes {
     let open = Router::new()
         .route("/", get(page::page))
-        .route("/healthz", get(health::healthz::<H>))
+        .route("/healthz", get(healthz))
         .route("/readyz", get(health::readyz::<H>))
         .with_state(Arc::clone(engine));
     let read = Router::new()

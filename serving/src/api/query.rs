@@ -21,7 +21,7 @@ pub async fn query<H: History>(
     let began = Instant::now();
     let form = if wants_csv(&headers) { Form::Csv } else { Form::Json };
     let asked = (query.unwrap_or_default(), form);
-    let (answer, source) = match engine.kept.get(&asked, &engine.speed).await {
+    let (answer, source) = match engine.kept.get(&asked, &engine.live).await {
         Some(answer) => (answer, Source::Kept),
         None => {
             let parameters: Vec<(String, String)> = form_urlencoded::parse(asked.0.as_bytes()).into_owned().collect();
@@ -29,7 +29,7 @@ pub async fn query<H: History>(
             let answer = engine.answer(&plan).await.map_err(problem)?;
             let source = answer.source;
             let answer = Arc::new(Written::new(&plan, answer, form));
-            if plan.view.is_some() {
+            if source != Source::Raw {
                 engine.kept.keep(asked, Arc::clone(&answer)).await;
             }
             (answer, source)
@@ -58,7 +58,7 @@ fn wants_csv(headers: &HeaderMap) -> bool {
 fn problem(error: AnswerError) -> Problem {
     let detail = error.to_string();
     match error {
-        AnswerError::Starting => {
+        AnswerError::Starting(_) => {
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "starting", "Not ready yet", detail + "; try again when /readyz answers 200")
         }
         AnswerError::History(_) => {

@@ -1,6 +1,7 @@
 //! `GET /v1/status`: where every partition stands.
 
 use super::Shared;
+use crate::live::Live;
 use axum::Json;
 use axum::extract::State;
 use serde_json::{Value, json};
@@ -10,8 +11,8 @@ use tidemark_topic::Control;
 
 /// All positions are next offsets: the first not included.
 pub async fn status<H: History>(State(engine): State<Shared<H>>) -> Json<Value> {
-    let reached = engine.batch.reached().borrow().clone();
-    let status = engine.speed.status();
+    let reached = engine.reached.borrow().clone();
+    let status = engine.live.status();
     let partition = |p: Partition| {
         let Some(at) = status.get(&p) else { return json!({"partition": p.0, "ready": false}) };
         let history = reached.get(p);
@@ -36,19 +37,27 @@ pub async fn status<H: History>(State(engine): State<Shared<H>>) -> Json<Value> 
         .iter()
         .map(|v| json!({"name": v.name(), "dimensions": v.dimensions().iter().map(|d| d.name()).collect::<Vec<_>>()}))
         .collect();
-    Json(json!({
+    let mut shown = json!({
         "topic": engine.topic,
         "generation": engine.rules.generation.0,
         "epoch_bits": engine.rules.epoch_bits.get(),
         "views": views,
         "partitions": partitions,
-        "reconciliation": {
-            "closed": engine.speed.meters.closed.get(),
-            "repaired": engine.speed.meters.repaired.get(),
+        "live": {
+            "from": match engine.live { Live::Here(_) => "memory", Live::InRedis(_) => "redis" },
+            "trouble": engine.live.trouble(),
         },
-        "layers": {"speed": layer(&engine.speed.control), "batch": layer(&engine.batch.control)},
+        "layers": {},
         "broken_invariants": tidemark_core::invariant::broken(),
-    }))
+    });
+    if let Some(speed) = &engine.layers.speed {
+        shown["reconciliation"] = json!({"closed": speed.meters.closed.get(), "repaired": speed.meters.repaired.get()});
+        shown["layers"]["speed"] = layer(&speed.control);
+    }
+    if let Some(batch) = &engine.layers.batch {
+        shown["layers"]["batch"] = layer(&batch.control);
+    }
+    Json(shown)
 }
 
 fn layer(control: &Control) -> Value {

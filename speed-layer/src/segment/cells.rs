@@ -6,6 +6,7 @@
 
 use super::AT_ONCE;
 use super::slots::{Place, Slots};
+use super::touched::Touched;
 use arrayvec::ArrayVec;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
@@ -50,6 +51,8 @@ pub(super) struct ViewCells {
     cells: Pool<Cell>,
     /// The window of the last event: most events fall into the same one.
     last: Option<(WindowStart, usize)>,
+    /// Which cells have changed, where somebody wants to know.
+    pub(super) touched: Option<Touched>,
     /// The epoch's first offset.
     first: Offset,
 }
@@ -59,7 +62,7 @@ impl ViewCells {
         let dimensions = view.dimensions().to_vec();
         let groups = Groups::new(dimensions.len());
         let (windows, tables, singles, bare, cells) = Default::default();
-        Self { dimensions, groups, windows, tables, singles, bare, cells, last: None, first }
+        Self { dimensions, groups, windows, tables, singles, bare, cells, last: None, touched: None, first }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -94,6 +97,9 @@ impl ViewCells {
 
     #[inline]
     fn add(&mut self, found: &Found, event: &Counted) {
+        if let Some(touched) = &mut self.touched {
+            touched.note(found.table, found.group);
+        }
         let number = match self.tables[found.table].1.place(found.group, |_| true) {
             Place::Taken(number) => number,
             Place::Free(free) => {
@@ -133,6 +139,35 @@ impl ViewCells {
         }
         self.last = Some((window, at));
         at
+    }
+
+    /// Puts a cell where none is; false if one is there.
+    pub(super) fn put(&mut self, window: WindowStart, numbers: Key, cell: Cell) -> bool {
+        let tag = self.groups.tag(&numbers);
+        let (group, table) = (self.groups.number(tag, numbers), self.table(window));
+        let Place::Free(free) = self.tables[table].1.place(group, |_| true) else { return false };
+        free.put(match cell.amount_count {
+            0 => self.bare.keep(Bare { count: cell.count, fold: cell.fold }) | IS_BARE,
+            _ => self.cells.keep(cell) | IS_CELL,
+        });
+        true
+    }
+
+    /// Cells that have been touched, table by table: the window, groups and numbers of cells.
+    pub(super) fn touched<'t>(&self, mut cells: &'t [(u32, u32)], mut visit: impl FnMut(WindowStart, &[(u32, u32)])) {
+        let mut found = Vec::new();
+        while let Some(&(table, _)) = cells.first() {
+            let (groups, rest): (&'t [_], &'t [_]) = cells.split_at(cells.partition_point(|(of, _)| *of == table));
+            let (window, slots) = &self.tables[table as usize];
+            if slots.is_packed() {
+                found.extend(slots.iter().filter(|(group, _)| groups.binary_search(&(table, *group)).is_ok()));
+            } else {
+                found.extend(groups.iter().filter_map(|&(_, group)| Some((group, slots.find(group, |_| true)?))));
+            }
+            visit(*window, &found);
+            found.clear();
+            cells = rest;
+        }
     }
 
     /// The tables of a range's windows: groups, and numbers of cells. The windows are looked up one by one where that is

@@ -8,6 +8,7 @@ mod cells;
 mod dictionary;
 mod expected;
 mod slots;
+mod touched;
 
 use crate::gathered::{Gathered, GroupNumber};
 use arrayvec::ArrayVec;
@@ -15,16 +16,35 @@ use cells::{Counted, Key, ViewCells};
 use dictionary::Dictionary;
 pub use expected::Expected;
 use slots::Slots;
-use tidemark_core::cell::{Tally, fold_of};
+use tidemark_core::cell::{Cell, Tally, fold_of};
 use tidemark_core::epoch::{Epoch, EpochBits};
 use tidemark_core::event::Event;
 use tidemark_core::offset::Offset;
 use tidemark_core::question::Question;
 use tidemark_core::view::{Dimension, View, ViewId, Views};
-use tidemark_core::window::{BucketError, Level, WindowStart};
+use tidemark_core::window::{BucketError, Level, TimeRange, WindowStart};
+use tidemark_snapshot::WindowCells;
+use touched::Touched;
 
 /// Events that are counted side by side.
 pub(crate) const AT_ONCE: usize = 16;
+
+/// Cells of a window that are gathered at a time, to be written.
+const GATHERED_AT_ONCE: usize = 10_000;
+
+/// Which cells have changed: of each view the places of cells.
+#[derive(Debug)]
+pub struct Changes(Vec<Vec<(u32, u32)>>);
+
+impl Changes {
+    pub fn len(&self) -> usize {
+        self.0.iter().map(Vec::len).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
 
 /// One epoch's counts.
 #[derive(Debug)]
@@ -104,6 +124,67 @@ impl Segment {
         }
         let window = WindowStart::containing(event.timestamp_ms);
         Counted { window, numbers, place: self.bits.place_of(offset), fold, amount: event.order_amount }
+    }
+
+    /// From here on it is noted which cells change.
+    pub fn note_changes(&mut self) {
+        self.views.iter_mut().for_each(|view| view.touched = Some(Touched::default()));
+    }
+
+    /// Which cells have changed since the last call; `None` if too many.
+    pub fn take_changes(&mut self) -> Option<Changes> {
+        let cells: Vec<_> = self.views.iter_mut().map(|view| view.touched.as_mut().map_or(Some(Vec::new()), Touched::take)).collect();
+        cells.into_iter().collect::<Option<_>>().map(Changes)
+    }
+
+    /// The cells of these changes as they are now.
+    pub fn changed(&self, changes: &Changes, visit: &mut impl FnMut(WindowCells)) {
+        for (n, (view, cells)) in self.views.iter().zip(&changes.0).enumerate() {
+            view.touched(cells, |window, cells| self.gather(ViewId(n), window, cells.iter().copied(), visit));
+        }
+    }
+
+    /// All cells.
+    pub fn all(&self, visit: &mut impl FnMut(WindowCells)) {
+        for (n, view) in self.views.iter().enumerate() {
+            for (window, table) in view.within(TimeRange::default()) {
+                self.gather(ViewId(n), window, table.iter(), visit);
+            }
+        }
+    }
+
+    /// Cells of a table, given by group and number, as they are to be written.
+    fn gather(&self, id: ViewId, window: WindowStart, cells: impl Iterator<Item = (u32, u32)>, visit: &mut impl FnMut(WindowCells)) {
+        let view = &self.views[id.0];
+        let mut gathered = WindowCells::new(self.epoch, id, window);
+        for (group, number) in cells {
+            let key = view.key(group);
+            let values: ArrayVec<&str, { Dimension::COUNT }> =
+                view.dimensions.iter().zip(key).map(|(d, number)| self.value(*d, number)).collect();
+            gathered.push(values.into_iter(), &view.cell(number));
+            if gathered.len() == GATHERED_AT_ONCE {
+                visit(std::mem::replace(&mut gathered, WindowCells::new(self.epoch, id, window)));
+            }
+        }
+        if !gathered.is_empty() {
+            visit(gathered);
+        }
+    }
+
+    /// What became of the records, as somebody has counted before; the cells are put one by one.
+    pub fn restored(epoch: Epoch, bits: EpochBits, views: &Views, tally: Tally, fold: u64) -> Self {
+        Self { tally, fold, ..Self::new(epoch, bits, views) }
+    }
+
+    /// Puts a cell where none is; false if one is there.
+    pub fn put(&mut self, view: ViewId, window: WindowStart, values: &[&str], cell: &Cell) -> bool {
+        let view = &mut self.views[view.0];
+        let mut key: Key = [0; Dimension::COUNT];
+        for ((number, dimension), value) in key.iter_mut().zip(&view.dimensions).zip(values) {
+            let Some(dictionary) = &mut self.values[dimension.index()] else { return false };
+            *number = dictionary.intern(dictionary.tag(value), value);
+        }
+        view.put(window, key, *cell)
     }
 
     pub fn duplicate(&mut self) {
@@ -200,7 +281,7 @@ mod tests {
     use tidemark_core::amount::Amount;
     use tidemark_core::event::Properties;
     use tidemark_core::question::{RowKey, Rows};
-    use tidemark_core::window::{Buckets, Step, TimeRange};
+    use tidemark_core::window::{Buckets, Step};
 
     /// Few values, so that some cells hold many events, and some one.
     fn events() -> impl Strategy<Value = Vec<(&'static str, &'static str, i64, Option<i64>)>> {

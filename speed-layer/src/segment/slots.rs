@@ -61,6 +61,11 @@ impl Slots {
         self.len
     }
 
+    /// True if there are no free places, so that nothing can be found.
+    pub(super) fn is_packed(&self) -> bool {
+        self.len == self.slots.len()
+    }
+
     /// Tags and numbers, in no order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, u32)> {
         self.slots.iter().filter(|slot| !slot.is_free()).map(|slot| (slot.tag, slot.number))

@@ -11,6 +11,7 @@ pub mod expected;
 pub mod figure;
 pub mod question;
 pub mod recount;
+pub mod redis;
 pub mod role;
 pub mod sending;
 pub mod server;

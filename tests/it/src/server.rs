@@ -214,12 +214,12 @@ impl Server {
 
     /// SIGKILL to the engine alone, or nothing if it is down.
     pub fn kill_engine(&self) -> Option<u32> {
-        self.runtime().engine_pid.inspect(|&pid| kill(pid, Signal::KILL))
+        self.runtime().engine_pid.inspect(|&pid| signal(pid, Signal::KILL))
     }
 
     /// SIGKILL to Kafka alone, or nothing if it is down.
     pub fn kill_kafka(&self) -> Option<u32> {
-        self.runtime().kafka_pid.inspect(|&pid| kill(pid, Signal::KILL))
+        self.runtime().kafka_pid.inspect(|&pid| signal(pid, Signal::KILL))
     }
 
     /// Waits until both engines run, none of them being `killed`, and queries are answered.
@@ -254,14 +254,14 @@ fn pid(pid: u32) -> Pid {
     i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id is a positive i32")
 }
 
-fn kill(process: u32, signal: Signal) {
+pub(crate) fn signal(process: u32, signal: Signal) {
     // One that has just ended by itself needs no killing.
     let _ = kill_process(pid(process), signal);
 }
 
 /// SIGTERM.
 pub(crate) fn terminate(process: u32) {
-    kill(process, Signal::TERM);
+    signal(process, Signal::TERM);
 }
 
 fn assert_gone(processes: &[u32]) {

@@ -16,6 +16,7 @@ use tidemark_core::question::{Groups, Question, Rows};
 use tidemark_core::view::ViewId;
 use tidemark_history::ledger::{Entry, LedgerRow};
 use tidemark_history::memory::MemoryHistory;
+use tidemark_history::raw::Epochs;
 use tidemark_history::rows::{Found, RawRecord, RowBlock};
 use tidemark_history::{DeadLetter, DeadLetterQuery, EpochCells, Error, History, Marks};
 
@@ -212,8 +213,8 @@ impl History for Engine {
         self.heard("a query", self.twin.answer(view, question, groups, marks)).await
     }
 
-    async fn answer_raw(&self, question: &Question, marks: &Marks, cut: &Cut) -> Result<Rows, Error> {
-        self.heard("a raw query", self.twin.answer_raw(question, marks, cut)).await
+    async fn answer_raw(&self, question: &Question, epochs: Epochs, marks: &Marks, cut: &Cut) -> Result<Rows, Error> {
+        self.heard("a raw query", self.twin.answer_raw(question, epochs, marks, cut)).await
     }
 
     async fn repairing(&self) -> Result<Vec<(Partition, Epoch)>, Error> {

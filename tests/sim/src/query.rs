@@ -66,11 +66,19 @@ fn random_question(ground: &Ground) -> (ViewId, Question, Asked) {
     (ViewId(view), Question { range, buckets, group_by: dimensions, filters, only_counts: false }, asked)
 }
 
+/// Who is asked.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    /// Both layers, by a view.
+    Both(ViewId),
+    /// History alone at the cut H: by a view, or raw events.
+    History(Option<ViewId>),
+}
+
 /// A query under way.
 #[derive(Debug)]
 pub struct Query {
-    /// Without a view, raw events are asked at the cut H.
-    view: Option<ViewId>,
+    way: Way,
     question: Question,
     asked: Asked,
     /// A top list of so many groups.
@@ -78,7 +86,7 @@ pub struct Query {
     /// The speed layer's part.
     speed: Rows,
     marks: Marks,
-    /// What the answer may include: S, or H where raw events are asked.
+    /// What the answer may include: S, or H where history alone is asked.
     reached: Cut,
     /// History's part, once it has been asked.
     history: Option<Task<Result<(Cut, Rows), Error>>>,
@@ -102,24 +110,25 @@ impl Query {
         let speed = gathered.into_rows();
         let top = ground.chance(300).then(|| 1 + ground.below(2));
         ground.say(format_args!("query at {reached}, {marks:?}, top {top:?}"));
-        Self { view: Some(view), question, asked, top, speed, marks, reached, history: None }
+        Self { way: Way::Both(view), question, asked, top, speed, marks, reached, history: None }
     }
 
-    /// Asks raw events alone.
-    pub fn ask_raw(ground: &Ground, reached: Cut) -> Self {
-        let (_, question, asked) = random_question(ground);
-        ground.say(format_args!("raw query at {reached}"));
-        Self { view: None, question, asked, top: None, speed: Rows::new(), marks: Marks::new(), reached, history: None }
+    /// Asks history alone.
+    pub fn ask_history_alone(ground: &Ground, reached: Cut) -> Self {
+        let (view, question, asked) = random_question(ground);
+        let way = Way::History(ground.chance(500).then_some(view));
+        ground.say(format_args!("query of {way:?} at {reached}"));
+        Self { way, question, asked, top: None, speed: Rows::new(), marks: Marks::new(), reached, history: None }
     }
 
     fn ask_history(&self, engine: &Engine, ground: &Ground) -> Task<Result<(Cut, Rows), Error>> {
-        let (engine, rules, question, view) = (engine.clone(), Arc::clone(&ground.rules), self.question.clone(), self.view);
+        let (engine, rules, question, way) = (engine.clone(), Arc::clone(&ground.rules), self.question.clone(), self.way);
         let (marks, reached) = (self.marks.clone(), self.reached.clone());
         let groups = self.top.map_or(Groups::All, |n| Groups::for_the_largest(n, &self.speed, usize::MAX));
         Task::new(async move {
-            match view {
-                Some(view) => Ok((reached, engine.answer(view, &question, &groups, &marks).await?)),
-                None => raw::answer(&engine, &rules, &question, &reached).await.map(|answer| (answer.cut, answer.rows)),
+            match way {
+                Way::Both(view) => Ok((reached, engine.answer(view, &question, &groups, &marks).await?)),
+                Way::History(view) => raw::answer(&engine, &rules, view, &question, &reached).await.map(|answer| (answer.cut, answer.rows)),
             }
         })
     }
@@ -145,8 +154,8 @@ impl Query {
         }
         assert!(
             answer == expected,
-            "wrong answer at {cut} (view {:?}, {:?})\n to {:?}\n  given    {answer:?}\n  recount  {expected:?}",
-            self.view,
+            "wrong answer at {cut} ({:?}, {:?})\n to {:?}\n  given    {answer:?}\n  recount  {expected:?}",
+            self.way,
             self.marks,
             self.asked
         );

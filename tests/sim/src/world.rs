@@ -272,7 +272,7 @@ impl World {
         };
         if self.queries.len() < 8 && self.ground.chance(250) {
             let reached = self.sides.iter().map(|side| (side.partition, self.group.committed(side.partition).next)).collect();
-            self.queries.push(Query::ask_raw(&self.ground, reached));
+            self.queries.push(Query::ask_history_alone(&self.ground, reached));
         } else if self.queries.len() < 8 && tides().count() == self.sides.len() {
             let query = Query::ask(&self.ground, tides());
             self.queries.push(query);

@@ -7,10 +7,12 @@ mod admin;
 mod answers;
 mod consumer;
 mod native;
+mod positions;
 mod producer;
 
 pub use admin::{Admin, TopicInfo};
 pub use consumer::{ConsumerOptions, KafkaConsumer};
+pub use positions::GroupPositions;
 pub use producer::{KafkaProducer, ProducerOptions};
 
 use crate::{Error, Extent, Membership, NextOffset, Partition};
@@ -63,6 +65,11 @@ impl Kafka {
 
     pub fn admin(&self) -> Result<Admin, Error> {
         Admin::new(self)
+    }
+
+    /// How far a group has come, without joining it.
+    pub fn group_positions(&self, group: &str) -> Result<GroupPositions, Error> {
+        GroupPositions::new(self, group)
     }
 
     pub fn consumer(&self, membership: Membership, options: ConsumerOptions) -> Result<KafkaConsumer, Error> {

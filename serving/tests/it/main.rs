@@ -1,0 +1,5 @@
+//! Serving over both layers' loops, with the log and history in memory, through the HTTP routes.
+
+mod kept;
+mod site;
+mod snapshots;

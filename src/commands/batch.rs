@@ -1,0 +1,40 @@
+//! `tidemark batch`: the batch layer alone. Any number of them share the topic's partitions.
+
+use super::Member;
+use crate::config::Config;
+use crate::http;
+use crate::parts::{self, Threads};
+use anyhow::Result;
+use std::sync::Arc;
+use tidemark_access::Access;
+use tidemark_batch_layer::Batch;
+use tidemark_metrics::{Process, Registry};
+
+pub fn run(arguments: Member) -> Result<()> {
+    super::log();
+    let config = arguments.load()?;
+    parts::need_servers(&config, "batch", false)?;
+    super::runtime()?.block_on(batch(config))
+}
+
+async fn batch(config: Config) -> Result<()> {
+    let mut stop = std::pin::pin!(super::stop_signal());
+    let access = Access::new(config.keys()?);
+    let (listener, url) = http::listen(&config, &access).await?;
+    let (batch, mut threads) = (Batch::default(), Threads::default());
+    let starting = async {
+        let kafka = config.kafka.connect(&config.kafka.bootstrap);
+        config.kafka.ensure_topic(&kafka).await?;
+        let history = Arc::new(parts::open_history(&config, &config.clickhouse.url, &config.rules()?).await?);
+        parts::start_batch(&config, &kafka, config.kafka.instance(), false, &history, batch.clone(), &mut threads)
+    };
+    tokio::select! {
+        started = starting => started?,
+        () = &mut stop => return Ok(()),
+    };
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Process));
+    tidemark_batch_layer::metrics::register(&batch, &mut registry);
+    tracing::info!("writing history; {url}/readyz and {url}/metrics tell how it goes");
+    http::serve_layer(listener, &access, registry, "batch", &batch.control, threads, stop).await
+}

@@ -1,0 +1,66 @@
+//! `tidemark serve`: answers alone. Any number of them, anywhere: they keep nothing.
+
+use super::{Settings, Stores};
+use crate::config::Config;
+use crate::http::{self, Http};
+use crate::parts;
+use anyhow::{Context as _, Result};
+use std::sync::Arc;
+use tidemark_access::{Access, Scope};
+use tidemark_metrics::{Process, Registry};
+use tidemark_serving::api::Routes;
+use tidemark_serving::engine::{Engine, Layers};
+use tidemark_serving::live::Live;
+use tidemark_serving::snapshots::Snapshots;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    settings: Settings,
+    #[command(flatten)]
+    stores: Stores,
+}
+
+pub fn run(arguments: Arguments) -> Result<()> {
+    super::log();
+    let mut config = arguments.settings.load()?;
+    arguments.stores.put_into(&mut config);
+    parts::need_servers(&config, "serve", true)?;
+    super::runtime()?.block_on(serve(config))
+}
+
+async fn serve(config: Config) -> Result<()> {
+    let mut stop = std::pin::pin!(super::stop_signal());
+    let access = Access::new(config.keys()?);
+    let (listener, url) = http::listen(&config, &access).await?;
+    let starting = async {
+        let rules = Arc::new(config.rules()?);
+        let kafka = config.kafka.connect(&config.kafka.bootstrap);
+        let partitions = config.kafka.ensure_topic(&kafka).await?;
+        let history = Arc::new(parts::open_history(&config, &config.clickhouse.url, &rules).await?);
+        let store = parts::open_snapshots(&config, &rules).await?.context("there is no Redis")?;
+        let reached = parts::follow(kafka.group_positions(&config.kafka.batch_group(&rules))?, partitions);
+        let snapshots = Arc::new(Snapshots::new(store, Arc::clone(&rules), partitions));
+        tokio::spawn(Arc::clone(&snapshots).follow());
+        let (topic, live) = (config.kafka.topic.clone(), Live::InRedis(snapshots));
+        anyhow::Ok(Arc::new(Engine::new(rules, topic, partitions, live, reached, history, Layers::default())))
+    };
+    let engine = tokio::select! {
+        started = starting => started?,
+        () = &mut stop => return Ok(()),
+    };
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Process));
+    engine.meters.register(&mut registry);
+    let Routes { open, read, admin: _ } = tidemark_serving::api::routes(&engine);
+    let routes = open.merge(access.guard(Scope::Read, read)).fallback(tidemark_serving::api::not_found);
+    let mut server = Http::serve(listener, http::with_metrics(&access, registry, routes));
+    tracing::info!("answering: {url}/");
+    tokio::select! {
+        () = stop => {}
+        ended = server.ended() => return ended,
+    }
+    tracing::info!("stopping");
+    server.close().await;
+    Ok(())
+}

@@ -1,0 +1,245 @@
+//! The parts that processes are made of, each wired the same way wherever it runs.
+
+use crate::config::Config;
+use anyhow::{Context as _, Result, anyhow, bail};
+use std::sync::Arc;
+use std::time::Duration;
+use tidemark_batch_layer::Batch;
+use tidemark_core::cut::Cut;
+use tidemark_core::generation::Rules;
+use tidemark_history::clickhouse::{ClickHouse, Server};
+use tidemark_snapshot::Store;
+use tidemark_speed_layer::Speed;
+use tidemark_speed_layer::reread::LogYard;
+use tidemark_topic::kafka::{ConsumerOptions, GroupPositions, Kafka};
+use tidemark_topic::{Control, Membership};
+use tokio::sync::{mpsc, watch};
+
+/// How long an engine may take to answer at the start.
+const START_DEADLINE: Duration = Duration::from_secs(60);
+
+/// Between two questions how far the batch layer is, where it runs elsewhere.
+const FOLLOW_EVERY: Duration = Duration::from_millis(250);
+
+/// Before a layer joins its group again.
+const REJOIN_PAUSE: Duration = Duration::from_secs(1);
+
+/// The threads of a process's layers.
+pub struct Threads {
+    say: mpsc::Sender<anyhow::Error>,
+    /// A layer that ends by itself says why; every one is a reason to stop.
+    ended: mpsc::Receiver<anyhow::Error>,
+    running: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Default for Threads {
+    fn default() -> Self {
+        let (say, ended) = mpsc::channel(2);
+        Self { say, ended, running: Vec::new() }
+    }
+}
+
+impl Threads {
+    fn start(&mut self, name: &str, work: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
+        let say = self.say.clone();
+        let body = move || {
+            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+            let error = match done {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => error,
+                Err(_) => anyhow!("a layer panicked; the log has the place"),
+            };
+            // Only the first one matters: it stops the process.
+            let _ = say.blocking_send(error);
+        };
+        self.running.push(std::thread::Builder::new().name(name.to_owned()).spawn(body).context("starting a thread")?);
+        Ok(())
+    }
+
+    /// Why a layer has ended by itself, once one has.
+    pub async fn ended(&mut self) -> anyhow::Error {
+        self.ended.recv().await.unwrap_or_else(|| anyhow!("the layers ended"))
+    }
+
+    /// Waits for the ends of layers that have been told to stop. Blocks.
+    pub fn join(self) {
+        for thread in self.running {
+            if thread.join().is_err() {
+                tracing::error!("a layer's thread panicked while stopping");
+            }
+        }
+    }
+}
+
+/// Refuses to run a part that shares the work of others without the servers that they share.
+pub fn need_servers(config: &Config, role: &str, redis: bool) -> Result<()> {
+    let missing = |what: &str| anyhow!("{role} works with others on servers of their own: {what} (`tidemark up` brings its own along)");
+    if config.kafka.bootstrap.is_empty() {
+        bail!(missing("name a Kafka with --kafka HOST:PORT or kafka.bootstrap"));
+    }
+    if config.clickhouse.url.is_empty() {
+        bail!(missing("name a ClickHouse with --clickhouse URL or clickhouse.url"));
+    }
+    if redis && config.redis.urls.is_empty() {
+        bail!(missing("name a Redis with --redis URL or redis.urls"));
+    }
+    Ok(())
+}
+
+pub async fn open_history(config: &Config, url: &str, rules: &Rules) -> Result<ClickHouse> {
+    let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let crate::config::ClickHouse { database, user, password, .. } = &config.clickhouse;
+    let server = Server { url: url.to_owned(), database: database.clone(), user: given(user), password: given(password) };
+    let deadline = tokio::time::Instant::now() + START_DEADLINE;
+    loop {
+        match ClickHouse::open(&server, &config.kafka.topic, rules.clone()).await {
+            Err(error @ tidemark_history::Error::Unavailable { .. }) if tokio::time::Instant::now() < deadline => {
+                tracing::info!("waiting for ClickHouse: {error}");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            opened => return Ok(opened?),
+        }
+    }
+}
+
+/// The snapshots in Redis, if there is one. That it does not answer now is no reason not to start, but that it would not
+/// do is.
+pub async fn open_snapshots(config: &Config, rules: &Rules) -> Result<Option<Arc<Store>>> {
+    if config.redis.urls.is_empty() {
+        return Ok(None);
+    }
+    let server = config.redis.server()?;
+    let store = Store::new(&server, &config.kafka.group, &config.kafka.topic, rules.generation, rules.views.clone())?;
+    match store.check().await {
+        Err(error @ tidemark_snapshot::Error::Unavailable { .. }) => tracing::warn!("{error}; going on without it until it does"),
+        checked => checked?,
+    }
+    Ok(Some(Arc::new(store)))
+}
+
+/// Starts to count: a thread for each membership, the task that closes epochs, and the one that writes snapshots.
+/// `reached` is H.
+pub fn start_speed(
+    config: &Config,
+    kafka: &Kafka,
+    memberships: Vec<Membership>,
+    store: Option<Arc<Store>>,
+    history: &Arc<ClickHouse>,
+    reached: &watch::Receiver<Cut>,
+    threads: &mut Threads,
+) -> Result<Arc<Speed>> {
+    let rules = Arc::new(history.rules().clone());
+    let mut speed = Speed::new(Arc::clone(&rules)).bounded(config.speed.max_open_events);
+    if let Some(store) = &store {
+        speed = speed.with_snapshots(Arc::clone(store));
+    }
+    let speed = Arc::new(speed);
+    let options = ConsumerOptions { queued_kbytes: config.kafka.queued_kbytes, ..ConsumerOptions::default() };
+    for membership in memberships {
+        let (kafka, options, handle) = (patient(kafka), options.clone(), tokio::runtime::Handle::current());
+        let (speed, history, reached) = (Arc::clone(&speed), Arc::clone(history), reached.clone());
+        let control = speed.control.part();
+        let count = move || -> Result<(), tidemark_topic::Error> {
+            let consumer = kafka.consumer(membership.clone(), options.clone())?;
+            tidemark_speed_layer::run::run(consumer, &*history, reached.clone(), &speed, &handle)
+        };
+        threads.start("speed", move || rejoining(&control, false, count).context("the speed layer ended"))?;
+    }
+    let connect = {
+        let kafka = kafka.clone();
+        move || kafka.consumer(Membership::all(), options.clone())
+    };
+    let yard = LogYard { rules, connect: Arc::new(connect) };
+    tokio::spawn(tidemark_speed_layer::run::close_epochs(Arc::clone(&speed), Arc::clone(history), yard, reached.clone()));
+    if let Some(store) = store {
+        tokio::spawn(tidemark_speed_layer::publish::publish(Arc::clone(&speed), store, config.speed.tick()));
+    }
+    Ok(speed)
+}
+
+/// Starts to write history. `alone`: no other process can have the group's name.
+pub fn start_batch(
+    config: &Config,
+    kafka: &Kafka,
+    instance: Option<String>,
+    alone: bool,
+    history: &Arc<ClickHouse>,
+    batch: Batch,
+    threads: &mut Threads,
+) -> Result<()> {
+    let (history, rules, limits) = (Arc::clone(history), Arc::new(history.rules().clone()), config.block_limits()?);
+    let (kafka, membership) = (patient(kafka), config.kafka.membership(&config.kafka.batch_group(&rules), instance));
+    let options = ConsumerOptions { queued_kbytes: config.kafka.queued_kbytes, ..ConsumerOptions::default() };
+    let (control, handle) = (batch.control.clone(), tokio::runtime::Handle::current());
+    let run = move || -> Result<(), Stopped> {
+        let consumer = kafka.consumer(membership.clone(), options.clone())?;
+        let (history, rules) = (Arc::clone(&history), Arc::clone(&rules));
+        Ok(tidemark_batch_layer::run(consumer, history, rules, limits, batch.clone(), handle.clone())?)
+    };
+    threads.start("batch", move || rejoining(&control, alone, run).context("the batch layer ended"))
+}
+
+/// What ends a layer.
+#[derive(Debug, thiserror::Error)]
+enum Stopped {
+    #[error(transparent)]
+    Log(#[from] tidemark_topic::Error),
+    #[error(transparent)]
+    Batch(tidemark_batch_layer::run::Error),
+}
+
+impl From<tidemark_batch_layer::run::Error> for Stopped {
+    fn from(error: tidemark_batch_layer::run::Error) -> Self {
+        match error {
+            tidemark_batch_layer::run::Error::Log(error) => Self::Log(error),
+            other => Self::Batch(other),
+        }
+    }
+}
+
+/// Runs a layer, and again under a new membership where the old one is lost for good. A broker that is killed can
+/// have given this member a new id in an answer that never came, and then fences it by its own name; it can also go away
+/// in the middle of an assignment. Where the broker is the embedded one, nobody else can have the name; elsewhere being
+/// fenced means that another process has it, and ends this one.
+fn rejoining<E: Into<Stopped>>(control: &Control, alone: bool, run: impl Fn() -> Result<(), E>) -> Result<(), Stopped> {
+    use tidemark_topic::Error::{Refused, Unavailable};
+    loop {
+        match run().map_err(Into::into) {
+            Err(error @ Stopped::Log(Unavailable { .. })) if !control.is_stopping() => {
+                control.trouble(Some(format!("the layer stands still: {error}")));
+            }
+            Err(error @ Stopped::Log(Refused { .. })) if alone && !control.is_stopping() => {
+                control.trouble(Some(format!("the layer stands still: {error}")));
+            }
+            ended => return ended,
+        }
+        std::thread::sleep(REJOIN_PAUSE);
+    }
+}
+
+/// While history does not answer, a layer may wait for it and not poll; the session's heartbeat, not the pace of
+/// polling, tells whether it lives.
+fn patient(kafka: &Kafka) -> Kafka {
+    let mut kafka = kafka.clone();
+    kafka.client_options.entry("max.poll.interval.ms".into()).or_insert_with(|| "86400000".into());
+    kafka
+}
+
+/// H where the batch layer runs elsewhere: what its group has committed.
+pub fn follow(positions: GroupPositions, partitions: u32) -> watch::Receiver<Cut> {
+    let (say, reached) = watch::channel(Cut::default());
+    tokio::spawn(async move {
+        while !say.is_closed() {
+            match positions.look(partitions).await {
+                Ok(found) => drop(say.send_if_modified(|cut| {
+                    let before = cut.clone();
+                    found.into_iter().for_each(|(partition, position)| cut.raise(partition, position));
+                    *cut != before
+                })),
+                Err(error) => tracing::warn!("how far history is cannot be asked: {error}"),
+            }
+            tokio::time::sleep(FOLLOW_EVERY).await;
+        }
+    });
+    reached
+}
