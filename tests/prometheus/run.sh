@@ -2,13 +2,10 @@
 # Checks deploy/prometheus: the configuration, the rules, and by rules.test.yml that each alert comes when it should and
 # not when it should not. That the metrics exist is checked by tests/it, on a live server.
 set -euo pipefail
-cd "$(dirname "$0")/../../deploy/prometheus"
+cd "$(dirname "$0")/../.."
 
-if ! command -v promtool >/dev/null; then
-  [ "$(id -u)" -eq 0 ] && SUDO=() || SUDO=(sudo)
-  "${SUDO[@]}" apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive "${SUDO[@]}" apt-get install -y -qq --no-install-recommends prometheus >/dev/null
-fi
+scripts/install-for-tests.sh promtool=prometheus
+cd deploy/prometheus
 promtool check config --syntax-only prometheus.yml
 promtool check rules rules.yml
 promtool test rules rules.test.yml

@@ -6,6 +6,7 @@
 
 pub mod chance;
 pub mod client;
+pub mod cluster;
 pub mod data;
 pub mod expected;
 pub mod figure;

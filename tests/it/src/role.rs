@@ -1,8 +1,12 @@
-//! A role of the built binary beside a server, on that server's Kafka.
+//! A role of the built binary as a process: beside a server, on that server's Kafka, or on servers of the test's own.
 
 use crate::client::Client;
-use crate::server::{Server, binary, free_port, terminate};
+use crate::cluster::Cluster;
+use crate::server::{Server, binary, free_port, signal, terminate};
 use crate::wait;
+use rustix::process::Signal;
+use std::fs::File;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -12,6 +16,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Role {
     arguments: Vec<String>,
+    log: Option<PathBuf>,
     child: Child,
     pub client: Client,
 }
@@ -19,10 +24,26 @@ pub struct Role {
 impl Role {
     /// `tidemark ingest`, ready.
     pub fn ingest(beside: &Server) -> Self {
+        let (kafka, topic) = (beside.runtime().kafka, beside.topic());
+        Self::start(&["ingest", "--kafka", &kafka, "--topic", &topic], None)
+    }
+
+    /// A role on these servers, ready, with settings from `DIR/config.toml`. `name` is its log's.
+    pub fn on(cluster: &Cluster, role: &str, name: &str) -> Self {
+        let (kafka, clickhouse, redis) = (cluster.kafka(), cluster.clickhouse(), cluster.redis.url());
+        let config = cluster.dir().join("config.toml").display().to_string();
+        let mut arguments = vec![role, "--config", &config, "--kafka", &kafka];
+        if role != "ingest" {
+            arguments.extend(["--clickhouse", &clickhouse, "--redis", &redis]);
+        }
+        Self::start(&arguments, Some(cluster.dir().join(format!("{name}.log"))))
+    }
+
+    fn start(arguments: &[&str], log: Option<PathBuf>) -> Self {
         let address = format!("127.0.0.1:{}", free_port());
-        let kafka = beside.runtime().kafka;
-        let arguments = ["ingest", "--listen", &address, "--kafka", &kafka, "--topic", &beside.topic()].map(str::to_owned).to_vec();
-        let role = Self { child: spawned(&arguments), arguments, client: Client::new(format!("http://{address}")) };
+        let arguments: Vec<String> = arguments.iter().copied().chain(["--listen", &address]).map(str::to_owned).collect();
+        let child = spawned(&arguments, log.as_ref());
+        let role = Self { child, arguments, log, client: Client::new(format!("http://{address}")) };
         role.wait_ready();
         role
     }
@@ -33,23 +54,52 @@ impl Role {
 
     /// SIGKILL, and another process at the same address, ready.
     pub fn kill_and_restart(&mut self) {
+        self.kill();
+        self.restart();
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
         self.child.kill().expect("killing a child");
         self.child.wait().expect("waiting for a killed child");
-        self.child = spawned(&self.arguments);
+    }
+
+    /// Another process at the same address, ready.
+    pub fn restart(&mut self) {
+        self.child = spawned(&self.arguments, self.log.as_ref());
         self.wait_ready();
+    }
+
+    /// Stands still without closing its connections, or goes on.
+    pub fn freeze(&self, frozen: bool) {
+        signal(self.child.id(), if frozen { Signal::STOP } else { Signal::CONT });
+    }
+
+    /// SIGTERM, it ends well, and another process at the same address is ready.
+    pub fn stop_and_restart(&mut self) {
+        self.end();
+        self.restart();
+    }
+
+    fn end(&mut self) {
+        terminate(self.child.id());
+        let ended = wait::until("the role stops", DEADLINE, || self.child.try_wait().expect("waiting for a child"));
+        assert!(ended.success(), "after SIGTERM {:?} ended with {ended}", self.arguments);
     }
 
     /// SIGTERM, and it ends well.
     pub fn stop(mut self) {
-        terminate(self.child.id());
-        let ended = wait::until("the role stops", DEADLINE, || self.child.try_wait().expect("waiting for a child"));
-        assert!(ended.success(), "after SIGTERM the role ended with {ended}");
+        self.end();
     }
 }
 
-fn spawned(arguments: &[String]) -> Child {
+fn spawned(arguments: &[String], log: Option<&PathBuf>) -> Child {
     let mut command = Command::new(binary());
     command.args(arguments).stdin(Stdio::null());
+    if let Some(log) = log {
+        let file = File::options().create(true).append(true).open(log).expect("opening a role's log");
+        command.stdout(file.try_clone().expect("a second handle")).stderr(file);
+    }
     command.spawn().unwrap_or_else(|error| panic!("{} cannot be started: {error}", binary().display()))
 }
 

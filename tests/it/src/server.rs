@@ -29,6 +29,10 @@ const LOG_LINES: usize = 40;
 /// Two servers at a time would be too much for two cores.
 static ALONE: Mutex<()> = Mutex::new(());
 
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Where a server lives: it can be started here, killed, and started again.
 #[derive(Debug)]
 pub struct Site {
@@ -77,7 +81,7 @@ pub fn binary() -> PathBuf {
 impl Site {
     /// `config` is TOML: only what differs from the default.
     pub fn new(config: &str) -> Self {
-        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let alone = alone();
         let dir = tempfile::Builder::new().prefix("tidemark-it-").tempdir().expect("a temporary directory");
         let site = Self { dir, port: free_port(), _alone: alone };
         site.configure(config);

@@ -14,3 +14,4 @@ mod metrics;
 mod raw;
 mod read_your_write;
 mod roles;
+mod scaled;

@@ -1,0 +1,181 @@
+//! The servers that scaled-out roles share, as processes of the test's own: Kafka brokers, the ClickHouse engine, Redis.
+
+use crate::redis::Redis;
+use crate::server::{alone, binary, free_port};
+use crate::wait;
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::MutexGuard;
+use std::time::Duration;
+
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// One of the servers. Dropped, it is killed.
+#[derive(Debug)]
+struct Node {
+    command: Vec<String>,
+    log: PathBuf,
+    child: Child,
+}
+
+impl Node {
+    fn start(command: Vec<String>, log: PathBuf) -> Self {
+        let child = spawned(&command, &log);
+        Self { command, log, child }
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().expect("killing a child");
+        self.child.wait().expect("waiting for a killed child");
+    }
+
+    fn restart(&mut self) {
+        self.child = spawned(&self.command, &self.log);
+    }
+}
+
+fn spawned(command: &[String], log: &Path) -> Child {
+    let file = File::options().create(true).append(true).open(log).expect("opening a log");
+    let mut spawned = Command::new(&command[0]);
+    spawned.args(&command[1..]).stdin(Stdio::null()).stdout(file.try_clone().expect("a second handle")).stderr(file);
+    spawned.spawn().unwrap_or_else(|error| panic!("{} cannot be started: {error}", command[0]))
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// All servers of a deployment, answering.
+#[derive(Debug)]
+pub struct Cluster {
+    dir: tempfile::TempDir,
+    brokers: Vec<Node>,
+    ports: Vec<u16>,
+    engine: Node,
+    engine_port: u16,
+    pub redis: Redis,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Cluster {
+    pub fn start(brokers: u16) -> Self {
+        let alone = alone();
+        let dir = tempfile::Builder::new().prefix("tidemark-cluster-").tempdir().expect("a temporary directory");
+        let engines = engines();
+        let ports: Vec<u16> = (0..brokers).map(|_| free_port()).collect();
+        let controllers: Vec<u16> = (0..brokers).map(|_| free_port()).collect();
+        let nodes = (0..usize::from(brokers)).map(|n| broker(dir.path(), &engines, n, &ports, &controllers)).collect();
+        let engine_port = free_port();
+        let engine = [
+            binary().display().to_string(),
+            "__engine".into(),
+            "--library".into(),
+            engines.join("chdb/libchdb.so").display().to_string(),
+            "--data".into(),
+            dir.path().join("clickhouse").display().to_string(),
+            "--port".into(),
+            engine_port.to_string(),
+        ];
+        let engine = Node::start(engine.to_vec(), dir.path().join("engine.log"));
+        let cluster = Self { dir, brokers: nodes, ports, engine, engine_port, redis: Redis::start(), _alone: alone };
+        cluster.wait_kafka();
+        cluster.wait_engine();
+        cluster
+    }
+
+    pub fn kafka(&self) -> String {
+        self.ports.iter().map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>().join(",")
+    }
+
+    pub fn clickhouse(&self) -> String {
+        format!("http://127.0.0.1:{}", self.engine_port)
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn wait_kafka(&self) {
+        let client: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", self.kafka())
+            .set_log_level(rdkafka::config::RDKafkaLogLevel::Emerg)
+            .create()
+            .expect("a client");
+        wait::until("all brokers answer", DEADLINE, || {
+            let metadata = client.fetch_metadata(None, Duration::from_secs(2)).ok()?;
+            (metadata.brokers().len() == self.ports.len()).then_some(())
+        });
+    }
+
+    fn wait_engine(&self) {
+        let client = crate::client::Client::new(self.clickhouse());
+        wait::until("the engine answers", DEADLINE, || client.try_get("/ping").ok().filter(|reply| reply.status == 200));
+    }
+
+    pub fn kill_engine(&mut self) {
+        self.engine.kill();
+    }
+
+    pub fn restart_engine(&mut self) {
+        self.engine.restart();
+        self.wait_engine();
+    }
+
+    pub fn kill_broker(&mut self, n: usize) {
+        self.brokers[n].kill();
+    }
+
+    pub fn restart_broker(&mut self, n: usize) {
+        self.brokers[n].restart();
+        self.wait_kafka();
+    }
+}
+
+/// Where `scripts/setup.sh` has put Kafka and the engine's library.
+fn engines() -> PathBuf {
+    let given = std::env::var_os("TIDEMARK_ENGINES").map(PathBuf::from);
+    given.unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/../../engines").into())
+}
+
+/// A broker that is also a controller, as `embedded/src/broker.rs` has it, of as many as there are ports.
+fn broker(dir: &Path, engines: &Path, n: usize, ports: &[u16], controllers: &[u16]) -> Node {
+    let voters = controllers.iter().enumerate().map(|(n, port)| format!("{}@127.0.0.1:{port}", n + 1)).collect::<Vec<_>>().join(",");
+    let copies = ports.len().min(3);
+    let (data, id) = (dir.join(format!("kafka-{}", n + 1)), n + 1);
+    let properties = format!(
+        "process.roles=broker,controller\nnode.id={id}\ncontroller.quorum.voters={voters}\n\
+         listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
+         advertised.listeners=PLAINTEXT://127.0.0.1:{port}\ncontroller.listener.names=CONTROLLER\ninter.broker.listener.name=PLAINTEXT\n\
+         log.dirs={data}\nauto.create.topics.enable=false\ndefault.replication.factor={copies}\nmin.insync.replicas={insync}\n\
+         offsets.topic.replication.factor={copies}\noffsets.topic.num.partitions=4\ntransaction.state.log.replication.factor={copies}\n\
+         transaction.state.log.min.isr={insync}\ntransaction.state.log.num.partitions=4\nlog.segment.bytes=134217728\n\
+         num.network.threads=2\nnum.io.threads=4\nlog.cleaner.dedupe.buffer.size=16777216\nlog.retention.hours=-1\n\
+         log.message.timestamp.type=CreateTime\ngroup.initial.rebalance.delay.ms=0\ngroup.min.session.timeout.ms=1000\n\
+         broker.session.timeout.ms=6000\n",
+        port = ports[n],
+        controller = controllers[n],
+        data = data.display(),
+        insync = copies.div_ceil(2),
+    );
+    let file = dir.join(format!("kafka-{id}.properties"));
+    fs::write(&file, properties).expect("writing a broker's settings");
+    let java = |arguments: &[&str]| -> Vec<String> {
+        let classes = format!("{}/kafka/lib/*", engines.display());
+        let flags = ["java", "-Xms64m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.awt.headless=true"];
+        let logging = concat!("-Dlog4j2.configurationFile=", env!("CARGO_MANIFEST_DIR"), "/../../embedded/engines/log4j2.properties");
+        let logs = format!("-Dtidemark.logs={}", dir.join(format!("kafka-{id}-logs")).display());
+        flags.iter().copied().chain([logs.as_str(), logging, "-cp", &classes]).chain(arguments.iter().copied()).map(str::to_owned).collect()
+    };
+    let settings = file.display().to_string();
+    let format = java(&["kafka.tools.StorageTool", "format", "--cluster-id", "VGlkZW1hcmstdGVzdHMtMQ", "--config", &settings]);
+    let log = dir.join(format!("kafka-{id}.log"));
+    let formatted = spawned(&format, &log).wait().expect("waiting for a child");
+    assert!(formatted.success(), "formatting a broker's directory: {}", fs::read_to_string(&log).unwrap_or_default());
+    Node::start(java(&["kafka.Kafka", &settings]), log)
+}
