@@ -1,5 +1,6 @@
 //! The servers that scaled-out roles share, as processes of the test's own: Kafka brokers, the ClickHouse engine, Redis.
 
+use crate::proxy::Proxy;
 use crate::redis::Redis;
 use crate::server::{alone, binary, free_port};
 use crate::wait;
@@ -51,12 +52,22 @@ impl Drop for Node {
     }
 }
 
+/// Where a role finds the servers.
+#[derive(Clone, Debug)]
+pub struct Endpoints {
+    pub kafka: String,
+    pub clickhouse: String,
+    pub redis: String,
+}
+
 /// All servers of a deployment, answering.
 #[derive(Debug)]
 pub struct Cluster {
     dir: tempfile::TempDir,
     brokers: Vec<Node>,
     ports: Vec<u16>,
+    /// Where each broker sends clients that have come by `proxies`.
+    proxies: Vec<Proxy>,
     engine: Node,
     engine_port: u16,
     pub redis: Redis,
@@ -70,7 +81,12 @@ impl Cluster {
         let engines = engines();
         let ports: Vec<u16> = (0..brokers).map(|_| free_port()).collect();
         let controllers: Vec<u16> = (0..brokers).map(|_| free_port()).collect();
-        let nodes = (0..usize::from(brokers)).map(|n| broker(dir.path(), &engines, n, &ports, &controllers)).collect();
+        let doors: Vec<u16> = (0..brokers).map(|_| free_port()).collect();
+        let proxies: Vec<Proxy> = doors.iter().map(|port| Proxy::to(*port)).collect();
+        let listeners: Vec<Listeners> = (0..usize::from(brokers))
+            .map(|n| Listeners { own: ports[n], controller: controllers[n], door: doors[n], proxy: proxies[n].port() })
+            .collect();
+        let nodes = (0..listeners.len()).map(|n| broker(dir.path(), &engines, n, &listeners)).collect();
         let engine_port = free_port();
         let engine = [
             binary().display().to_string(),
@@ -83,7 +99,7 @@ impl Cluster {
             engine_port.to_string(),
         ];
         let engine = Node::start(engine.to_vec(), dir.path().join("engine.log"));
-        let cluster = Self { dir, brokers: nodes, ports, engine, engine_port, redis: Redis::start(), _alone: alone };
+        let cluster = Self { dir, brokers: nodes, ports, proxies, engine, engine_port, redis: Redis::start(), _alone: alone };
         cluster.wait_kafka();
         cluster.wait_engine();
         cluster
@@ -91,6 +107,23 @@ impl Cluster {
 
     pub fn kafka(&self) -> String {
         self.ports.iter().map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>().join(",")
+    }
+
+    /// Kafka by way of proxies, which [`Cluster::silence_kafka`] silences.
+    pub fn kafka_by_proxies(&self) -> String {
+        self.proxies.iter().map(|proxy| format!("127.0.0.1:{}", proxy.port())).collect::<Vec<_>>().join(",")
+    }
+
+    pub fn silence_kafka(&self, silent: bool) {
+        self.proxies.iter().for_each(|proxy| proxy.silence(silent));
+    }
+
+    pub fn endpoints(&self) -> Endpoints {
+        Endpoints { kafka: self.kafka(), clickhouse: self.clickhouse(), redis: self.redis.url() }
+    }
+
+    pub fn clickhouse_port(&self) -> u16 {
+        self.engine_port
     }
 
     pub fn clickhouse(&self) -> String {
@@ -143,23 +176,32 @@ fn engines() -> PathBuf {
     given.unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/../../engines").into())
 }
 
-/// A broker that is also a controller, as `embedded/src/broker.rs` has it, of as many as there are ports.
-fn broker(dir: &Path, engines: &Path, n: usize, ports: &[u16], controllers: &[u16]) -> Node {
-    let voters = controllers.iter().enumerate().map(|(n, port)| format!("{}@127.0.0.1:{port}", n + 1)).collect::<Vec<_>>().join(",");
-    let copies = ports.len().min(3);
+/// A broker's ports: its own, its controller's, and the door behind its proxy.
+#[derive(Debug)]
+struct Listeners {
+    own: u16,
+    controller: u16,
+    door: u16,
+    proxy: u16,
+}
+
+/// A broker that is also a controller, as `embedded/src/broker.rs` has it, the n-th of these.
+fn broker(dir: &Path, engines: &Path, n: usize, all: &[Listeners]) -> Node {
+    let voters = all.iter().enumerate().map(|(n, of)| format!("{}@127.0.0.1:{}", n + 1, of.controller)).collect::<Vec<_>>().join(",");
+    let copies = all.len().min(3);
+    let Listeners { own, controller, door, proxy } = &all[n];
     let (data, id) = (dir.join(format!("kafka-{}", n + 1)), n + 1);
     let properties = format!(
         "process.roles=broker,controller\nnode.id={id}\ncontroller.quorum.voters={voters}\n\
-         listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
-         advertised.listeners=PLAINTEXT://127.0.0.1:{port}\ncontroller.listener.names=CONTROLLER\ninter.broker.listener.name=PLAINTEXT\n\
+         listeners=PLAINTEXT://127.0.0.1:{own},DOOR://127.0.0.1:{door},CONTROLLER://127.0.0.1:{controller}\n\
+         listener.security.protocol.map=PLAINTEXT:PLAINTEXT,DOOR:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
+         advertised.listeners=PLAINTEXT://127.0.0.1:{own},DOOR://127.0.0.1:{proxy}\ncontroller.listener.names=CONTROLLER\ninter.broker.listener.name=PLAINTEXT\n\
          log.dirs={data}\nauto.create.topics.enable=false\ndefault.replication.factor={copies}\nmin.insync.replicas={insync}\n\
          offsets.topic.replication.factor={copies}\noffsets.topic.num.partitions=4\ntransaction.state.log.replication.factor={copies}\n\
          transaction.state.log.min.isr={insync}\ntransaction.state.log.num.partitions=4\nlog.segment.bytes=134217728\n\
          num.network.threads=2\nnum.io.threads=4\nlog.cleaner.dedupe.buffer.size=16777216\nlog.retention.hours=-1\n\
          log.message.timestamp.type=CreateTime\ngroup.initial.rebalance.delay.ms=0\ngroup.min.session.timeout.ms=1000\n\
          broker.session.timeout.ms=6000\n",
-        port = ports[n],
-        controller = controllers[n],
         data = data.display(),
         insync = copies.div_ceil(2),
     );

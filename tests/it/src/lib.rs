@@ -10,6 +10,8 @@ pub mod cluster;
 pub mod data;
 pub mod expected;
 pub mod figure;
+pub mod freshness;
+pub mod proxy;
 pub mod question;
 pub mod recount;
 pub mod redis;

@@ -34,6 +34,10 @@ impl Redis {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     fn wait_ready(&self) {
         wait::until("redis answers", DEADLINE, || (self.try_ask(&["PING"])? == "+PONG").then_some(()));
     }

@@ -1,7 +1,7 @@
 //! A role of the built binary as a process: beside a server, on that server's Kafka, or on servers of the test's own.
 
 use crate::client::Client;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Endpoints};
 use crate::server::{Server, binary, free_port, signal, terminate};
 use crate::wait;
 use rustix::process::Signal;
@@ -30,11 +30,15 @@ impl Role {
 
     /// A role on these servers, ready, with settings from `DIR/config.toml`. `name` is its log's.
     pub fn on(cluster: &Cluster, role: &str, name: &str) -> Self {
-        let (kafka, clickhouse, redis) = (cluster.kafka(), cluster.clickhouse(), cluster.redis.url());
+        Self::at(cluster, &cluster.endpoints(), role, name)
+    }
+
+    /// The same by other ways to the servers.
+    pub fn at(cluster: &Cluster, servers: &Endpoints, role: &str, name: &str) -> Self {
         let config = cluster.dir().join("config.toml").display().to_string();
-        let mut arguments = vec![role, "--config", &config, "--kafka", &kafka];
+        let mut arguments = vec![role, "--config", &config, "--kafka", &servers.kafka];
         if role != "ingest" {
-            arguments.extend(["--clickhouse", &clickhouse, "--redis", &redis]);
+            arguments.extend(["--clickhouse", &servers.clickhouse, "--redis", &servers.redis]);
         }
         Self::start(&arguments, Some(cluster.dir().join(format!("{name}.log"))))
     }

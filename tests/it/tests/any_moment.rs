@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use std::ops::Range;
+use std::time::Duration;
 use tidemark_tests::chance::Chance;
 use tidemark_tests::client::Position;
 use tidemark_tests::data;
@@ -10,8 +11,12 @@ use tidemark_tests::question::{Answer, Question};
 use tidemark_tests::recount::Recount;
 use tidemark_tests::sending::{Manner, Pace, by_http};
 use tidemark_tests::server::{Server, Site};
+use tidemark_tests::wait;
 
 const ANSWERS: usize = 200;
+/// By this answer an epoch has been closed: the sender waits for it.
+const CLOSED_BY: usize = 40;
+const DEADLINE: Duration = Duration::from_secs(60);
 const MANNER: Manner = Manner { batch: 50, clients: 2, persistent: false };
 
 /// Takes answers while January is sent; during `pause` (numbers of answers) a layer stands still.
@@ -58,6 +63,9 @@ fn take(
     let mut stood: Option<Value> = None;
     for (n, moment) in chance.moments(ANSWERS, batches).into_iter().enumerate() {
         wait_for(moment);
+        if n == CLOSED_BY {
+            wait::until("an epoch is closed", DEADLINE, || (server.client.status()["reconciliation"]["closed"] != 0).then_some(()));
+        }
         if let Some((layer, during)) = pause {
             if n == during.start {
                 server.client.steer(layer, "pause");
