@@ -1,6 +1,6 @@
 # The doors to everything here; the work itself is in scripts/. `make` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup build up test check bench bench-micro bench-compare accept-main accept-speed
+.PHONY: help setup build up test check bench bench-micro bench-compare accept-main accept-speed accept-scale
 
 # Further words for the program: make up ARGS="--listen 127.0.0.1:9000"
 ARGS ?=
@@ -45,3 +45,6 @@ accept-main: setup build ## everything that the main job must show, as a table (
 
 accept-speed: setup build ## how fast everything must be, and is: target and result side by side
 	tests/accept-speed.py
+
+accept-scale: setup build ## every role in processes of its own, killed, scaled and cut off: answers judged, freshness measured
+	tests/accept-scale.sh

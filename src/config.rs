@@ -15,6 +15,7 @@ use tidemark_core::epoch::EpochBits;
 use tidemark_core::event::Limits;
 use tidemark_core::generation::{Generation, Rules};
 use tidemark_core::view::Views;
+use tidemark_history::clickhouse::Tables;
 use tidemark_topic::Membership;
 
 /// The manual, and the defaults: there is no second list of them.
@@ -123,8 +124,22 @@ pub struct ClickHouse {
     pub database: String,
     pub user: String,
     pub password: String,
+    replicated: bool,
+    cluster: String,
+    replica_path: String,
+    pub connections: usize,
     pub memory_mib: u64,
     pub port: u16,
+}
+
+impl ClickHouse {
+    pub fn tables(&self) -> Tables {
+        if !self.replicated {
+            return Tables::Own;
+        }
+        let cluster = (!self.cluster.is_empty()).then(|| self.cluster.clone());
+        Tables::Replicated { cluster, path: self.replica_path.clone() }
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -88,8 +88,16 @@ pub fn need_servers(config: &Config, role: &str, redis: bool) -> Result<()> {
 
 pub async fn open_history(config: &Config, url: &str, rules: &Rules) -> Result<ClickHouse> {
     let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-    let crate::config::ClickHouse { database, user, password, .. } = &config.clickhouse;
-    let server = Server { url: url.to_owned(), database: database.clone(), user: given(user), password: given(password) };
+    let crate::config::ClickHouse { database, user, password, connections, .. } = &config.clickhouse;
+    let server = Server {
+        // One, or several with commas.
+        urls: url.split(',').map(|url| url.trim().to_owned()).filter(|url| !url.is_empty()).collect(),
+        database: database.clone(),
+        user: given(user),
+        password: given(password),
+        tables: config.clickhouse.tables(),
+        connections: *connections,
+    };
     let deadline = tokio::time::Instant::now() + START_DEADLINE;
     loop {
         match ClickHouse::open(&server, &config.kafka.topic, rules.clone()).await {

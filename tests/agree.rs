@@ -19,6 +19,7 @@ use tidemark_core::window::{Buckets, Level, Step, TimeRange, WINDOW_MS};
 use tidemark_embedded::{DataDir, Embedded, EmbeddedOptions, EngineCommand};
 use tidemark_history::block::BlockBuilder;
 use tidemark_history::clickhouse::{ClickHouse, Server};
+use tidemark_history::ledger::{Entry, LedgerRow};
 use tidemark_history::raw;
 use tidemark_history::rows::{RawKind, RawRecord};
 use tidemark_history::{EpochCells, History as _, Marks};
@@ -166,7 +167,7 @@ async fn engine(dir: &Path) -> Embedded {
 }
 
 fn server(embedded: &Embedded, database: &str) -> Server {
-    Server { url: embedded.runtime().clickhouse, database: database.into(), user: None, password: None }
+    Server::at(embedded.runtime().clickhouse, database)
 }
 
 #[test]
@@ -260,4 +261,56 @@ async fn a_history_of_the_first_version_is_taken_over() {
     assert!(parts.contains("parts: 1"), "{parts}");
     check_old().await;
     embedded.stop().await;
+}
+
+/// Two servers of one history, of which one lags behind: it answers nothing before it has all that is closed, and when the
+/// other one is gone it answers alone.
+#[tokio::test]
+async fn a_replica_answers_only_when_it_has_all_that_is_closed() {
+    let dirs = [tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory")];
+    let (first, second) = (engine(dirs[0].path()).await, engine(dirs[1].path()).await);
+    let rules = Arc::new(rules());
+    let open = async |urls: &[String]| {
+        let server = Server { urls: urls.to_vec(), ..Server::at("", "replicas") };
+        ClickHouse::open(&server, "agree", (*rules).clone()).await.expect("opened")
+    };
+    let urls = [first.runtime().clickhouse, second.runtime().clickhouse];
+    let (ahead, behind, both) = (open(&urls[..1]).await, open(&urls[1..]).await, open(&urls).await);
+    let payload = |n| Some(format!(r#"{{"event_type":"UA","product_id":"EWR-IAH","timestamp":{},"event_id":"{n}"}}"#, FROM + n));
+    let records: Vec<Option<String>> = (0..64).map(payload).collect();
+    let (mut tide, block) = crate::both(Partition(0), &rules, &records);
+    let block = block.finish().0.expect("the epoch is not empty");
+    let segment = tide.closable(rules.epoch_bits.end_of(Epoch(0))).expect("complete");
+    let write = async |history: &ClickHouse| {
+        for rows in block.inserts(&block.part_keys()) {
+            history.insert(&rows, "replicas").await.expect("inserted");
+        }
+        let (tally, fold) = (segment.tally(), segment.fold());
+        let row = LedgerRow { partition: Partition(0), epoch: Epoch(0), entry: Entry::Closed, tally, fold, at_ms: NOW };
+        history.record(&row).await.expect("recorded");
+    };
+    write(&ahead).await;
+    let question = Question {
+        range: TimeRange::default(),
+        buckets: Buckets::new(Step::Total, None).expect("no zone"),
+        group_by: vec![],
+        filters: BTreeMap::new(),
+        only_counts: true,
+    };
+    let marks = Marks::from([(Partition(0), Mark::START.advanced())]);
+    let count = async |history: &ClickHouse| {
+        let rows = history.answer(ViewId(0), &question, &Groups::All, &marks).await;
+        rows.map(|rows| rows.values().map(|cell| cell.count).sum::<u64>())
+    };
+    assert_eq!(count(&behind).await.expect("answered"), 0, "what it would say");
+    for _ in 0..4 {
+        assert_eq!(count(&both).await.expect("answered"), 64);
+    }
+    write(&behind).await;
+    first.stop().await;
+    for _ in 0..4 {
+        // The first question may be the one that finds the first server gone, and with it the ledger.
+        assert_eq!(count(&both).await.expect("answered"), 64);
+    }
+    second.stop().await;
 }

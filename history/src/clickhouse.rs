@@ -1,8 +1,10 @@
 //! The door to ClickHouse: its HTTP interface, by the official client. The embedded engine speaks the same.
 
 mod disk;
+mod nodes;
 
 pub use disk::Occupied;
+pub use nodes::{Server, Tables};
 
 use crate::answers::{CellRow, CellsRow, CountRow, CountsRow, EpochCellRow, rows_of};
 use crate::block::DUPLICATE;
@@ -11,12 +13,11 @@ use crate::raw::Epochs;
 use crate::rows::{Found, Month, PartKey, RawKind, RawRecord, RowBlock, RowCount, Table};
 use crate::sql::Select;
 use crate::{DeadLetter, DeadLetterQuery, EpochCells, Error, History, Marks, schema, sql};
-use clickhouse::{Client, Row};
-use hyper_util::client::legacy::{Client as HyperClient, connect::HttpConnector};
-use hyper_util::rt::TokioExecutor;
+use clickhouse::Row;
+use nodes::{Node, Nodes, QUERY_DEADLINE};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use std::future::Future;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tidemark_core::amount::Amount;
 use tidemark_core::cell::{Cell, Tally};
@@ -29,37 +30,16 @@ use tidemark_core::question::{Groups, Question, Rows};
 use tidemark_core::view::ViewId;
 use tidemark_core::window::Level;
 
-/// Where the engine is, and the database that holds this topic's history.
-#[derive(Clone, Debug)]
-pub struct Server {
-    pub url: String,
-    pub database: String,
-    pub user: Option<String>,
-    pub password: Option<String>,
-}
-
-/// An answer for people must come sooner than they give up; what takes longer is refused by the engine itself.
-const QUERY_DEADLINE: Duration = Duration::from_secs(30);
-
 /// Below the batch group's session timeout, so that an owner that loses its partition has no insert of unknown fate.
 pub const INSERT_DEADLINE: Duration = Duration::from_secs(20);
 
 /// A history in ClickHouse.
 #[derive(Clone, Debug)]
 pub struct ClickHouse {
-    client: DebugClient,
-    url: String,
+    nodes: Arc<Nodes>,
+    tables: Tables,
     topic: String,
     rules: Rules,
-}
-
-#[derive(Clone)]
-struct DebugClient(Client);
-
-impl std::fmt::Debug for DebugClient {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("clickhouse::Client")
-    }
 }
 
 #[derive(Row, Deserialize)]
@@ -72,6 +52,12 @@ struct ExtentRow {
 #[derive(Row, Deserialize)]
 struct FoundRow {
     part: u32,
+    n: u64,
+    fold: u64,
+}
+
+#[derive(PartialEq, Row, Deserialize)]
+struct SumRow {
     n: u64,
     fold: u64,
 }
@@ -127,31 +113,20 @@ struct GenerationRow {
     rules: String,
 }
 
-fn client(server: &Server) -> Client {
-    let mut connector = HttpConnector::new();
-    connector.set_nodelay(true);
-    connector.set_connect_timeout(Some(Duration::from_secs(5)));
-    let http = HyperClient::builder(TokioExecutor::new()).pool_idle_timeout(Duration::from_secs(2)).build(connector);
-    let mut client = Client::with_http_client(http).with_url(&server.url).with_compression(clickhouse::Compression::None);
-    if let Some(user) = &server.user {
-        client = client.with_user(user);
-    }
-    if let Some(password) = &server.password {
-        client = client.with_password(password);
-    }
-    client
-}
-
 impl ClickHouse {
     /// Connects, creates what is missing, and refuses a history that was written under other rules.
     pub async fn open(server: &Server, topic: &str, rules: Rules) -> Result<Self, Error> {
-        let bare = Self { client: DebugClient(client(server)), url: server.url.clone(), topic: topic.to_owned(), rules };
         let database = &server.database;
         if !database.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') || database.is_empty() {
             return Err(Error::OtherRules(format!("`{database}` cannot be a database name; use letters, digits and _")));
         }
-        bare.execute(&format!("CREATE DATABASE IF NOT EXISTS {database}")).await?;
-        let history = Self { client: DebugClient(bare.client.0.with_database(database)), ..bare };
+        if server.urls.is_empty() {
+            return Err(Error::OtherRules("no server of ClickHouse is named".into()));
+        }
+        let create = format!("CREATE DATABASE IF NOT EXISTS {database}{}", server.tables.on_cluster());
+        Nodes::new(server, None).primary(async |node| node.execute(&create).await).await?;
+        let nodes = Arc::new(Nodes::new(server, Some(database)));
+        let history = Self { nodes, tables: server.tables.clone(), topic: topic.to_owned(), rules };
         history.migrate().await?;
         Ok(history)
     }
@@ -161,7 +136,7 @@ impl ClickHouse {
     }
 
     async fn migrate(&self) -> Result<(), Error> {
-        self.execute(&schema::generations()).await?;
+        self.execute(&schema::generations(&self.tables)).await?;
         let generation = self.rules.generation;
         let known: Vec<GenerationRow> =
             self.select(&format!("SELECT topic, rules FROM generations WHERE generation = {generation}")).await?;
@@ -180,7 +155,7 @@ impl ClickHouse {
                 )));
             }
         }
-        for (version, statements) in schema::migrations(&self.rules) {
+        for (version, statements) in schema::migrations(&self.rules, &self.tables) {
             for statement in statements {
                 self.execute(&statement).await?;
             }
@@ -194,71 +169,92 @@ impl ClickHouse {
     }
 
     async fn execute(&self, statement: &str) -> Result<(), Error> {
-        self.within(QUERY_DEADLINE, self.client.0.query(statement).with_setting("wait_end_of_query", "1").execute()).await
+        self.nodes.primary(async |node| node.execute(statement).await).await
     }
 
     async fn select<R>(&self, query: &str) -> Result<Vec<R>, Error>
     where
         R: for<'a> Row<Value<'a> = R> + DeserializeOwned + Send + 'static,
     {
-        self.within(QUERY_DEADLINE, self.reading(query).fetch_all::<R>()).await
-    }
-
-    /// Reads are small: a second thread, compiling expressions, and other threads for reading files that are in memory
-    /// anyway cost more than they bring.
-    fn reading(&self, query: &str) -> clickhouse::query::Query {
-        let query = self.client.0.query(query).with_setting("max_threads", "1").with_setting("local_filesystem_read_method", "pread");
-        query.with_setting("compile_expressions", "0").with_setting("compile_aggregate_expressions", "0")
-    }
-
-    async fn within<T>(&self, deadline: Duration, answer: impl Future<Output = clickhouse::error::Result<T>> + Send) -> Result<T, Error> {
-        match tokio::time::timeout(deadline, answer).await {
-            Ok(answer) => answer.map_err(|error| self.explain(&error)),
-            Err(_) => Err(Error::Unavailable { url: self.url.clone(), reason: format!("no answer within {} s", deadline.as_secs()) }),
-        }
-    }
-
-    fn explain(&self, error: &clickhouse::error::Error) -> Error {
-        let reason = error.to_string();
-        match error {
-            clickhouse::error::Error::BadResponse(text) => match exception_code(text) {
-                Some(code) => Error::Refused { code, reason: text.clone() },
-                None => Error::Unavailable { url: self.url.clone(), reason },
-            },
-            clickhouse::error::Error::Network(_) | clickhouse::error::Error::TimedOut => {
-                let cause = std::error::Error::source(error).map(|cause| format!(" ({cause:?})")).unwrap_or_default();
-                Error::Unavailable { url: self.url.clone(), reason: reason + &cause }
+        let mut answer = self.nodes.primary(async |node| node.select(query).await).await;
+        // What is only read may be asked again, of the next one.
+        for _ in 1..self.nodes.len() {
+            if !matches!(answer, Err(Error::Unavailable { .. })) {
+                break;
             }
-            _ => Error::Nonsense(reason),
+            answer = self.nodes.primary(async |node| node.select(query).await).await;
         }
+        answer
     }
 
-    async fn extent_of(&self, query: String) -> Result<Option<(i64, i64)>, Error> {
-        let rows: Vec<ExtentRow> = self.select(&query).await?;
-        Ok(rows.first().filter(|row| row.n > 0).map(|row| (row.lo, row.hi)))
+    /// Waits until the server that is written to has, of these tables, all that any of the servers has.
+    async fn catch_up(&self, tables: &[String]) -> Result<(), Error> {
+        if self.tables == Tables::Own {
+            return Ok(());
+        }
+        for table in tables {
+            self.execute(&format!("SYSTEM SYNC REPLICA {table} LIGHTWEIGHT")).await?;
+        }
+        Ok(())
     }
 
-    /// The calendar buckets that the answer can fall into.
-    async fn calendar_starts<E>(&self, question: &Question, extent: impl FnOnce() -> E + Send) -> Result<Option<Vec<i64>>, Error>
-    where
-        E: Future<Output = Result<Option<(i64, i64)>, Error>> + Send,
-    {
-        if !question.buckets.is_calendar() {
-            return Ok(Some(Vec::new()));
+    async fn catch_up_with_ledger(&self) -> Result<(), Error> {
+        self.catch_up(&["ledger".to_owned()]).await
+    }
+
+    /// Refuses a server that lacks cells of epochs below the marks.
+    async fn must_be_whole(&self, node: &Node, marks: &Marks) -> Result<(), Error> {
+        let known = node.seen_whole();
+        if self.nodes.len() == 1 || marks.iter().all(|(partition, mark)| known.get(partition).is_some_and(|known| known >= mark)) {
+            return Ok(());
         }
-        let (from, to) = match (question.range.from_ms, question.range.to_ms) {
-            (Some(from), Some(to)) => (from, to),
-            (from, to) => {
-                let Some((first, last)) = extent().await? else { return Ok(None) };
-                (from.unwrap_or(first), to.unwrap_or(last + Level::FiveMinutes.ms()))
+        let closed: Vec<SumRow> = self.select(&sql::closed_between(self.rules.generation, &known, marks)).await?;
+        let held: Vec<SumRow> = node.select(&sql::held_between(&self.rules, &known, marks)).await?;
+        let tables = self.rules.views.len() * Level::ALL.len();
+        if closed.len() != 1 || held.len() != tables || held.iter().any(|sums| *sums != closed[0]) {
+            return Err(node.unavailable("it does not have all that is closed yet".into()));
+        }
+        node.is_whole_below(marks);
+        Ok(())
+    }
+
+    async fn answer_by(&self, node: &Node, view: ViewId, question: &Question, groups: &Groups, marks: &Marks) -> Result<Rows, Error> {
+        let extent = || sql::extent(&self.rules, view, marks);
+        let Some(starts) = calendar_starts(node, question, extent).await? else { return Ok(Rows::new()) };
+        let Some(select) = sql::answer(&self.rules, view, question, groups, marks, &starts) else { return Ok(Rows::new()) };
+        Ok(match select {
+            Select::Buckets(query) if question.only_counts => rows_of::<CountRow>(node.select(&query).await?),
+            Select::Buckets(query) => rows_of::<CellRow>(node.select(&query).await?),
+            Select::Groups(query) => rows_of(node.select::<CellsRow>(&query).await?.into_iter().flat_map(Vec::<CellRow>::from)),
+            Select::Counts { text, first_secs, width_secs } => {
+                rows_of(node.select::<CountsRow>(&text).await?.into_iter().flat_map(|row| row.rows(first_secs, width_secs)))
             }
-        };
-        // An open range that begins after all that is closed, or ends before it, has no buckets here.
-        if from >= to {
-            return Ok(None);
-        }
-        question.buckets.starts(from, to).map(Some).map_err(|error| Error::Nonsense(error.to_string()))
+        })
     }
+}
+
+async fn extent_of(node: &Node, query: &str) -> Result<Option<(i64, i64)>, Error> {
+    let rows: Vec<ExtentRow> = node.select(query).await?;
+    Ok(rows.first().filter(|row| row.n > 0).map(|row| (row.lo, row.hi)))
+}
+
+/// The calendar buckets that the answer can fall into.
+async fn calendar_starts(node: &Node, question: &Question, extent: impl FnOnce() -> String) -> Result<Option<Vec<i64>>, Error> {
+    if !question.buckets.is_calendar() {
+        return Ok(Some(Vec::new()));
+    }
+    let (from, to) = match (question.range.from_ms, question.range.to_ms) {
+        (Some(from), Some(to)) => (from, to),
+        (from, to) => {
+            let Some((first, last)) = extent_of(node, &extent()).await? else { return Ok(None) };
+            (from.unwrap_or(first), to.unwrap_or(last + Level::FiveMinutes.ms()))
+        }
+    };
+    // An open range that begins after all that is closed, or ends before it, has no buckets here.
+    if from >= to {
+        return Ok(None);
+    }
+    question.buckets.starts(from, to).map(Some).map_err(|error| Error::Nonsense(error.to_string()))
 }
 
 /// The number in `Code: 60. DB::Exception: …`.
@@ -273,28 +269,37 @@ impl History for ClickHouse {
             Table::Events => ("events", schema::EVENT_COLUMNS),
             Table::DeadLetters => ("dead_letters", schema::DEAD_LETTER_COLUMNS),
         };
-        let insert = async {
-            let mut insert = self
-                .client
-                .0
-                .insert_formatted_with(format!("INSERT INTO {table} ({columns}) FORMAT RowBinary"))
-                .with_setting("insert_deduplication_token", token)
-                .with_setting("insert_deduplicate", "1")
-                .with_setting("deduplicate_blocks_in_dependent_materialized_views", "1")
-                .with_setting("async_insert", "0")
-                // A view's rows are grouped already.
-                .with_setting("optimize_on_insert", "0")
-                .with_setting("max_partitions_per_insert_block", "0")
-                .with_setting("wait_end_of_query", "1");
-            for piece in &block.pieces {
-                insert.send(piece.clone()).await?;
-            }
-            insert.end().await
+        let insert = async |node: &Node| {
+            let sending = async {
+                let mut insert = node
+                    .client()
+                    .insert_formatted_with(format!("INSERT INTO {table} ({columns}) FORMAT RowBinary"))
+                    .with_setting("insert_deduplication_token", token)
+                    .with_setting("insert_deduplicate", "1")
+                    .with_setting("deduplicate_blocks_in_dependent_materialized_views", "1")
+                    .with_setting("async_insert", "0")
+                    // A view's rows are grouped already.
+                    .with_setting("optimize_on_insert", "0")
+                    .with_setting("max_partitions_per_insert_block", "0")
+                    .with_setting("wait_end_of_query", "1");
+                if self.tables != Tables::Own {
+                    // What is acknowledged is on most servers.
+                    insert = insert.with_setting("insert_quorum", "auto");
+                }
+                for piece in &block.pieces {
+                    insert.send(piece.clone()).await?;
+                }
+                insert.end().await
+            };
+            node.within(INSERT_DEADLINE, sending).await
         };
-        self.within(INSERT_DEADLINE, insert).await
+        self.nodes.primary(insert).await
     }
 
     async fn found(&self, partition: Partition, range: OffsetRange) -> Result<Found, Error> {
+        // What is found missing is written again: it must not be there, only not here yet.
+        let rollups = self.rollup_tables();
+        self.catch_up(&[&["events".to_owned(), "dead_letters".to_owned()], &rollups[..]].concat()).await?;
         let place = sql::in_range(partition, range.from().get(), range.to().get());
         let events = format!(
             "SELECT toYYYYMM(timestamp) AS part, count() AS n, sum(intHash64(offset)) AS fold FROM events WHERE {place} GROUP BY part"
@@ -306,14 +311,18 @@ impl History for ClickHouse {
     }
 
     async fn visit_cells(&self, of: EpochCells, mut visit: impl FnMut(i64, &[&str], &Cell) + Send) -> Result<(), Error> {
-        let rows = async {
-            let mut rows = self.reading(&sql::cells(&self.rules, of)).fetch::<EpochCellRow<'_>>()?;
-            while let Some(row) = rows.next().await? {
-                visit(row.bucket_ms(), row.values(), &row.cell());
-            }
-            Ok(())
+        let query = sql::cells(&self.rules, of);
+        let rows = async |node: &Node| {
+            let reading = async {
+                let mut rows = node.reading(&query).fetch::<EpochCellRow<'_>>()?;
+                while let Some(row) = rows.next().await? {
+                    visit(row.bucket_ms(), row.values(), &row.cell());
+                }
+                Ok(())
+            };
+            node.within(QUERY_DEADLINE, reading).await
         };
-        self.within(QUERY_DEADLINE, rows).await
+        self.nodes.primary(rows).await
     }
 
     async fn wipe(&self, partition: Partition, epoch: Epoch, deadline_secs: u32) -> Result<(), Error> {
@@ -321,11 +330,16 @@ impl History for ClickHouse {
         let until = Instant::now() + Duration::from_secs(deadline_secs.into());
         for statement in sql::wipe(&self.rules, partition, epoch) {
             let left = Duration::from_secs(until.saturating_duration_since(Instant::now()).as_secs());
-            if left.is_zero() {
-                return Err(Error::Unavailable { url: self.url.clone(), reason: "the time for deleting an epoch was over".into() });
-            }
-            let delete = self.client.0.query(&statement).with_setting("max_execution_time", left.as_secs().to_string());
-            self.within(left, delete.with_setting("wait_end_of_query", "1").execute()).await?;
+            let delete = async |node: &Node| {
+                if left.is_zero() {
+                    return Err(node.unavailable("the time for deleting an epoch was over".into()));
+                }
+                let delete = node.client().query(&statement).with_setting("max_execution_time", left.as_secs().to_string());
+                // Here and now; the others follow, and answer nothing before they have.
+                let delete = delete.with_setting("lightweight_deletes_sync", "1").with_setting("wait_end_of_query", "1");
+                node.within(left, delete.execute()).await
+            };
+            self.nodes.primary(delete).await?;
         }
         Ok(())
     }
@@ -335,26 +349,29 @@ impl History for ClickHouse {
         if nothing_closed {
             return Ok(Rows::new());
         }
-        let Some(starts) = self.calendar_starts(question, || self.extent(view, marks)).await? else { return Ok(Rows::new()) };
-        let Some(select) = sql::answer(&self.rules, view, question, groups, marks, &starts) else { return Ok(Rows::new()) };
-        Ok(match select {
-            Select::Buckets(query) if question.only_counts => rows_of::<CountRow>(self.select(&query).await?),
-            Select::Buckets(query) => rows_of::<CellRow>(self.select(&query).await?),
-            Select::Groups(query) => rows_of(self.select::<CellsRow>(&query).await?.into_iter().flat_map(Vec::<CellRow>::from)),
-            Select::Counts { text, first_secs, width_secs } => {
-                rows_of(self.select::<CountsRow>(&text).await?.into_iter().flat_map(|row| row.rows(first_secs, width_secs)))
+        let mut trouble = Error::Nonsense("no server of ClickHouse is named".into());
+        for node in self.nodes.in_turn() {
+            let answer = async {
+                self.must_be_whole(node, marks).await?;
+                self.answer_by(node, view, question, groups, marks).await
+            };
+            match answer.await {
+                Err(error @ Error::Unavailable { .. }) => trouble = error,
+                answer => return answer,
             }
-        })
+        }
+        Err(trouble)
     }
 
     async fn extent(&self, view: ViewId, marks: &Marks) -> Result<Option<(i64, i64)>, Error> {
         if marks.is_empty() {
             return Ok(None);
         }
-        self.extent_of(sql::extent(&self.rules, view, marks)).await
+        self.nodes.primary(async |node| extent_of(node, &sql::extent(&self.rules, view, marks)).await).await
     }
 
     async fn marks(&self) -> Result<Marks, Error> {
+        self.catch_up_with_ledger().await?;
         let generation = self.rules.generation;
         let rows: Vec<MarkRow> = self
             .select(&format!(
@@ -365,6 +382,7 @@ impl History for ClickHouse {
     }
 
     async fn repairing(&self) -> Result<Vec<(Partition, Epoch)>, Error> {
+        self.catch_up_with_ledger().await?;
         let generation = self.rules.generation;
         let rows: Vec<EpochRow> = self
             .select(&format!(
@@ -375,10 +393,14 @@ impl History for ClickHouse {
     }
 
     async fn answer_raw(&self, question: &Question, epochs: Epochs, marks: &Marks, cut: &Cut) -> Result<Rows, Error> {
-        let starts = self.calendar_starts(question, || self.extent_of(sql::extent_raw(epochs, marks, cut))).await?;
-        let Some(starts) = starts else { return Ok(Rows::new()) };
-        let query = self.client.0.query(&sql::answer_raw(question, epochs, marks, cut, &starts));
-        Ok(rows_of(self.within(QUERY_DEADLINE, query.fetch_all::<CellRow>()).await?))
+        self.catch_up(&["events".to_owned()]).await?;
+        let ask = async |node: &Node| {
+            let extent = || sql::extent_raw(epochs, marks, cut);
+            let Some(starts) = calendar_starts(node, question, extent).await? else { return Ok(Rows::new()) };
+            let query = node.client().query(&sql::answer_raw(question, epochs, marks, cut, &starts));
+            Ok(rows_of(node.within(QUERY_DEADLINE, query.fetch_all::<CellRow>()).await?))
+        };
+        self.nodes.primary(ask).await
     }
 
     async fn record(&self, row: &LedgerRow) -> Result<(), Error> {
@@ -397,6 +419,7 @@ impl History for ClickHouse {
     }
 
     async fn ledger(&self, partition: Partition, epoch: Epoch) -> Result<Vec<LedgerRow>, Error> {
+        self.catch_up_with_ledger().await?;
         let generation = self.rules.generation;
         let query = format!(
             "SELECT toInt8(entry) AS entry, events, duplicates, dead_letters, holes, fold, toUnixTimestamp64Milli(deadline) AS deadline, toUnixTimestamp64Milli(at) AS at FROM ledger WHERE generation = {generation} AND partition = {partition} AND epoch = {epoch} ORDER BY at"
@@ -419,6 +442,7 @@ impl History for ClickHouse {
     }
 
     async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetter>, Error> {
+        self.catch_up(&["dead_letters".to_owned()]).await?;
         let mut place = String::from("1");
         if let Some(partition) = query.partition {
             place += &format!(" AND partition = {partition}");
@@ -445,6 +469,7 @@ impl History for ClickHouse {
     }
 
     async fn raw(&self, partition: Partition, range: OffsetRange) -> Result<Vec<RawRecord>, Error> {
+        self.catch_up(&["events".to_owned(), "dead_letters".to_owned()]).await?;
         let place = sql::in_range(partition, range.from().get(), range.to().get());
         let events: Vec<EventRow> = self
             .select(&format!("SELECT offset, event_id, toString(event_type) AS event_type, toUnixTimestamp64Milli(timestamp) AS at, product_id, user_id, order_amount FROM events WHERE {place} ORDER BY offset"))

@@ -4,6 +4,8 @@
 //! 1 day, are filled by materialized views, each from the one before. Roll-ups carry partition and epoch, so that a
 //! query can stop at the mark; plain views that merge both away serve people.
 
+use crate::clickhouse::Tables;
+use crate::sql;
 use std::fmt::Write as _;
 use tidemark_core::generation::{Generation, Rules};
 use tidemark_core::view::{Dimension, View};
@@ -26,41 +28,62 @@ pub fn rollup_table(view: &View, level: Level, generation: Generation) -> String
 }
 
 /// The statements of each version, oldest first; all of them are safe to repeat.
-pub fn migrations(rules: &Rules) -> Vec<(u32, Vec<String>)> {
-    vec![(1, version_1(rules)), (2, version_2())]
+pub fn migrations(rules: &Rules, tables: &Tables) -> Vec<(u32, Vec<String>)> {
+    vec![(1, version_1(rules, tables)), (2, version_2(tables))]
+}
+
+impl Tables {
+    /// What follows an object's name in DDL.
+    pub fn on_cluster(&self) -> String {
+        match self {
+            Self::Replicated { cluster: Some(cluster), .. } => format!(" ON CLUSTER {}", sql::literal(cluster)),
+            Self::Own | Self::Replicated { cluster: None, .. } => String::new(),
+        }
+    }
+
+    /// `ENGINE = …`, of the MergeTree family.
+    fn engine(&self, engine: &str) -> String {
+        match self {
+            Self::Own => format!("ENGINE = {engine}"),
+            Self::Replicated { path, .. } => format!("ENGINE = Replicated{engine}({}, '{{replica}}')", sql::literal(path)),
+        }
+    }
 }
 
 /// Codecs that [`events`] has had since. What was written before is read as it is, and written anew when parts merge.
-fn version_2() -> Vec<String> {
-    vec![
-        "ALTER TABLE events MODIFY COLUMN partition CODEC(T64, ZSTD(1)), MODIFY COLUMN offset CODEC(T64, ZSTD(1)), \
-         MODIFY COLUMN product_id CODEC(ZSTD(3)), MODIFY COLUMN user_id CODEC(ZSTD(3)), MODIFY COLUMN properties CODEC(ZSTD(3))"
-            .to_owned(),
-    ]
+fn version_2(tables: &Tables) -> Vec<String> {
+    vec![format!(
+        "ALTER TABLE events{} MODIFY COLUMN partition CODEC(T64, ZSTD(1)), MODIFY COLUMN offset CODEC(T64, ZSTD(1)), \
+         MODIFY COLUMN product_id CODEC(ZSTD(3)), MODIFY COLUMN user_id CODEC(ZSTD(3)), MODIFY COLUMN properties CODEC(ZSTD(3))",
+        tables.on_cluster()
+    )]
 }
 
-fn version_1(rules: &Rules) -> Vec<String> {
-    let mut statements = vec![events(rules), dead_letters(), ledger()];
+fn version_1(rules: &Rules, tables: &Tables) -> Vec<String> {
+    let mut statements = vec![events(rules, tables), dead_letters(tables), ledger(tables)];
     for view in rules.views.iter() {
         for level in Level::ALL {
-            statements.push(rollup(view, level, rules.generation));
-            statements.push(filler(view, level, rules));
-            statements.push(for_people(view, level, rules.generation));
+            statements.push(rollup(view, level, rules.generation, tables));
+            statements.push(filler(view, level, rules, tables));
+            statements.push(for_people(view, level, rules.generation, tables));
         }
     }
     statements
 }
 
 /// The one table that must exist before anything else can be asked.
-pub fn generations() -> String {
-    "CREATE TABLE IF NOT EXISTS generations (
+pub fn generations(tables: &Tables) -> String {
+    format!(
+        "CREATE TABLE IF NOT EXISTS generations{on_cluster} (
     generation UInt32,
     schema_version UInt32,
     topic String,
     rules String,
     at DateTime64(3, 'UTC') DEFAULT now64(3)
-) ENGINE = MergeTree ORDER BY (generation, schema_version)"
-        .to_owned()
+) {engine} ORDER BY (generation, schema_version)",
+        on_cluster = tables.on_cluster(),
+        engine = tables.engine("MergeTree"),
+    )
 }
 
 /// What a generation counts by, as text: two texts that differ are two generations.
@@ -88,9 +111,9 @@ fn deduplication() -> String {
 
 /// In this order offsets jump to and fro: packed, they take less than their differences. Values that come again are found
 /// by ZSTD(3); in ids that do not, it finds what is dearer to say than the bytes themselves.
-fn events(rules: &Rules) -> String {
+fn events(rules: &Rules, tables: &Tables) -> String {
     format!(
-        "CREATE TABLE IF NOT EXISTS events (
+        "CREATE TABLE IF NOT EXISTS events{on_cluster} (
     partition UInt32 CODEC(T64, ZSTD(1)),
     offset UInt64 CODEC(T64, ZSTD(1)),
     epoch UInt64 ALIAS bitShiftRight(offset, {bits}),
@@ -102,29 +125,34 @@ fn events(rules: &Rules) -> String {
     order_amount Nullable(Decimal(18, 4)) CODEC(ZSTD(1)),
     properties Map(LowCardinality(String), String) CODEC(ZSTD(3)),
     INDEX by_offset (partition, offset) TYPE minmax GRANULARITY 1
-) ENGINE = MergeTree PARTITION BY toYYYYMM(timestamp) ORDER BY (event_type, timestamp, product_id)
+) {engine} PARTITION BY toYYYYMM(timestamp) ORDER BY (event_type, timestamp, product_id)
 SETTINGS {deduplication}",
+        on_cluster = tables.on_cluster(),
+        engine = tables.engine("MergeTree"),
         bits = rules.epoch_bits.get(),
         deduplication = deduplication(),
     )
 }
 
-fn dead_letters() -> String {
+fn dead_letters(tables: &Tables) -> String {
     format!(
-        "CREATE TABLE IF NOT EXISTS dead_letters (
+        "CREATE TABLE IF NOT EXISTS dead_letters{on_cluster} (
     partition UInt32 CODEC(ZSTD(1)),
     offset UInt64 CODEC(Delta, ZSTD(1)),
     record_timestamp DateTime64(3, 'UTC') CODEC(Delta, ZSTD(1)),
     reason LowCardinality(String),
     payload String CODEC(ZSTD(1))
-) ENGINE = MergeTree ORDER BY (partition, offset)
-SETTINGS {}",
-        deduplication()
+) {engine} ORDER BY (partition, offset)
+SETTINGS {deduplication}",
+        on_cluster = tables.on_cluster(),
+        engine = tables.engine("MergeTree"),
+        deduplication = deduplication(),
     )
 }
 
-fn ledger() -> String {
-    "CREATE TABLE IF NOT EXISTS ledger (
+fn ledger(tables: &Tables) -> String {
+    format!(
+        "CREATE TABLE IF NOT EXISTS ledger{on_cluster} (
     generation UInt32,
     partition UInt32,
     epoch UInt64,
@@ -136,8 +164,10 @@ fn ledger() -> String {
     fold UInt64,
     deadline DateTime64(3, 'UTC'),
     at DateTime64(3, 'UTC')
-) ENGINE = MergeTree ORDER BY (generation, partition, epoch, at)"
-        .to_owned()
+) {engine} ORDER BY (generation, partition, epoch, at)",
+        on_cluster = tables.on_cluster(),
+        engine = tables.engine("MergeTree"),
+    )
 }
 
 fn column_type(dimension: Dimension) -> &'static str {
@@ -150,10 +180,10 @@ fn column_type(dimension: Dimension) -> &'static str {
 /// Windows come first in the order: nearly every question has a range of time, and reads no other windows. Epochs follow
 /// time, so that with the index an epoch's cells are found without reading the whole table. Columns of small numbers
 /// are packed, and a fold is as good as random: heavier compression would cost time and save nothing.
-fn rollup(view: &View, level: Level, generation: Generation) -> String {
+fn rollup(view: &View, level: Level, generation: Generation, tables: &Tables) -> String {
     let columns: String = view.dimensions().iter().map(|&d| format!("    {d} {},\n", column_type(d))).collect();
     format!(
-        "CREATE TABLE IF NOT EXISTS {table} (
+        "CREATE TABLE IF NOT EXISTS {table}{on_cluster} (
 {columns}    window DateTime('UTC') CODEC(T64, LZ4),
     partition UInt32 CODEC(T64, LZ4),
     epoch UInt64 CODEC(T64, LZ4),
@@ -164,16 +194,18 @@ fn rollup(view: &View, level: Level, generation: Generation) -> String {
     amount_max SimpleAggregateFunction(max, Nullable(Decimal(18, 4))) CODEC(ZSTD(1)),
     fold SimpleAggregateFunction(sum, UInt64) CODEC(LZ4),
     INDEX by_epoch (epoch) TYPE minmax GRANULARITY 1
-) ENGINE = AggregatingMergeTree PARTITION BY toYYYYMM(window) ORDER BY (window, {key}, partition, epoch)
+) {engine} PARTITION BY toYYYYMM(window) ORDER BY (window, {key}, partition, epoch)
 SETTINGS {deduplication}",
         table = rollup_table(view, level, generation),
+        on_cluster = tables.on_cluster(),
+        engine = tables.engine("AggregatingMergeTree"),
         key = names(view).join(", "),
         deduplication = deduplication(),
     )
 }
 
 /// In chained views every source column is qualified: an alias that shadows a column groups wrongly.
-fn filler(view: &View, level: Level, rules: &Rules) -> String {
+fn filler(view: &View, level: Level, rules: &Rules, tables: &Tables) -> String {
     let table = rollup_table(view, level, rules.generation);
     let dimensions: String = names(view).iter().map(|d| format!("f.{d} AS {d}, ")).collect();
     let (source, window, epoch, measures) = match level.finer() {
@@ -194,19 +226,52 @@ fn filler(view: &View, level: Level, rules: &Rules) -> String {
     };
     let group: String = names(view).iter().map(|d| format!("f.{d}, ")).collect();
     format!(
-        "CREATE MATERIALIZED VIEW IF NOT EXISTS {table}_filler TO {table} AS SELECT {dimensions}{window} AS window, \
-         f.partition AS partition, {epoch} AS epoch, {measures} FROM {source} AS f GROUP BY {group}{window}, f.partition, {epoch}"
+        "CREATE MATERIALIZED VIEW IF NOT EXISTS {table}_filler{on_cluster} TO {table} AS SELECT {dimensions}{window} AS window, \
+         f.partition AS partition, {epoch} AS epoch, {measures} FROM {source} AS f GROUP BY {group}{window}, f.partition, {epoch}",
+        on_cluster = tables.on_cluster(),
     )
 }
 
 /// `SELECT * FROM by_type_1h`: for people who query ClickHouse directly. Includes epochs that are still open.
-fn for_people(view: &View, level: Level, generation: Generation) -> String {
+fn for_people(view: &View, level: Level, generation: Generation, tables: &Tables) -> String {
     let dimensions = names(view).join(", ");
     format!(
-        "CREATE VIEW IF NOT EXISTS {name}_{suffix} AS SELECT {dimensions}, window, sum(count) AS events, sum(amount_count) AS amounts, \
+        "CREATE VIEW IF NOT EXISTS {name}_{suffix}{on_cluster} AS SELECT {dimensions}, window, sum(count) AS events, sum(amount_count) AS amounts, \
          sum(amount_sum) AS total, min(amount_min) AS smallest, max(amount_max) AS largest FROM {table} GROUP BY {dimensions}, window",
         name = view.name(),
+        on_cluster = tables.on_cluster(),
         suffix = level.suffix(),
         table = rollup_table(view, level, generation),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tidemark_core::epoch::EpochBits;
+    use tidemark_core::event::Limits;
+    use tidemark_core::view::Views;
+
+    fn statements(tables: &Tables) -> Vec<String> {
+        let views = Views::declare([("by_type", vec!["event_type"])]).expect("valid");
+        let epoch_bits = EpochBits::new(18).expect("valid");
+        let rules = Rules { generation: Generation(1), epoch_bits, views, limits: Limits::default(), dedup: true };
+        migrations(&rules, tables).into_iter().flat_map(|(_, statements)| statements).chain([generations(tables)]).collect()
+    }
+
+    /// Both shapes come from the same declarations: what differs is where tables are made, and their engines.
+    #[test]
+    fn replicated_tables_are_the_same_ones_made_on_a_cluster() {
+        let path = "/clickhouse/tables/{shard}/{database}/{table}".to_owned();
+        let replicated = statements(&Tables::Replicated { cluster: Some("main".into()), path });
+        let same = |text: &str| {
+            text.replace(" ON CLUSTER 'main'", "")
+                .replace("Replicated", "")
+                .replace("('/clickhouse/tables/{shard}/{database}/{table}', '{replica}')", "")
+        };
+        assert_eq!(replicated.iter().map(|text| same(text)).collect::<Vec<_>>(), statements(&Tables::Own));
+        assert!(replicated.iter().all(|text| text.contains(" ON CLUSTER 'main'")), "{replicated:?}");
+        let engines = replicated.iter().filter(|text| text.contains("ENGINE = Replicated")).count();
+        assert_eq!(engines, 4 + 3, "events, dead letters, ledger, generations, and a view's roll-ups");
+    }
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use tidemark_core::cut::Cut;
 use tidemark_core::epoch::{Epoch, EpochBits};
-use tidemark_core::generation::Rules;
+use tidemark_core::generation::{Generation, Rules};
 use tidemark_core::offset::Partition;
 use tidemark_core::question::{Groups, Question};
 use tidemark_core::view::{Dimension, View, ViewId};
@@ -42,6 +42,27 @@ fn below(marks: &Marks) -> String {
     let closed = |p: u32| marks.get(&Partition(p)).map_or(0, |mark| mark.oldest_open().0);
     let list: Vec<String> = (0..=last).map(|p| closed(p).to_string()).collect();
     format!("epoch < [{}][partition + 1]", list.join(", "))
+}
+
+/// Between two marks of each partition.
+fn between(known: &Marks, marks: &Marks) -> String {
+    format!("NOT ({}) AND {}", below(known), below(marks))
+}
+
+/// Events and fold of closed epochs, as the ledger has them: in one row.
+pub fn closed_between(generation: Generation, known: &Marks, marks: &Marks) -> String {
+    format!(
+        "SELECT sum(e) AS n, sum(f) AS fold FROM (SELECT any(events) AS e, any(fold) AS f FROM ledger \
+         WHERE generation = {generation} AND entry = 'closed' AND {between} GROUP BY partition, epoch)",
+        between = between(known, marks)
+    )
+}
+
+/// The same as the roll-ups have them: in a row for each view and level.
+pub fn held_between(rules: &Rules, known: &Marks, marks: &Marks) -> String {
+    let tables = rules.views.iter().flat_map(|view| Level::ALL.map(|level| rollup_table(view, level, rules.generation)));
+    let sums = tables.map(|table| format!("SELECT sum(count) AS n, sum(fold) AS fold FROM {table} WHERE {}", between(known, marks)));
+    sums.collect::<Vec<_>>().join(" UNION ALL ")
 }
 
 fn within(range: TimeRange) -> String {

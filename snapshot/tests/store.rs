@@ -7,7 +7,7 @@ use tidemark_core::generation::Generation;
 use tidemark_core::offset::{NextOffset, Partition};
 use tidemark_core::view::{ViewId, Views};
 use tidemark_core::window::{TimeRange, WindowStart};
-use tidemark_snapshot::{Claim, Error, Head, OpenEpoch, Server, Store, WindowCells, Write, Written};
+use tidemark_snapshot::{Claim, Error, Head, OpenEpoch, Server, Store, Tls, WindowCells, Write, Written};
 use tidemark_tests::redis::Redis;
 
 const P: Partition = Partition(3);
@@ -176,4 +176,25 @@ async fn a_redis_that_is_gone_is_unavailable_and_found_when_it_is_back() {
     store.check().await.expect("it is back");
     // The scripts are gone with it.
     store.claim(P).await.expect("claimed");
+}
+
+#[tokio::test]
+async fn a_redis_is_spoken_to_over_tls_with_a_password() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let redis = Redis::with_tls(dir.path(), "secret");
+    let file = |name: &str| dir.path().join(name);
+    let tls = Tls { authorities: Some(file("ca.crt")), identity: Some((file("own.crt"), file("own.key"))) };
+    let urls = vec![redis.url().replace("redis://127.0.0.1", "rediss://localhost")];
+    let server = Server { urls, password: Some("secret".into()), tls, ..Server::default() };
+    let with = |server: &Server| Store::new(server, "tidemark", "events", Generation(1), views()).expect("valid");
+    let store = with(&server);
+    let claim = store.claim(P).await.expect("claimed");
+    store.write(P, &write(&claim, "n", 1, vec![cells(0, 0, "x", 1)], Some(head(1, 0, 1)))).await.expect("written");
+    assert_eq!(counts(&store).await, [(0, "x".into(), 1)]);
+    let error = with(&Server { password: Some("guess".into()), ..server.clone() }).check().await.expect_err("refused");
+    assert!(matches!(error, Error::Refused { .. }), "{error}");
+    let error = with(&Server { tls: Tls::default(), ..server.clone() }).check().await.expect_err("nobody to trust");
+    assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+    let said = format!("{server:?}");
+    assert!(!said.contains("secret"), "{said}");
 }

@@ -166,7 +166,7 @@ fn by_type(speed: &Speed, partitions: usize) -> Result<Rows> {
 pub async fn batch(layer: &Layer, bench: &Bench, run: u32) -> Result<Run> {
     let (rules, wanted) = (Arc::new(rules(layer)?), ends(&bench.kafka).await?);
     let n = events_below(&wanted);
-    let server = Server { url: bench.clickhouse().to_owned(), database: format!("bench_{run}"), user: None, password: None };
+    let server = Server::at(bench.clickhouse(), format!("bench_{run}"));
     let history = Arc::new(ClickHouse::open(&server, &layer.source.topic.topic, (*rules).clone()).await?);
     let (began, before, servers) = (Instant::now(), Usage::begin()?, bench.servers()?);
     let group = Membership::Group {

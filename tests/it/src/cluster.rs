@@ -170,6 +170,16 @@ impl Cluster {
     }
 }
 
+impl Drop for Cluster {
+    /// What a failed test leaves behind is worth a look.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.dir.disable_cleanup(true);
+            println!("logs are left in {}", self.dir.path().display());
+        }
+    }
+}
+
 /// Where `scripts/setup.sh` has put Kafka and the engine's library.
 fn engines() -> PathBuf {
     let given = std::env::var_os("TIDEMARK_ENGINES").map(PathBuf::from);

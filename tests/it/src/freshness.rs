@@ -70,14 +70,12 @@ impl Freshness {
         let sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
         seen.sort_by_key(|(at, _)| *at);
-        let has =
-            |cut: &Position, wanted: &Position| wanted.iter().all(|(partition, next)| cut.get(partition).is_some_and(|at| at >= next));
         let mut took: Vec<Duration> = sent
             .iter()
             .filter(|(due, _)| (from..to).contains(due))
             .map(|(due, wanted)| {
                 let after = seen.partition_point(|(at, _)| at < due);
-                let first = seen[after..].iter().find(|(_, cut)| has(cut, wanted));
+                let first = seen[after..].iter().find(|(_, cut)| reaches(cut, wanted));
                 first.unwrap_or_else(|| panic!("what was acknowledged at {wanted:?} is in no answer")).0.duration_since(*due)
             })
             .collect();
@@ -85,9 +83,21 @@ impl Freshness {
         took
     }
 
+    /// Whether the latest answer has all that has been acknowledged.
+    pub fn is_seen(&self) -> bool {
+        let sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = |seen: &Vec<(Instant, Position)>| seen.iter().max_by_key(|(at, _)| *at).map(|(_, cut)| cut.clone());
+        last(&seen).is_some_and(|cut| sent.iter().all(|(_, wanted)| reaches(&cut, wanted)))
+    }
+
     pub fn events(&self) -> u64 {
         self.events.load(Ordering::Relaxed)
     }
+}
+
+fn reaches(cut: &Position, wanted: &Position) -> bool {
+    wanted.iter().all(|(partition, next)| cut.get(partition).is_some_and(|at| at >= next))
 }
 
 /// A share of ordered durations.

@@ -5,6 +5,7 @@ use crate::wait;
 use rustix::process::Signal;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -28,6 +29,29 @@ impl Redis {
         let redis = Self { port, policy: policy.to_owned(), child: spawned(port, policy) };
         redis.wait_ready();
         redis
+    }
+
+    /// One that speaks TLS alone, and only with clients whose certificate `ca.crt` has signed. `dir` gets that, and a
+    /// certificate with its key for server and client: `own.crt`, `own.key`.
+    pub fn with_tls(dir: &Path, password: &str) -> Self {
+        let openssl = |arguments: &str| {
+            let done = Command::new("openssl").args(arguments.split(' ')).current_dir(dir).output().expect("openssl is there");
+            assert!(done.status.success(), "openssl {arguments}: {}", String::from_utf8_lossy(&done.stderr));
+        };
+        openssl("req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.crt -days 2 -subj /CN=tidemark-tests");
+        openssl(
+            "req -newkey rsa:2048 -nodes -keyout own.key -out own.csr -subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1",
+        );
+        openssl("x509 -req -in own.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out own.crt -days 2 -copy_extensions copy");
+        let port = free_port();
+        let file = |name: &str| dir.join(name).display().to_string();
+        let mut command = Command::new("redis-server");
+        command.args(["--port", "0", "--tls-port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--requirepass", password]);
+        command.args(["--tls-cert-file", &file("own.crt"), "--tls-key-file", &file("own.key"), "--tls-ca-cert-file", &file("ca.crt")]);
+        command.args(["--loglevel", "warning"]).stdin(Stdio::null()).stdout(Stdio::null());
+        let child = command.spawn().expect("redis-server starts");
+        wait::until("redis listens", DEADLINE, || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok());
+        Self { port, policy: "noeviction".into(), child }
     }
 
     pub fn url(&self) -> String {

@@ -224,13 +224,15 @@ fn five_thousand_answers_are_exact_while_everything_is_killed_scaled_and_rolled(
     let january = data::bytes("flights-2013-01.late.ndjson.gz");
     let lines = data::lines(&january);
     let (freshness, stop, asked) = (Freshness::default(), AtomicBool::new(false), AtomicUsize::new(0));
+    let sending_over = AtomicBool::new(false);
     let clients = |roles: &[Role]| roles.iter().map(|role| role.client.clone()).collect::<Vec<_>>();
     let (doors, nodes) = (clients(&deployment.ingest), clients(&deployment.serve));
     let pace = Pace::default();
     let (taken, sent, times) = std::thread::scope(|scope| {
         let holding = pace.hold();
         let sending = scope.spawn(|| by_http(&doors[1], &lines, MANNER, &pace));
-        let fresh = scope.spawn(|| freshness.send(&doors[1], 200, 4, &stop));
+        // So many that none is late because another one waits.
+        let fresh: Vec<_> = (0..20).map(|_| scope.spawn(|| freshness.send(&doors[1], 10, 1, &sending_over))).collect();
         nodes[1..].iter().for_each(|node| drop(scope.spawn(|| freshness.watch(node, &stop))));
         let asking: Vec<_> = (0..3)
             .map(|n| {
@@ -243,7 +245,7 @@ fn five_thousand_answers_are_exact_while_everything_is_killed_scaled_and_rolled(
                             asked.fetch_add(1, Ordering::Relaxed);
                             taken.push((question, answer));
                         }
-                        std::thread::sleep(Duration::from_millis(5));
+                        std::thread::sleep(Duration::from_millis(20));
                     }
                     taken
                 })
@@ -264,10 +266,11 @@ fn five_thousand_answers_are_exact_while_everything_is_killed_scaled_and_rolled(
         wait::until("enough questions have been answered", Duration::from_secs(900), || {
             (asked.load(Ordering::Relaxed) >= answers).then_some(())
         });
+        sending_over.store(true, Ordering::Relaxed);
+        fresh.into_iter().for_each(|sender| sender.join().expect("the sender goes on to the end"));
         deployment.wait_live(&position(std::slice::from_ref(&sent)));
-        std::thread::sleep(AFTERWARDS);
+        wait::until("all that was acknowledged has been seen", Duration::from_secs(60), || freshness.is_seen().then_some(()));
         stop.store(true, Ordering::Relaxed);
-        fresh.join().expect("the sender goes on to the end");
         let taken: Vec<_> = asking.into_iter().flat_map(|asking| asking.join().expect("the asker goes on to the end")).collect();
         (taken, sent, times)
     });
@@ -290,11 +293,11 @@ fn five_thousand_answers_are_exact_while_everything_is_killed_scaled_and_rolled(
 fn what_is_acknowledged_is_soon_in_the_answers_of_another_process() {
     let config = CONFIG.replace("epoch_bits = 9", "epoch_bits = 16").replace("max_age_ms = 300", "max_age_ms = 2000");
     let deployment = Deployment::with(&config, 3, [2, 2, 1, 2]);
-    let (freshness, stop) = (Freshness::default(), AtomicBool::new(false));
+    let (freshness, stop, sending_over) = (Freshness::default(), AtomicBool::new(false), AtomicBool::new(false));
     let seconds = 30;
     let (from, took) = std::thread::scope(|scope| {
         for door in &deployment.ingest {
-            scope.spawn(|| freshness.send(&door.client, 10_000, 100, &stop));
+            scope.spawn(|| freshness.send(&door.client, 10_000, 100, &sending_over));
         }
         scope.spawn(|| freshness.watch(&deployment.serve[0].client, &stop));
         // Warm.
@@ -308,7 +311,8 @@ fn what_is_acknowledged_is_soon_in_the_answers_of_another_process() {
             std::thread::sleep(Duration::from_millis(20));
         }
         let to = Instant::now();
-        std::thread::sleep(Duration::from_secs(3));
+        sending_over.store(true, Ordering::Relaxed);
+        wait::until("all that was acknowledged has been seen", Duration::from_secs(60), || freshness.is_seen().then_some(()));
         stop.store(true, Ordering::Relaxed);
         ((from, to), took)
     });

@@ -113,6 +113,8 @@ impl KafkaConsumer {
             ("queued.min.messages", "200000"),
             ("queued.max.messages.kbytes", queued_kbytes.as_str()),
             ("check.crcs", if options.check_crcs { "true" } else { "false" }),
+            // How soon a member learns that others come and go: a hand-over takes two such rounds.
+            ("heartbeat.interval.ms", "300"),
             // How soon a member learns of partitions added to the topic.
             ("topic.metadata.refresh.interval.ms", "30000"),
         ];

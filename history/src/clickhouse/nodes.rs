@@ -1,0 +1,225 @@
+//! The servers that hold one history: which is asked, and which may answer.
+//!
+//! Writing, and what is decided by what has been written, goes to one server at a time; when it does not answer, to the
+//! next from then on. Questions about closed epochs go to all in turn, but to none before it has been seen to have all
+//! that the ledger says is closed: a replica that lags behind would answer with less, and look right. That is seen by
+//! what it holds, whatever keeps the servers equal.
+
+use super::exception_code;
+use crate::{Error, Marks};
+use clickhouse::query::Query;
+use clickhouse::{Client, Row};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::{Client as HyperClient, connect::HttpConnector};
+use hyper_util::rt::TokioExecutor;
+use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
+use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::Semaphore;
+
+/// An answer for people must come sooner than they give up; what takes longer is refused by the engine itself.
+pub(super) const QUERY_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Where the servers are, and the database that holds this topic's history.
+#[derive(Clone)]
+pub struct Server {
+    /// `http://` or `https://`: one, or all that hold the same history.
+    pub urls: Vec<String>,
+    pub database: String,
+    pub user: Option<String>,
+    pub password: Option<String>,
+    pub tables: Tables,
+    /// Requests to one server at a time; more wait.
+    pub connections: usize,
+}
+
+/// Without the password.
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server")
+            .field("urls", &self.urls)
+            .field("database", &self.database)
+            .field("tables", &self.tables)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// One server with tables of its own, no user and no password.
+    pub fn at(url: impl Into<String>, database: impl Into<String>) -> Self {
+        Self { urls: vec![url.into()], database: database.into(), user: None, password: None, tables: Tables::Own, connections: 16 }
+    }
+}
+
+/// How the servers keep their tables.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Tables {
+    /// Each its own, or whatever the server makes of a plain engine.
+    #[default]
+    Own,
+    /// `Replicated…MergeTree`, by way of Keeper.
+    Replicated {
+        /// Tables are made `ON CLUSTER` this one; if there is none, on the server asked (a replicated database makes them everywhere).
+        cluster: Option<String>,
+        /// Where in Keeper, with macros such as `{shard}`.
+        path: String,
+    },
+}
+
+/// One of the servers.
+pub(super) struct Node {
+    client: Client,
+    url: String,
+    room: Semaphore,
+    /// Below these it has been seen to have everything.
+    whole: Mutex<Marks>,
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node").field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+impl Node {
+    fn new(server: &Server, url: &str, database: Option<&str>) -> Self {
+        let http = HyperClient::builder(TokioExecutor::new()).pool_idle_timeout(Duration::from_secs(2)).build(connector());
+        let mut client = Client::with_http_client(http).with_url(url).with_compression(clickhouse::Compression::None);
+        if let Some(user) = &server.user {
+            client = client.with_user(user);
+        }
+        if let Some(password) = &server.password {
+            client = client.with_password(password);
+        }
+        if let Some(database) = database {
+            client = client.with_database(database);
+        }
+        Self { client, url: url.to_owned(), room: Semaphore::new(server.connections.max(1)), whole: Mutex::default() }
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(super) async fn execute(&self, statement: &str) -> Result<(), Error> {
+        self.within(QUERY_DEADLINE, self.client.query(statement).with_setting("wait_end_of_query", "1").execute()).await
+    }
+
+    pub(super) async fn select<R>(&self, query: &str) -> Result<Vec<R>, Error>
+    where
+        R: for<'a> Row<Value<'a> = R> + DeserializeOwned + Send + 'static,
+    {
+        self.within(QUERY_DEADLINE, self.reading(query).fetch_all::<R>()).await
+    }
+
+    /// Reads are small: a second thread, compiling expressions, and other threads for reading files that are in memory
+    /// anyway cost more than they bring.
+    pub(super) fn reading(&self, query: &str) -> Query {
+        let query = self.client.query(query).with_setting("max_threads", "1").with_setting("local_filesystem_read_method", "pread");
+        query.with_setting("compile_expressions", "0").with_setting("compile_aggregate_expressions", "0")
+    }
+
+    /// Waits for room, and for the answer.
+    pub(super) async fn within<T>(
+        &self,
+        deadline: Duration,
+        answer: impl Future<Output = clickhouse::error::Result<T>> + Send,
+    ) -> Result<T, Error> {
+        let asked = async {
+            let _room = self.room.acquire().await;
+            answer.await
+        };
+        match tokio::time::timeout(deadline, asked).await {
+            Ok(answer) => answer.map_err(|error| self.explain(&error)),
+            Err(_) => Err(self.unavailable(format!("no answer within {} s", deadline.as_secs()))),
+        }
+    }
+
+    /// Below these it has been seen to have everything.
+    pub(super) fn seen_whole(&self) -> Marks {
+        self.whole.lock().clone()
+    }
+
+    /// It has been seen to have everything below these, too.
+    pub(super) fn is_whole_below(&self, marks: &Marks) {
+        let mut whole = self.whole.lock();
+        for (&partition, &mark) in marks {
+            let known = whole.entry(partition).or_insert(mark);
+            *known = (*known).max(mark);
+        }
+    }
+
+    pub(super) fn unavailable(&self, reason: String) -> Error {
+        Error::Unavailable { url: self.url.clone(), reason }
+    }
+
+    fn explain(&self, error: &clickhouse::error::Error) -> Error {
+        let reason = error.to_string();
+        match error {
+            clickhouse::error::Error::BadResponse(text) => match exception_code(text) {
+                Some(code) => Error::Refused { code, reason: text.clone() },
+                None => self.unavailable(reason),
+            },
+            clickhouse::error::Error::Network(_) | clickhouse::error::Error::TimedOut => {
+                let cause = std::error::Error::source(error).map(|cause| format!(" ({cause:?})")).unwrap_or_default();
+                self.unavailable(reason + &cause)
+            }
+            _ => Error::Nonsense(reason),
+        }
+    }
+}
+
+fn connector() -> HttpsConnector<HttpConnector> {
+    let mut http = HttpConnector::new();
+    http.set_nodelay(true);
+    http.enforce_http(false);
+    http.set_connect_timeout(Some(Duration::from_secs(5)));
+    // Without the system's authorities plain HTTP is still spoken, and no certificate is trusted.
+    let builder = HttpsConnectorBuilder::new().with_native_roots().unwrap_or_else(|error| {
+        tracing::debug!("no certificate authorities: {error}");
+        let none = rustls::RootCertStore::empty();
+        HttpsConnectorBuilder::new().with_tls_config(rustls::ClientConfig::builder().with_root_certificates(none).with_no_client_auth())
+    });
+    builder.https_or_http().enable_http1().wrap_connector(http)
+}
+
+/// All servers.
+#[derive(Debug)]
+pub(super) struct Nodes {
+    all: Vec<Node>,
+    /// The place of the one that is written to.
+    primary: AtomicUsize,
+    /// Counts the questions.
+    turn: AtomicUsize,
+}
+
+impl Nodes {
+    pub(super) fn new(server: &Server, database: Option<&str>) -> Self {
+        let all = server.urls.iter().map(|url| Node::new(server, url, database)).collect();
+        Self { all, primary: AtomicUsize::new(0), turn: AtomicUsize::new(0) }
+    }
+
+    /// Asks the server that is written to. If it does not answer, the next one is it from here on; what is asked is not
+    /// repeated, for it may have been done.
+    pub(super) async fn primary<T>(&self, ask: impl AsyncFnOnce(&Node) -> Result<T, Error>) -> Result<T, Error> {
+        let at = self.primary.load(Ordering::Relaxed);
+        let answer = ask(&self.all[at % self.all.len()]).await;
+        if matches!(answer, Err(Error::Unavailable { .. })) && self.all.len() > 1 {
+            // Unless somebody else has found out before.
+            let _ = self.primary.compare_exchange(at, at + 1, Ordering::Relaxed, Ordering::Relaxed);
+        }
+        answer
+    }
+
+    /// All servers, each question beginning with another one.
+    pub(super) fn in_turn(&self) -> impl Iterator<Item = &Node> {
+        let first = self.turn.fetch_add(1, Ordering::Relaxed);
+        (0..self.all.len()).map(move |n| &self.all[first.wrapping_add(n) % self.all.len()])
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+}
