@@ -8,6 +8,7 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tidemark_access::Scope;
 use tidemark_batch_layer::BlockLimits;
@@ -26,6 +27,7 @@ const DEFAULT: &str = include_str!("../tidemark.default.toml");
 pub struct Config {
     pub listen: String,
     pub open: bool,
+    pub tls: Tls,
     /// None by default: there is no key that everybody knows.
     #[serde(default)]
     key: Vec<Key>,
@@ -38,6 +40,29 @@ pub struct Config {
     view: Vec<View>,
     pub speed: Speed,
     batch: Batch,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    certificate_file: String,
+    key_file: String,
+    client_ca_file: String,
+}
+
+impl Tls {
+    /// What the HTTP interface shows, if it speaks TLS.
+    pub fn server(&self) -> Result<Option<Arc<rustls::ServerConfig>>> {
+        let Self { certificate_file, key_file, client_ca_file } = self;
+        match (certificate_file.is_empty(), key_file.is_empty()) {
+            (true, true) if client_ca_file.is_empty() => Ok(None),
+            (false, false) => {
+                let clients = (!client_ca_file.is_empty()).then(|| Path::new(client_ca_file));
+                crate::tls::server(Path::new(certificate_file), Path::new(key_file), clients).map(Some)
+            }
+            _ => bail!("tls.certificate_file and tls.key_file belong together, and tls.client_ca_file to them"),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use crate::parts::Threads;
+use crate::tls::TlsListener;
 use anyhow::{Context as _, Result, bail};
 use axum::extract::Path;
 use axum::http::StatusCode;
@@ -27,9 +28,16 @@ pub struct Http {
     close: watch::Sender<bool>,
 }
 
+/// Where connections come in.
+pub enum Door {
+    Plain(TcpListener),
+    Tls(TlsListener),
+}
+
 /// Listens, so that connections wait from here on; gives the URL too. Refuses to be open to other machines unless that
 /// was said.
-pub async fn listen(config: &Config, access: &Access) -> Result<(TcpListener, String)> {
+pub async fn listen(config: &Config, access: &Access) -> Result<(Door, String)> {
+    let tls = config.tls.server()?;
     let at = &config.listen;
     let listener = TcpListener::bind(at).await;
     let listener = listener.with_context(|| format!("listening on {at}; is another tidemark running? --listen takes another address"))?;
@@ -40,7 +48,10 @@ pub async fn listen(config: &Config, access: &Access) -> Result<(TcpListener, St
              Add a [[key]] (`tidemark key` makes one), or say --open if something in front of it keeps strangers out"
         );
     }
-    Ok((listener, format!("http://{address}")))
+    Ok(match tls {
+        None => (Door::Plain(listener), format!("http://{address}")),
+        Some(tls) => (Door::Tls(TlsListener::new(listener, tls)?), format!("https://{address}")),
+    })
 }
 
 /// Times all routes, and adds `/metrics` for those that may read.
@@ -51,7 +62,7 @@ pub fn with_metrics(access: &Arc<Access>, mut registry: Registry, routes: Router
 
 /// What a layer of its own shows: whether it is well, its figures, and the way to steer it. Ends with the layer.
 pub async fn serve_layer(
-    listener: TcpListener,
+    door: Door,
     access: &Arc<Access>,
     registry: Registry,
     layer: &'static str,
@@ -89,7 +100,7 @@ pub async fn serve_layer(
     let open = Router::new().route("/healthz", get(tidemark_serving::api::healthz)).route("/readyz", get(ready));
     let admin = Router::new().route(&format!("/v1/layers/{layer}/{{action}}"), post(steer));
     let routes = open.merge(access.guard(Scope::Admin, admin)).fallback(absent);
-    let mut server = Http::serve(listener, with_metrics(access, registry, routes));
+    let mut server = Http::serve(door, with_metrics(access, registry, routes));
     let outcome = tokio::select! {
         () = stop => Ok(()),
         error = threads.ended() => Err(error),
@@ -103,11 +114,17 @@ pub async fn serve_layer(
 }
 
 impl Http {
-    pub fn serve(listener: TcpListener, routes: Router) -> Self {
+    pub fn serve(door: Door, routes: Router) -> Self {
         let (close, mut closed) = watch::channel(false);
-        let listener = listener.tap_io(|connection| drop(connection.set_nodelay(true)));
-        let server = axum::serve(listener, routes).with_graceful_shutdown(async move { drop(closed.wait_for(|closed| *closed).await) });
-        Self { server: tokio::spawn(server.into_future()), close }
+        let closing = async move { drop(closed.wait_for(|closed| *closed).await) };
+        let server = match door {
+            Door::Plain(listener) => {
+                let listener = listener.tap_io(|connection| drop(connection.set_nodelay(true)));
+                tokio::spawn(axum::serve(listener, routes).with_graceful_shutdown(closing).into_future())
+            }
+            Door::Tls(listener) => tokio::spawn(axum::serve(listener, routes).with_graceful_shutdown(closing).into_future()),
+        };
+        Self { server, close }
     }
 
     /// Waits for the end, which comes by itself only after an error.

@@ -4,6 +4,7 @@ mod commands;
 mod config;
 mod http;
 mod parts;
+mod tls;
 
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;

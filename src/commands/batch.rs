@@ -20,7 +20,7 @@ pub fn run(arguments: Member) -> Result<()> {
 async fn batch(config: Config) -> Result<()> {
     let mut stop = std::pin::pin!(super::stop_signal());
     let access = Access::new(config.keys()?);
-    let (listener, url) = http::listen(&config, &access).await?;
+    let (door, url) = http::listen(&config, &access).await?;
     let (batch, mut threads) = (Batch::default(), Threads::default());
     let starting = async {
         let kafka = config.kafka.connect(&config.kafka.bootstrap);
@@ -36,5 +36,5 @@ async fn batch(config: Config) -> Result<()> {
     registry.register_collector(Box::new(Process));
     tidemark_batch_layer::metrics::register(&batch, &mut registry);
     tracing::info!("writing history; {url}/readyz and {url}/metrics tell how it goes");
-    http::serve_layer(listener, &access, registry, "batch", &batch.control, threads, stop).await
+    http::serve_layer(door, &access, registry, "batch", &batch.control, threads, stop).await
 }

@@ -29,7 +29,7 @@ async fn ingest(config: Config) -> Result<()> {
     let mut stop = std::pin::pin!(super::stop_signal());
     let limits = config.rules()?.limits;
     let access = Access::new(config.keys()?);
-    let (listener, url) = http::listen(&config, &access).await?;
+    let (door, url) = http::listen(&config, &access).await?;
     let kafka = config.kafka.connect(&config.kafka.bootstrap);
     let partitions = tokio::select! {
         ensured = config.kafka.ensure_topic(&kafka) => ensured?,
@@ -41,7 +41,7 @@ async fn ingest(config: Config) -> Result<()> {
     ingest.register(&mut registry);
     let events = access.guard(Scope::Ingest, tidemark_ingest::routes(ingest));
     let routes = health(kafka.admin()?).merge(events).fallback(not_found);
-    let mut server = Http::serve(listener, http::with_metrics(&access, registry, routes));
+    let mut server = Http::serve(door, http::with_metrics(&access, registry, routes));
     tracing::info!(topic = config.kafka.topic, partitions, "ready: {url}/v1/events");
     tokio::select! {
         () = stop => {}

@@ -21,11 +21,14 @@ pub struct Arguments {
     /// The key that the server wants, if it wants one; better by the environment, which other users cannot see
     #[arg(long, env = "TIDEMARK_KEY", hide_env_values = true)]
     key: Option<String>,
+    /// Whom to trust at an https:// address, a file in PEM [default: the system's authorities]
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
 }
 
 pub fn run(arguments: Arguments) -> Result<()> {
-    let Arguments { files, url, batch, in_flight, key } = arguments;
-    let options = SendOptions { batch, in_flight, key: key.map(Key), ..SendOptions::default() };
+    let Arguments { files, url, batch, in_flight, key, ca } = arguments;
+    let options = SendOptions { batch, in_flight, key: key.map(Key), authorities: ca, ..SendOptions::default() };
     let report = super::runtime()?.block_on(send(&files, &url, options))?;
     println!("{report}");
     let rejected: u64 = report.rejected.values().sum();

@@ -32,7 +32,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
 async fn serve(config: Config) -> Result<()> {
     let mut stop = std::pin::pin!(super::stop_signal());
     let access = Access::new(config.keys()?);
-    let (listener, url) = http::listen(&config, &access).await?;
+    let (door, url) = http::listen(&config, &access).await?;
     let starting = async {
         let rules = Arc::new(config.rules()?);
         let kafka = config.kafka.connect(&config.kafka.bootstrap);
@@ -54,7 +54,7 @@ async fn serve(config: Config) -> Result<()> {
     engine.meters.register(&mut registry);
     let Routes { open, read, admin: _ } = tidemark_serving::api::routes(&engine);
     let routes = open.merge(access.guard(Scope::Read, read)).fallback(tidemark_serving::api::not_found);
-    let mut server = Http::serve(listener, http::with_metrics(&access, registry, routes));
+    let mut server = Http::serve(door, http::with_metrics(&access, registry, routes));
     tracing::info!("answering: {url}/");
     tokio::select! {
         () = stop => {}

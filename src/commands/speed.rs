@@ -19,7 +19,7 @@ pub fn run(arguments: Member) -> Result<()> {
 async fn speed(config: Config) -> Result<()> {
     let mut stop = std::pin::pin!(super::stop_signal());
     let access = Access::new(config.keys()?);
-    let (listener, url) = http::listen(&config, &access).await?;
+    let (door, url) = http::listen(&config, &access).await?;
     let mut threads = Threads::default();
     let starting = async {
         let rules = config.rules()?;
@@ -41,5 +41,5 @@ async fn speed(config: Config) -> Result<()> {
     registry.register_collector(Box::new(Process));
     tidemark_speed_layer::metrics::register(&speed, &mut registry);
     tracing::info!("counting; {url}/readyz and {url}/metrics tell how it goes");
-    http::serve_layer(listener, &access, registry, "speed", &speed.control, threads, stop).await
+    http::serve_layer(door, &access, registry, "speed", &speed.control, threads, stop).await
 }

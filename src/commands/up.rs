@@ -2,7 +2,7 @@
 
 use super::{Settings, Stores, stop_signal};
 use crate::config::Config;
-use crate::http::{self, Http};
+use crate::http::{self, Door, Http};
 use crate::parts::{self, Threads};
 use anyhow::{Context as _, Result};
 use std::path::PathBuf;
@@ -20,7 +20,6 @@ use tidemark_serving::live::Live;
 use tidemark_speed_layer::Speed;
 use tidemark_topic::kafka::{Kafka, ProducerOptions};
 use tidemark_topic::{Membership, Share};
-use tokio::net::TcpListener;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -49,14 +48,14 @@ pub fn run(arguments: Arguments) -> Result<()> {
 async fn up(config: Config, rules: Arc<Rules>, demo: bool) -> Result<()> {
     let mut stop = std::pin::pin!(stop_signal());
     let access = Access::new(config.keys()?);
-    let (listener, url) = http::listen(&config, &access).await?;
+    let (door, url) = http::listen(&config, &access).await?;
     let embedded = tokio::select! {
         started = start_engines(&config) => started?,
         () = &mut stop => return Ok(()),
     };
     let outcome = tokio::select! {
         parts = Parts::start(&config, rules, &embedded) => match parts {
-            Ok(parts) => serve(parts, listener, &url, &embedded, access, demo, stop).await,
+            Ok(parts) => serve(parts, door, &url, &embedded, access, demo, stop).await,
             Err(error) => Err(error),
         },
         () = stop_signal() => Ok(()),
@@ -119,7 +118,7 @@ impl Parts {
 
 async fn serve(
     mut parts: Parts,
-    listener: TcpListener,
+    door: Door,
     url: &str,
     embedded: &Embedded,
     access: Arc<Access>,
@@ -135,7 +134,7 @@ async fn serve(
         .merge(access.guard(Scope::Admin, admin))
         .merge(access.guard(Scope::Ingest, tidemark_ingest::routes(ingest)))
         .fallback(tidemark_serving::api::not_found);
-    let mut server = Http::serve(listener, http::with_metrics(&access, registry, routes));
+    let mut server = Http::serve(door, http::with_metrics(&access, registry, routes));
     embedded.set_http(url)?;
     let ready = tokio::spawn(announce(Arc::clone(&parts.engine), url.to_owned()));
     let demo = demo

@@ -38,6 +38,8 @@ pub struct SendOptions {
     pub pack: Option<bool>,
     /// For servers that want one.
     pub key: Option<Key>,
+    /// Whom to trust over TLS, a file in PEM; the system's own authorities otherwise.
+    pub authorities: Option<PathBuf>,
 }
 
 /// A key, which does not show itself.
@@ -52,7 +54,7 @@ impl std::fmt::Debug for Key {
 
 impl Default for SendOptions {
     fn default() -> Self {
-        Self { batch: 1000, in_flight: 4, progress: true, retry_for: Duration::from_secs(120), pack: None, key: None }
+        Self { batch: 1000, in_flight: 4, progress: true, retry_for: Duration::from_secs(120), pack: None, key: None, authorities: None }
     }
 }
 
@@ -63,6 +65,8 @@ pub enum SendError {
     Url { url: String, reason: String },
     #[error("the key has characters that no key has")]
     Key,
+    #[error("whom to trust cannot be read: {reason}")]
+    Authorities { reason: String },
     #[error("{name} cannot be opened: {source}")]
     Open { name: String, source: std::io::Error },
     /// What was acknowledged before is in the report; so may be later lines than the one that failed.

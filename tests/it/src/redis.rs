@@ -1,5 +1,6 @@
 //! A Redis of the test's own: the server from the distribution's packages, which keeps nothing on disk.
 
+use crate::certificates::certificates;
 use crate::server::{free_port, signal};
 use crate::wait;
 use rustix::process::Signal;
@@ -31,18 +32,9 @@ impl Redis {
         redis
     }
 
-    /// One that speaks TLS alone, and only with clients whose certificate `ca.crt` has signed. `dir` gets that, and a
-    /// certificate with its key for server and client: `own.crt`, `own.key`.
+    /// One that speaks TLS alone, and only with clients that have a certificate; those of [`certificates`] in `dir`.
     pub fn with_tls(dir: &Path, password: &str) -> Self {
-        let openssl = |arguments: &str| {
-            let done = Command::new("openssl").args(arguments.split(' ')).current_dir(dir).output().expect("openssl is there");
-            assert!(done.status.success(), "openssl {arguments}: {}", String::from_utf8_lossy(&done.stderr));
-        };
-        openssl("req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.crt -days 2 -subj /CN=tidemark-tests");
-        openssl(
-            "req -newkey rsa:2048 -nodes -keyout own.key -out own.csr -subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1",
-        );
-        openssl("x509 -req -in own.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out own.crt -days 2 -copy_extensions copy");
+        certificates(dir);
         let port = free_port();
         let file = |name: &str| dir.join(name).display().to_string();
         let mut command = Command::new("redis-server");

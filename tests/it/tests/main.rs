@@ -15,3 +15,4 @@ mod raw;
 mod read_your_write;
 mod roles;
 mod scaled;
+mod tls;

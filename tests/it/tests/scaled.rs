@@ -114,7 +114,7 @@ fn an_answer_of_any_serving_node_is_exact_whatever_happens_to_the_others() {
         let holding = pace.hold();
         let sending = scope.spawn(|| by_http(&door, &lines, MANNER, &pace));
         let asking = scope.spawn(|| ask_all(&clients, &mut Chance::new("scaled"), &stop, Duration::from_millis(10)));
-        let steps: [(&str, fn(&mut Deployment)); 10] = [
+        let steps: [(&str, Happen); 10] = [
             ("a speed layer is killed", |d| d.speed[0].kill_and_restart()),
             ("a batch layer is killed", |d| d.batch[0].kill_and_restart()),
             ("a speed layer joins", Deployment::add_speed),
@@ -160,10 +160,12 @@ fn an_answer_of_any_serving_node_is_exact_whatever_happens_to_the_others() {
     deployment.serve.into_iter().chain(deployment.batch).chain(deployment.speed).chain(deployment.ingest).for_each(Role::stop);
 }
 
+type Happen = fn(&mut Deployment);
+
 /// What happens to a deployment, and how fresh answers are meanwhile.
 struct Step {
     what: &'static str,
-    happen: fn(&mut Deployment),
+    happen: Happen,
     /// What freshness may be, in the 99th percentile; what is not a hand-over has no bound of its own.
     bound: Option<Duration>,
 }
