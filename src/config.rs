@@ -123,6 +123,11 @@ impl Kafka {
         format!("{}-batch-g{}", self.group, rules.generation)
     }
 
+    /// The group in which speed layers of their own share the topic.
+    pub fn speed_group(&self, rules: &Rules) -> String {
+        format!("{}-speed-g{}", self.group, rules.generation)
+    }
+
     /// The name of this process, if it keeps one.
     pub fn instance(&self) -> Option<String> {
         (!self.instance.is_empty()).then(|| self.instance.clone())

@@ -32,6 +32,8 @@ enum Command {
     Serve(commands::serve::Arguments),
     /// Send NDJSON files (plain, .gz or .zst) to a running tidemark
     Send(commands::send::Arguments),
+    /// After history has been restored from a backup, or lost: begin again where it is whole
+    Restore(commands::restore::Arguments),
     /// Make a key for the HTTP interface, and the lines of the configuration that let it in
     Key(commands::key::Arguments),
     /// Measure what the parts and the whole can do on this machine, and check the counts against a recount
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         Command::Batch(arguments) => commands::batch::run(arguments),
         Command::Serve(arguments) => commands::serve::run(arguments),
         Command::Send(arguments) => commands::send::run(arguments),
+        Command::Restore(arguments) => commands::restore::run(arguments),
         Command::Key(arguments) => commands::key::run(&arguments),
         Command::Bench(arguments) => commands::bench::run(&arguments),
         // Before any runtime exists: the engine makes its own.

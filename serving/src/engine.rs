@@ -12,7 +12,7 @@ use crate::plan::Plan;
 use moka::future::Cache;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tidemark_batch_layer::Batch;
 use tidemark_core::cell::Cell;
 use tidemark_core::cut::Cut;
@@ -37,6 +37,9 @@ const MAX_ROWS: usize = 1_000_000;
 
 /// Live groups of a top list that history is asked for by name.
 const MAX_LIVE_GROUPS: usize = 100;
+
+/// Before it is looked again whether a position can be answered, where nothing tells: a repair is over, Redis is back.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// What history has been asked: a question, the groups needed, and the marks.
 type Asked = (String, Groups, Vec<u64>);
@@ -97,27 +100,35 @@ impl<H: History> Engine<H> {
         Self { rules, topic, partitions, live, reached, history, layers, kept: Kept::default(), meters: Meters::default(), cache }
     }
 
+    /// Answers, if need be once the position that the plan wants has been reached, by whichever way comes to it first.
     pub async fn answer(&self, plan: &Plan) -> Result<Answer, AnswerError> {
-        match plan.view {
-            Some(view) => self.answer_by_view(view, plan).await,
-            None => self.answer_by_history(None, plan).await,
+        let until = Instant::now() + plan.timeout;
+        loop {
+            let answer = match plan.view {
+                Some(view) => self.answer_by_view(view, plan, until).await,
+                None => self.answer_by_history(None, plan, until).await,
+            };
+            if !matches!(answer, Err(AnswerError::TimedOut { .. })) || Instant::now() + LOOK >= until {
+                return answer;
+            }
+            tokio::time::sleep(LOOK).await;
         }
     }
 
-    async fn answer_by_view(&self, view: ViewId, plan: &Plan) -> Result<Answer, AnswerError> {
+    async fn answer_by_view(&self, view: ViewId, plan: &Plan, until: Instant) -> Result<Answer, AnswerError> {
         if let Live::InRedis(snapshots) = &self.live
             && snapshots.trouble().is_some()
         {
-            return self.answer_by_history(Some(view), plan).await;
+            return self.answer_by_history(Some(view), plan, until.min(Instant::now() + LOOK)).await;
         }
         if let Some(wanted) = &plan.at_least {
-            self.wait_for(wanted, plan.timeout, self.live.changes(), || self.live.positions()).await?;
+            self.wait_for(wanted, until, self.live.changes(), || self.live.positions()).await?;
         }
         let snapshot = match self.live.snapshot(view, &plan.question, self.partitions).await {
             Ok(snapshot) => snapshot,
             Err(LiveError::Elsewhere(why)) => {
                 tracing::debug!("answered from history alone: {why}");
-                return self.answer_by_history(Some(view), plan).await;
+                return self.answer_by_history(Some(view), plan, until.min(Instant::now() + LOOK)).await;
             }
             Err(LiveError::Buckets(error)) => return Err(AnswerError::Buckets(error.to_string())),
             Err(error @ LiveError::Starting) => return Err(AnswerError::Starting(error.to_string())),
@@ -154,10 +165,10 @@ impl<H: History> Engine<H> {
 
     /// A question that no view covers, or whose live part cannot be had: from history alone at the cut H, a few seconds
     /// older and as exact.
-    async fn answer_by_history(&self, view: Option<ViewId>, plan: &Plan) -> Result<Answer, AnswerError> {
+    async fn answer_by_history(&self, view: Option<ViewId>, plan: &Plan, until: Instant) -> Result<Answer, AnswerError> {
         let reached = || self.reached.borrow().clone();
         if let Some(wanted) = &plan.at_least {
-            self.wait_for(wanted, plan.timeout, self.reached.clone(), reached).await?;
+            self.wait_for(wanted, until, self.reached.clone(), reached).await?;
         }
         let reached = reached();
         if reached.iter().len() < self.partitions as usize {
@@ -165,6 +176,7 @@ impl<H: History> Engine<H> {
         }
         let answer = tidemark_history::raw::answer(&*self.history, &self.rules, view, &plan.question, &reached).await;
         let RawAnswer { rows, cut, marks } = answer.map_err(|error| AnswerError::History(error.to_string()))?;
+        // An epoch that is being repaired is left out, with all above it.
         if let Some(wanted) = plan.at_least.as_ref().filter(|wanted| !cut.reaches(wanted)) {
             return Err(AnswerError::TimedOut { wanted: wanted.clone(), reached: cut });
         }
@@ -178,7 +190,7 @@ impl<H: History> Engine<H> {
     async fn wait_for<T>(
         &self,
         wanted: &Cut,
-        timeout: Duration,
+        until: Instant,
         mut changes: watch::Receiver<T>,
         at: impl Fn() -> Cut,
     ) -> Result<(), AnswerError> {
@@ -196,7 +208,7 @@ impl<H: History> Engine<H> {
                 }
             }
         };
-        let waited = tokio::time::timeout(timeout, reached).await;
+        let waited = tokio::time::timeout_at(until.into(), reached).await;
         waited.map_err(|_| AnswerError::TimedOut { wanted: wanted.clone(), reached: at() })
     }
 }

@@ -14,6 +14,7 @@ use tidemark_core::window::{TimeRange, WindowStart};
 
 static CLAIM: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("claim.lua")));
 static WRITE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("write.lua")));
+static FORGET: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("forget.lua")));
 static READ: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("read.lua")));
 
 /// Windows that are loaded at a time.
@@ -129,6 +130,12 @@ impl Store {
             "lost" => Ok(Written::Lost),
             other => Err(Error::Malformed { partition, reason: format!("a write was answered with `{other}`") }),
         }
+    }
+
+    /// Removes the partition's snapshot; who owned it owns it no more.
+    pub async fn forget(&self, partition: Partition) -> Result<(), Error> {
+        let (tag, views) = (self.tag(partition), self.views.len());
+        self.link.ask(async |redis| FORGET.key(&*tag).arg(views).invoke_async(redis).await).await
     }
 
     /// The heads of partitions `0..partitions`, in one round trip; `None` where there is no snapshot.

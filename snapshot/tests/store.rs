@@ -147,6 +147,18 @@ async fn cells_under_a_new_name_appear_when_all_are_there_and_the_others_go() {
 }
 
 #[tokio::test]
+async fn what_is_forgotten_leaves_nothing() {
+    let redis = Redis::start();
+    let store = store(&redis);
+    let claim = store.claim(P).await.expect("claimed");
+    let first = write(&claim, "n", 1, vec![cells(0, 0, "x", 1), cells(1, 3, "y", 1)], Some(head(1, 0, 2)));
+    store.write(P, &first).await.expect("written");
+    store.forget(P).await.expect("forgotten");
+    assert_eq!((read(&store, TimeRange::default()).await, redis.ask(&["DBSIZE"])), (None, ":0".into()));
+    assert_eq!(store.write(P, &Write { number: 2, ..first }).await.expect("asked"), Written::Fenced);
+}
+
+#[tokio::test]
 async fn many_cells_are_one_write() {
     let redis = Redis::start();
     let store = store(&redis);

@@ -5,6 +5,7 @@ pub mod bench;
 pub mod demo;
 pub mod ingest;
 pub mod key;
+pub mod restore;
 pub mod send;
 pub mod serve;
 pub mod speed;

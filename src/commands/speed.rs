@@ -28,7 +28,7 @@ async fn speed(config: Config) -> Result<()> {
         let history = Arc::new(parts::open_history(&config, &config.clickhouse.url, &rules).await?);
         let store = parts::open_snapshots(&config, &rules).await?;
         let reached = parts::follow(kafka.group_positions(&config.kafka.batch_group(&rules))?, partitions);
-        let group = format!("{}-speed-g{}", config.kafka.group, rules.generation);
+        let group = config.kafka.speed_group(&rules);
         let instance = |n| config.kafka.instance().map(|name| format!("{name}-{n}"));
         let members = (0..config.speed.threads(partitions).get()).map(|n| config.kafka.membership(&group, instance(n)));
         parts::start_speed(&config, &kafka, members.collect(), store, &history, &reached, &mut threads)

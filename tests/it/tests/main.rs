@@ -5,6 +5,7 @@
 mod any_moment;
 mod bad_requests;
 mod bounded;
+mod disaster;
 mod flights;
 mod january;
 mod keys;

@@ -1,9 +1,9 @@
-//! How far a group has come, for those who are not in it.
+//! How far a group has come, for those who are not in it: to follow it, or to set it back.
 
 use super::{ANSWER_DEADLINE, Journal, Kafka, number};
 use crate::{Error, NextOffset, Partition};
 use rdkafka::config::FromClientConfigAndContext;
-use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
 use rdkafka::topic_partition_list::{Offset as RawOffset, TopicPartitionList};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ impl ConsumerContext for Journal {}
 #[derive(Clone)]
 pub struct GroupPositions {
     kafka: Kafka,
+    group: String,
     client: Arc<BaseConsumer<Journal>>,
 }
 
@@ -28,13 +29,45 @@ impl GroupPositions {
         let config = kafka.config(&[], &[("group.id", group), ("enable.auto.commit", "false")])?;
         let client = BaseConsumer::from_config_and_context(&config, Journal::default())
             .map_err(|error| Error::Refused { reason: format!("making a client: {error}") })?;
-        Ok(Self { kafka: kafka.clone(), client: Arc::new(client) })
+        Ok(Self { kafka: kafka.clone(), group: group.to_owned(), client: Arc::new(client) })
     }
 
     /// The group's position in partitions `0..partitions`; the log's beginning where it has committed none.
     pub async fn look(&self, partitions: u32) -> Result<BTreeMap<Partition, NextOffset>, Error> {
-        let asked = self.clone();
-        let answer = tokio::task::spawn_blocking(move || asked.ask(partitions)).await;
+        self.blocking(move |this| this.ask(partitions)).await
+    }
+
+    /// How many members the group has.
+    pub async fn members(&self) -> Result<usize, Error> {
+        self.blocking(|this| {
+            let doing = "asking for a group's members";
+            let groups = this.client.fetch_group_list(Some(&this.group), ANSWER_DEADLINE);
+            let groups = groups.map_err(|error| this.kafka.client_error(&error, doing))?;
+            Ok(groups.groups().iter().map(|group| group.members().len()).sum())
+        })
+        .await
+    }
+
+    /// Sets the group's positions, as nobody's who is in it: Kafka refuses that while it has members.
+    pub async fn set(&self, positions: BTreeMap<Partition, NextOffset>) -> Result<(), Error> {
+        self.blocking(move |this| {
+            let doing = "setting a group's positions";
+            let mut list = TopicPartitionList::new();
+            for (partition, next) in positions {
+                let offset =
+                    i64::try_from(next.get()).map_err(|_| Error::Refused { reason: format!("{next} is not an offset of Kafka") })?;
+                list.add_partition_offset(&this.kafka.topic, number(partition), RawOffset::Offset(offset))
+                    .map_err(|error| this.kafka.client_error(&error, doing))?;
+            }
+            this.client.commit(&list, CommitMode::Sync).map_err(|error| this.kafka.client_error(&error, doing))
+        })
+        .await
+    }
+
+    /// Calls of the client that wait for the broker's answer run where they may block.
+    async fn blocking<T: Send + 'static>(&self, ask: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+        let this = self.clone();
+        let answer = tokio::task::spawn_blocking(move || ask(&this)).await;
         answer.unwrap_or_else(|stopped| Err(Error::Unavailable { broker: self.kafka.bootstrap.clone(), reason: stopped.to_string() }))
     }
 

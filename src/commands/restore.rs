@@ -1,0 +1,90 @@
+//! `tidemark restore`: after history has been restored from a backup, or lost, everything begins again where it is whole.
+
+use super::{Settings, Stores};
+use crate::config::Config;
+use crate::parts;
+use anyhow::{Result, bail};
+use std::collections::BTreeMap;
+use tidemark_core::generation::Rules;
+use tidemark_core::offset::{NextOffset, OffsetRange, Partition};
+use tidemark_history::History as _;
+use tidemark_history::clickhouse::ClickHouse;
+
+/// How long removing an epoch may take.
+const CLEAR_SECS: u32 = 600;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    settings: Settings,
+    #[command(flatten)]
+    stores: Stores,
+}
+
+pub fn run(arguments: Arguments) -> Result<()> {
+    super::log();
+    let mut config = arguments.settings.load()?;
+    arguments.stores.put_into(&mut config);
+    parts::need_servers(&config, "restore", false)?;
+    super::runtime()?.block_on(restore(config))
+}
+
+/// The batch layer's positions may be ahead of what a restored history has, and snapshots may be of epochs that it says are
+/// open: both go back to the marks of its ledger. What is above them is written again, and compared as ever.
+async fn restore(config: Config) -> Result<()> {
+    let rules = config.rules()?;
+    let kafka = config.kafka.connect(&config.kafka.bootstrap);
+    let batch = config.kafka.batch_group(&rules);
+    let positions = kafka.group_positions(&batch)?;
+    for group in [&batch, &config.kafka.speed_group(&rules)] {
+        let members = kafka.group_positions(group)?.members().await?;
+        if members > 0 {
+            bail!("{members} processes are in the group {group}: stop every tidemark of this deployment first");
+        }
+    }
+    let history = parts::open_history(&config, &config.clickhouse.url, &rules).await?;
+    let (marks, extents) = (history.marks().await?, kafka.admin()?.extents().await?);
+    let mut set = BTreeMap::new();
+    for (&partition, extent) in &extents {
+        let whole = marks.get(&partition).map_or(extent.start, |mark| mark.position(rules.epoch_bits));
+        if whole < extent.start {
+            bail!(
+                "partition {partition}: history is whole up to {whole}, but the topic begins at {}: what was between them is in neither. \
+                 Restore a later backup, or start a new history (another clickhouse.database and kafka.group)",
+                extent.start
+            );
+        }
+        if whole > extent.end {
+            bail!(
+                "partition {partition}: history is whole up to {whole}, but the topic ends at {}: it is not the topic of this history",
+                extent.end
+            );
+        }
+        set.insert(partition, whole);
+    }
+    for (&partition, &whole) in &set {
+        clear(&history, &rules, partition, whole, extents[&partition].end).await?;
+    }
+    let partitions: Vec<String> = set.iter().map(|(partition, whole)| format!("{partition}:{whole}")).collect();
+    positions.set(set).await?;
+    if let Some(store) = parts::open_snapshots(&config, &rules).await? {
+        for partition in extents.keys() {
+            store.forget(*partition).await?;
+        }
+    }
+    println!("history goes on from {}; start tidemark again", partitions.join(","));
+    Ok(())
+}
+
+/// Removes what history has of epochs that are not closed: it is written again, and must not be there twice.
+async fn clear(history: &ClickHouse, rules: &Rules, partition: Partition, from: NextOffset, end: NextOffset) -> Result<()> {
+    let (mut epoch, last) = (rules.epoch_bits.epoch_at(from), rules.epoch_bits.epoch_at(end));
+    while let Some(range) = OffsetRange::new(rules.epoch_bits.start_of(epoch), rules.epoch_bits.end_of(last)) {
+        if history.found(partition, range).await?.is_empty() {
+            break;
+        }
+        history.wipe(partition, epoch, CLEAR_SECS).await?;
+        epoch = epoch.next();
+    }
+    Ok(())
+}
