@@ -3,6 +3,7 @@
 use crate::cells::{WindowCells, cell, values};
 use crate::connection::{Link, Server};
 use crate::{Error, Head};
+use futures_util::future::try_join_all;
 use redis::{RedisResult, Script, Value, cmd, pipe};
 use std::sync::LazyLock;
 use tidemark_core::cell::Cell;
@@ -138,18 +139,16 @@ impl Store {
         self.link.ask(async |redis| FORGET.key(&*tag).arg(views).invoke_async(redis).await).await
     }
 
-    /// The heads of partitions `0..partitions`, in one round trip; `None` where there is no snapshot.
+    /// The heads of partitions `0..partitions`; `None` where there is no snapshot.
     pub async fn heads(&self, partitions: u32) -> Result<Vec<Option<Head>>, Error> {
-        let mut pipeline = pipe();
-        for partition in (0..partitions).map(Partition) {
-            pipeline.cmd("HGET").arg(self.tag(partition)).arg("head");
-        }
-        let heads: Vec<Option<Vec<u8>>> = self.link.ask(async |redis| pipeline.query_async(redis).await).await?;
-        let read = |(partition, head): (u32, Option<Vec<u8>>)| {
+        let head = async |partition: u32| {
+            let tag = self.tag(Partition(partition));
+            let head: Option<Vec<u8>> = self.link.ask(async |redis| cmd("HGET").arg(&*tag).arg("head").query_async(redis).await).await?;
             let malformed = |reason| Error::Malformed { partition: Partition(partition), reason };
             head.map(|head| Head::from_json(&head).map_err(malformed)).transpose()
         };
-        (0..partitions).zip(heads).map(read).collect()
+        // All are on their way at once; of a cluster's nodes each has some.
+        try_join_all((0..partitions).map(head)).await
     }
 
     /// Visits the cells of a view in a range of time, of the open epochs; the head that they are right at, or `None` if

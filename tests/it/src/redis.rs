@@ -1,9 +1,8 @@
 //! A Redis of the test's own: the server from the distribution's packages, which keeps nothing on disk.
 
 use crate::certificates::certificates;
-use crate::server::{free_port, signal};
+use crate::server::{free_port, freeze};
 use crate::wait;
-use rustix::process::Signal;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
@@ -88,7 +87,7 @@ impl Redis {
 
     /// Stands still without closing its connections, or goes on.
     pub fn freeze(&self, frozen: bool) {
-        signal(self.child.id(), if frozen { Signal::STOP } else { Signal::CONT });
+        freeze(self.child.id(), frozen);
     }
 }
 

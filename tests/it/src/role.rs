@@ -2,9 +2,8 @@
 
 use crate::client::Client;
 use crate::cluster::{Cluster, Endpoints};
-use crate::server::{Server, binary, free_port, signal, terminate};
+use crate::server::{Server, binary, free_port, freeze, terminate};
 use crate::wait;
-use rustix::process::Signal;
 use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -76,7 +75,7 @@ impl Role {
 
     /// Stands still without closing its connections, or goes on.
     pub fn freeze(&self, frozen: bool) {
-        signal(self.child.id(), if frozen { Signal::STOP } else { Signal::CONT });
+        freeze(self.child.id(), frozen);
     }
 
     /// SIGTERM, it ends well, and another process at the same address is ready.

@@ -263,6 +263,11 @@ pub(crate) fn signal(process: u32, signal: Signal) {
     let _ = kill_process(pid(process), signal);
 }
 
+/// Makes a process stand still without closing its connections, or go on.
+pub fn freeze(process: u32, frozen: bool) {
+    signal(process, if frozen { Signal::STOP } else { Signal::CONT });
+}
+
 /// SIGTERM.
 pub(crate) fn terminate(process: u32) {
     signal(process, Signal::TERM);
