@@ -65,11 +65,9 @@ pub fn register(speed: &Arc<Speed>, registry: &mut Registry) {
     registry.register("tidemark_epochs_repaired", "Epochs that differed in history, and were written again", repaired.clone());
     let help = "From comparing an epoch with history to its place in the ledger";
     registry.register_with_unit("tidemark_epoch_close_duration", help, Unit::Seconds, closing.clone());
-    if speed.has_snapshots() {
-        let help = "From the changes of all partitions to their snapshots in Redis";
-        registry.register_with_unit("tidemark_snapshot_tick_duration", help, Unit::Seconds, tick.clone());
-        registry.register("tidemark_snapshot_ticks_failed", "Ticks after which a snapshot was not written", failed_ticks.clone());
-    }
+    let help = "From the changes of all partitions to their snapshots in Redis";
+    registry.register_with_unit("tidemark_snapshot_tick_duration", help, Unit::Seconds, tick.clone());
+    registry.register("tidemark_snapshot_ticks_failed", "Ticks after which a snapshot was not written", failed_ticks.clone());
     registry.register_collector(Box::new(Standing(Arc::clone(speed))));
 }
 

@@ -122,10 +122,6 @@ impl Speed {
         Self { store: Some(store), ..self }
     }
 
-    pub fn has_snapshots(&self) -> bool {
-        self.store.is_some()
-    }
-
     pub fn rules(&self) -> &Rules {
         &self.rules
     }

@@ -161,7 +161,7 @@ fn registry<P>(parts: &Parts, ingest: &Ingest<P>) -> Registry {
     ingest.register(&mut registry);
     tidemark_speed_layer::metrics::register(&parts.speed, &mut registry);
     tidemark_batch_layer::metrics::register(&parts.batch, &mut registry);
-    parts.engine.meters.register(&mut registry);
+    tidemark_serving::metrics::register(&parts.engine, &mut registry);
     registry
 }
 
