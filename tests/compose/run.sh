@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks docker-compose.yml: by the compose specification's schema, and by what the schema cannot say. No Docker is needed.
-# TIDEMARK_BIN, if set, must take the flags that the file gives it.
+# Checks the compose files: by the compose specification's schema, and by what the schema cannot say. No Docker is needed.
+# TIDEMARK_BIN, if set, must take the flags that the files give it.
 set -euo pipefail
 
 HERE=$(cd "$(dirname "$0")" && pwd)
@@ -15,4 +15,4 @@ if ! cmp -s "$HERE/package-lock.json" "$WORK/from"; then
 fi
 # Node looks for packages above the file that imports them.
 cp "$HERE/compose.test.js" "$WORK/"
-TIDEMARK_COMPOSE=$HERE/../../docker-compose.yml node --test --test-reporter=spec "$WORK/compose.test.js"
+TIDEMARK_ROOT=$(cd "$HERE/../.." && pwd) node --test --test-reporter=spec "$WORK/compose.test.js"

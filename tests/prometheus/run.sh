@@ -7,5 +7,6 @@ cd "$(dirname "$0")/../.."
 scripts/install-for-tests.sh promtool=prometheus
 cd deploy/prometheus
 promtool check config --syntax-only prometheus.yml
+promtool check config --syntax-only scaled.yml
 promtool check rules rules.yml
 promtool test rules rules.test.yml
