@@ -26,6 +26,7 @@ const DEFAULT: &str = include_str!("../tidemark.default.toml");
 #[serde(deny_unknown_fields)]
 pub struct Config {
     pub listen: String,
+    pub admin_listen: String,
     pub open: bool,
     pub tls: Tls,
     /// None by default: there is no key that everybody knows.

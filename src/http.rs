@@ -17,28 +17,42 @@ use tidemark_metrics::Registry;
 use tidemark_topic::Control;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 /// How long requests under way may take at the end.
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// A server that answers.
+/// A server that answers, at one address or two.
 pub struct Http {
-    server: JoinHandle<std::io::Result<()>>,
+    servers: JoinSet<std::io::Result<()>>,
     close: watch::Sender<bool>,
 }
 
 /// Where connections come in.
-pub enum Door {
+pub struct Door {
+    requests: Listening,
+    /// Those of operators and of Prometheus, where they come in by themselves.
+    apart: Option<Listening>,
+}
+
+enum Listening {
     Plain(TcpListener),
     Tls(TlsListener),
 }
 
-/// Listens, so that connections wait from here on; gives the URL too. Refuses to be open to other machines unless that
-/// was said.
+/// Listens, so that connections wait from here on; gives the URL for requests too. Refuses to be open to other machines
+/// unless that was said.
 pub async fn listen(config: &Config, access: &Access) -> Result<(Door, String)> {
+    let (requests, url) = listen_at(&config.listen, config, access).await?;
+    let apart = match config.admin_listen.as_str() {
+        "" => None,
+        at => Some(listen_at(at, config, access).await?.0),
+    };
+    Ok((Door { requests, apart }, url))
+}
+
+async fn listen_at(at: &str, config: &Config, access: &Access) -> Result<(Listening, String)> {
     let tls = config.tls.server()?;
-    let at = &config.listen;
     let listener = TcpListener::bind(at).await;
     let listener = listener.with_context(|| format!("listening on {at}; is another tidemark running? --listen takes another address"))?;
     let address = listener.local_addr()?;
@@ -49,15 +63,9 @@ pub async fn listen(config: &Config, access: &Access) -> Result<(Door, String)> 
         );
     }
     Ok(match tls {
-        None => (Door::Plain(listener), format!("http://{address}")),
-        Some(tls) => (Door::Tls(TlsListener::new(listener, tls)?), format!("https://{address}")),
+        None => (Listening::Plain(listener), format!("http://{address}")),
+        Some(tls) => (Listening::Tls(TlsListener::new(listener, tls)?), format!("https://{address}")),
     })
-}
-
-/// Times all routes, and adds `/metrics` for those that may read.
-pub fn with_metrics(access: &Arc<Access>, mut registry: Registry, routes: Router) -> Router {
-    let routes = tidemark_metrics::timed(&mut registry, routes);
-    routes.merge(access.guard(Scope::Read, tidemark_metrics::routes(registry)))
 }
 
 /// What a layer of its own shows: whether it is well, its figures, and the way to steer it. Ends with the layer.
@@ -99,8 +107,7 @@ pub async fn serve_layer(
     };
     let open = Router::new().route("/healthz", get(tidemark_serving::api::healthz)).route("/readyz", get(ready));
     let admin = Router::new().route(&format!("/v1/layers/{layer}/{{action}}"), post(steer));
-    let routes = open.merge(access.guard(Scope::Admin, admin)).fallback(absent);
-    let mut server = Http::serve(door, with_metrics(access, registry, routes));
+    let mut server = Http::serve(door, access, registry, open.fallback(absent), admin);
     let outcome = tokio::select! {
         () = stop => Ok(()),
         error = threads.ended() => Err(error),
@@ -114,28 +121,45 @@ pub async fn serve_layer(
 }
 
 impl Http {
-    pub fn serve(door: Door, routes: Router) -> Self {
-        let (close, mut closed) = watch::channel(false);
-        let closing = async move { drop(closed.wait_for(|closed| *closed).await) };
-        let server = match door {
-            Door::Plain(listener) => {
-                let listener = listener.tap_io(|connection| drop(connection.set_nodelay(true)));
-                tokio::spawn(axum::serve(listener, routes).with_graceful_shutdown(closing).into_future())
+    /// Serves `routes`, timed, and beside them or apart what is for operators, with `/metrics` for those that may read.
+    pub fn serve(door: Door, access: &Arc<Access>, mut registry: Registry, routes: Router, admin: Router) -> Self {
+        let mut server = Self { servers: JoinSet::new(), close: watch::Sender::new(false) };
+        let admin = access.guard(Scope::Admin, admin);
+        match door.apart {
+            None => {
+                let routes = tidemark_metrics::timed(&mut registry, routes.merge(admin));
+                server.listen(door.requests, routes.merge(access.guard(Scope::Read, tidemark_metrics::routes(registry))));
             }
-            Door::Tls(listener) => tokio::spawn(axum::serve(listener, routes).with_graceful_shutdown(closing).into_future()),
+            Some(apart) => {
+                server.listen(door.requests, tidemark_metrics::timed(&mut registry, routes));
+                server.listen(apart, admin.merge(access.guard(Scope::Read, tidemark_metrics::routes(registry))));
+            }
+        }
+        server
+    }
+
+    fn listen(&mut self, at: Listening, routes: Router) {
+        let mut closed = self.close.subscribe();
+        let closing = async move { drop(closed.wait_for(|closed| *closed).await) };
+        match at {
+            Listening::Plain(listener) => {
+                let listener = listener.tap_io(|connection| drop(connection.set_nodelay(true)));
+                self.servers.spawn(axum::serve(listener, routes).with_graceful_shutdown(closing).into_future())
+            }
+            Listening::Tls(listener) => self.servers.spawn(axum::serve(listener, routes).with_graceful_shutdown(closing).into_future()),
         };
-        Self { server, close }
     }
 
     /// Waits for the end, which comes by itself only after an error.
     pub async fn ended(&mut self) -> Result<()> {
-        (&mut self.server).await.context("the HTTP server")?.context("the HTTP server")
+        self.servers.join_next().await.context("there is no HTTP server")?.context("the HTTP server")?.context("the HTTP server")
     }
 
     /// Takes nothing new, and waits for what is under way.
-    pub async fn close(self) {
+    pub async fn close(mut self) {
         let _ = self.close.send(true);
-        if !self.server.is_finished() && tokio::time::timeout(DRAIN, self.server).await.is_err() {
+        let closed = async { while self.servers.join_next().await.is_some() {} };
+        if tokio::time::timeout(DRAIN, closed).await.is_err() {
             tracing::warn!("requests were still under way after {} s", DRAIN.as_secs());
         }
     }

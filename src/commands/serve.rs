@@ -52,9 +52,9 @@ async fn serve(config: Config) -> Result<()> {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Process));
     tidemark_serving::metrics::register(&engine, &mut registry);
-    let Routes { open, read, admin: _ } = tidemark_serving::api::routes(&engine);
+    let Routes { open, read, admin } = tidemark_serving::api::routes(&engine);
     let routes = open.merge(access.guard(Scope::Read, read)).fallback(tidemark_serving::api::not_found);
-    let mut server = Http::serve(door, http::with_metrics(&access, registry, routes));
+    let mut server = Http::serve(door, &access, registry, routes, admin);
     tracing::info!("answering: {url}/");
     tokio::select! {
         () = stop => {}

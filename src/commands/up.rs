@@ -131,10 +131,9 @@ async fn serve(
     let Routes { open, read, admin } = tidemark_serving::api::routes(&parts.engine);
     let routes = open
         .merge(access.guard(Scope::Read, read))
-        .merge(access.guard(Scope::Admin, admin))
         .merge(access.guard(Scope::Ingest, tidemark_ingest::routes(ingest)))
         .fallback(tidemark_serving::api::not_found);
-    let mut server = Http::serve(door, http::with_metrics(&access, registry, routes));
+    let mut server = Http::serve(door, &access, registry, routes, admin);
     embedded.set_http(url)?;
     let ready = tokio::spawn(announce(Arc::clone(&parts.engine), url.to_owned()));
     let demo = demo

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output};
 use tidemark_tests::client::Client;
-use tidemark_tests::server::{Site, binary};
+use tidemark_tests::server::{Site, binary, free_port};
 
 /// A key's secret, and the lines of the configuration that let it in, as `tidemark key` prints them.
 fn key(name: &str, scopes: &str) -> (String, String) {
@@ -54,6 +54,19 @@ fn only_keys_open_what_their_scopes_name() {
     let refused = send(None);
     assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("needs a key"), "{refused:?}");
     assert!(send(Some(&sender)).status.success());
+    server.stop();
+}
+
+#[test]
+fn what_operators_do_can_have_an_address_of_its_own() {
+    let apart = format!("127.0.0.1:{}", free_port());
+    let site = Site::new(&format!("admin_listen = \"{apart}\"\n"));
+    let server = site.up();
+    let operators = Client::new(format!("http://{apart}"));
+    let pause = |client: &Client| client.post("/v1/layers/batch/pause", &[], b"").status;
+    assert_eq!((status(&server.client, "/metrics", None), pause(&server.client)), (404, 404));
+    assert_eq!((status(&operators, "/metrics", None), pause(&operators)), (200, 200));
+    assert_eq!((status(&server.client, "/v1/status", None), status(&operators, "/v1/status", None)), (200, 404));
     server.stop();
 }
 
