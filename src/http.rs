@@ -155,6 +155,17 @@ impl Http {
         self.servers.join_next().await.context("there is no HTTP server")?.context("the HTTP server")?.context("the HTTP server")
     }
 
+    /// Serves until it is time to stop, and then ends well.
+    pub async fn serve_until(mut self, stop: impl Future<Output = ()>) -> Result<()> {
+        tokio::select! {
+            () = stop => {}
+            ended = self.ended() => return ended,
+        }
+        tracing::info!("stopping");
+        self.close().await;
+        Ok(())
+    }
+
     /// Takes nothing new, and waits for what is under way.
     pub async fn close(mut self) {
         let _ = self.close.send(true);

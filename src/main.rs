@@ -29,11 +29,11 @@ enum Command {
     /// Write a Kafka's events to a ClickHouse: one of many that share the partitions
     Batch(commands::Member),
     /// Answer queries from a ClickHouse and a Redis: one of many
-    Serve(commands::serve::Arguments),
+    Serve(commands::Deployed),
     /// Send NDJSON files (plain, .gz or .zst) to a running tidemark
     Send(commands::send::Arguments),
     /// After history has been restored from a backup, or lost: begin again where it is whole
-    Restore(commands::restore::Arguments),
+    Restore(commands::Deployed),
     /// Make a key for the HTTP interface, and the lines of the configuration that let it in
     Key(commands::key::Arguments),
     /// Measure what the parts and the whole can do on this machine, and check the counts against a recount

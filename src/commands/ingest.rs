@@ -41,15 +41,9 @@ async fn ingest(config: Config) -> Result<()> {
     ingest.register(&mut registry);
     let events = access.guard(Scope::Ingest, tidemark_ingest::routes(ingest));
     let routes = health(kafka.admin()?).merge(events).fallback(not_found);
-    let mut server = Http::serve(door, &access, registry, routes, Router::new());
+    let server = Http::serve(door, &access, registry, routes, Router::new());
     tracing::info!(topic = config.kafka.topic, partitions, "ready: {url}/v1/events");
-    tokio::select! {
-        () = stop => {}
-        ended = server.ended() => return ended,
-    }
-    tracing::info!("stopping");
-    server.close().await;
-    Ok(())
+    server.serve_until(stop).await
 }
 
 fn health(admin: Admin) -> Router {

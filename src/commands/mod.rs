@@ -68,13 +68,28 @@ impl Stores {
     }
 }
 
-/// What a layer of its own takes.
+/// What a process takes that shares servers with others.
 #[derive(clap::Args)]
-pub struct Member {
+pub struct Deployed {
     #[command(flatten)]
     settings: Settings,
     #[command(flatten)]
     stores: Stores,
+}
+
+impl Deployed {
+    fn load(self) -> Result<Config> {
+        let mut config = self.settings.load()?;
+        self.stores.put_into(&mut config);
+        Ok(config)
+    }
+}
+
+/// What a layer of its own takes.
+#[derive(clap::Args)]
+pub struct Member {
+    #[command(flatten)]
+    deployed: Deployed,
     /// The name that this process keeps when it comes back: the group then leaves it its partitions meanwhile
     #[arg(long)]
     name: Option<String>,
@@ -82,8 +97,7 @@ pub struct Member {
 
 impl Member {
     fn load(self) -> Result<Config> {
-        let mut config = self.settings.load()?;
-        self.stores.put_into(&mut config);
+        let mut config = self.deployed.load()?;
         config.kafka.instance = self.name.unwrap_or(config.kafka.instance);
         Ok(config)
     }

@@ -1,6 +1,6 @@
 //! `tidemark restore`: after history has been restored from a backup, or lost, everything begins again where it is whole.
 
-use super::{Settings, Stores};
+use super::Deployed;
 use crate::config::Config;
 use crate::parts;
 use anyhow::{Result, bail};
@@ -13,18 +13,9 @@ use tidemark_history::clickhouse::ClickHouse;
 /// How long removing an epoch may take.
 const CLEAR_SECS: u32 = 600;
 
-#[derive(clap::Args)]
-pub struct Arguments {
-    #[command(flatten)]
-    settings: Settings,
-    #[command(flatten)]
-    stores: Stores,
-}
-
-pub fn run(arguments: Arguments) -> Result<()> {
+pub fn run(arguments: Deployed) -> Result<()> {
     super::log();
-    let mut config = arguments.settings.load()?;
-    arguments.stores.put_into(&mut config);
+    let config = arguments.load()?;
     parts::need_servers(&config, "restore", false)?;
     super::runtime()?.block_on(restore(config))
 }

@@ -1,6 +1,6 @@
 //! `tidemark serve`: answers alone. Any number of them, anywhere: they keep nothing.
 
-use super::{Settings, Stores};
+use super::Deployed;
 use crate::config::Config;
 use crate::http::{self, Http};
 use crate::parts;
@@ -13,18 +13,9 @@ use tidemark_serving::engine::{Engine, Layers};
 use tidemark_serving::live::Live;
 use tidemark_serving::snapshots::Snapshots;
 
-#[derive(clap::Args)]
-pub struct Arguments {
-    #[command(flatten)]
-    settings: Settings,
-    #[command(flatten)]
-    stores: Stores,
-}
-
-pub fn run(arguments: Arguments) -> Result<()> {
+pub fn run(arguments: Deployed) -> Result<()> {
     super::log();
-    let mut config = arguments.settings.load()?;
-    arguments.stores.put_into(&mut config);
+    let config = arguments.load()?;
     parts::need_servers(&config, "serve", true)?;
     super::runtime()?.block_on(serve(config))
 }
@@ -54,13 +45,7 @@ async fn serve(config: Config) -> Result<()> {
     tidemark_serving::metrics::register(&engine, &mut registry);
     let Routes { open, read, admin } = tidemark_serving::api::routes(&engine);
     let routes = open.merge(access.guard(Scope::Read, read)).fallback(tidemark_serving::api::not_found);
-    let mut server = Http::serve(door, &access, registry, routes, admin);
+    let server = Http::serve(door, &access, registry, routes, admin);
     tracing::info!("answering: {url}/");
-    tokio::select! {
-        () = stop => {}
-        ended = server.ended() => return ended,
-    }
-    tracing::info!("stopping");
-    server.close().await;
-    Ok(())
+    server.serve_until(stop).await
 }

@@ -1,6 +1,6 @@
 //! `tidemark up`: everything in one process tree, on one data directory.
 
-use super::{Settings, Stores, stop_signal};
+use super::{Deployed, stop_signal};
 use crate::config::Config;
 use crate::http::{self, Door, Http};
 use crate::parts::{self, Threads};
@@ -24,12 +24,10 @@ use tidemark_topic::{Membership, Share};
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
-    settings: Settings,
+    deployed: Deployed,
     /// Data directory [default: tidemark-data]
     #[arg(long)]
     data: Option<PathBuf>,
-    #[command(flatten)]
-    stores: Stores,
     /// Feed a sample stream of real flights
     #[arg(long)]
     demo: bool,
@@ -38,9 +36,8 @@ pub struct Arguments {
 pub fn run(arguments: Arguments) -> Result<()> {
     super::log();
     let demo = arguments.demo;
-    let mut config = arguments.settings.load()?;
+    let mut config = arguments.deployed.load()?;
     config.data = arguments.data.unwrap_or(config.data);
-    arguments.stores.put_into(&mut config);
     let rules = Arc::new(config.rules()?);
     super::runtime()?.block_on(up(config, rules, demo))
 }

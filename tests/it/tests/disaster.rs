@@ -5,7 +5,7 @@ use std::fs;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
-use tidemark_tests::client::{Client, Position, written};
+use tidemark_tests::client::{Client, Position};
 use tidemark_tests::cluster::Cluster;
 use tidemark_tests::data;
 use tidemark_tests::question::Question;
@@ -39,10 +39,7 @@ impl Roles {
     }
 
     fn send(&self, lines: &[&[u8]]) -> Position {
-        let sent = by_http(&self.ingest.client, lines, MANNER, &Pace::free());
-        let mut position = Position::new();
-        tidemark_tests::client::raise(&mut position, &written(&sent.position));
-        position
+        by_http(&self.ingest.client, lines, MANNER, &Pace::free()).position
     }
 
     /// Waits until both layers have all, and every full epoch is closed; answers are right on the way and then.

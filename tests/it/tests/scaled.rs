@@ -5,7 +5,7 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tidemark_tests::chance::Chance;
-use tidemark_tests::client::{Client, Position, raise, written};
+use tidemark_tests::client::{Client, Position};
 use tidemark_tests::cluster::{Cluster, Endpoints};
 use tidemark_tests::data;
 use tidemark_tests::figure::figure;
@@ -53,6 +53,17 @@ impl Deployment {
         self.speed.push(Role::on(&self.cluster, "speed", &format!("speed-more-{}", self.named)));
     }
 
+    /// When all is quiet, each serving node gives the whole, and right.
+    fn check_at_last(&self, sent: &Sent) {
+        let recount = Recount::read(&self.cluster.kafka(), "events", EPOCH_BITS);
+        for question in [Question::total(), Question::by("5m", &["event_type", "product_id"])] {
+            for serve in &self.serve {
+                let answer = question.ask(&serve.client, Some(&sent.position));
+                recount.check(&question, &answer).unwrap_or_else(|what| panic!("at last: {what}"));
+            }
+        }
+    }
+
     /// Waits until every serving node answers from Redis, at this position.
     fn wait_live(&self, position: &Position) {
         for serve in &self.serve {
@@ -91,12 +102,6 @@ fn judge(deployment: &Deployment, taken: &[(Question, Answer)]) -> (usize, usize
     assert!(wrong.is_empty(), "{} of {} answers are wrong:\n{}", wrong.len(), taken.len(), wrong[..wrong.len().min(5)].join("\n"));
     let live = taken.iter().filter(|(_, answer)| answer.cut.iter().any(|(partition, cut)| *cut > answer.mark[partition])).count();
     (taken.len(), live)
-}
-
-fn position(sent: &[Sent]) -> Position {
-    let mut position = Position::new();
-    sent.iter().for_each(|sent| raise(&mut position, &written(&sent.position)));
-    position
 }
 
 /// One broker; each role is killed, a speed layer joins and another leaves, Redis is emptied and killed, the engine is
@@ -142,21 +147,14 @@ fn an_answer_of_any_serving_node_is_exact_whatever_happens_to_the_others() {
         }
         drop(holding);
         let sent = sending.join().expect("the sender goes on to the end");
-        deployment.wait_live(&position(std::slice::from_ref(&sent)));
+        deployment.wait_live(&sent.position);
         stop.store(true, Ordering::Relaxed);
         (asking.join().expect("the asker goes on to the end"), sent)
     });
     let (answers, live) = judge(&deployment, &taken);
     figure("scaled out: answers equal, of which with a live part", format!("{answers} and {live}"));
     assert!(live > 100, "only {live} of {answers} answers had a live part");
-    let recount = Recount::read(&deployment.cluster.kafka(), "events", EPOCH_BITS);
-    for question in [Question::total(), Question::by("5m", &["event_type", "product_id"])] {
-        for serve in &deployment.serve {
-            recount
-                .check(&question, &question.ask(&serve.client, Some(&position(std::slice::from_ref(&sent)))))
-                .unwrap_or_else(|what| panic!("at last: {what}"));
-        }
-    }
+    deployment.check_at_last(&sent);
     deployment.serve.into_iter().chain(deployment.batch).chain(deployment.speed).chain(deployment.ingest).for_each(Role::stop);
 }
 
@@ -270,7 +268,7 @@ fn five_thousand_answers_are_exact_while_everything_is_killed_scaled_and_rolled(
         });
         sending_over.store(true, Ordering::Relaxed);
         fresh.into_iter().for_each(|sender| sender.join().expect("the sender goes on to the end"));
-        deployment.wait_live(&position(std::slice::from_ref(&sent)));
+        deployment.wait_live(&sent.position);
         wait::until("all that was acknowledged has been seen", Duration::from_secs(60), || freshness.is_seen().then_some(()));
         stop.store(true, Ordering::Relaxed);
         let taken: Vec<_> = asking.into_iter().flat_map(|asking| asking.join().expect("the asker goes on to the end")).collect();
@@ -380,18 +378,12 @@ fn answers_are_exact_while_networks_are_cut() {
         deployment.cluster.silence_kafka(false);
         drop(holding);
         let sent = sending.join().expect("the sender goes on to the end");
-        deployment.wait_live(&position(std::slice::from_ref(&sent)));
+        deployment.wait_live(&sent.position);
         stop.store(true, Ordering::Relaxed);
         (asking.join().expect("the asker goes on to the end"), sent)
     });
     let (answers, live) = judge(&deployment, &taken);
     figure("networks cut: answers equal, of which with a live part", format!("{answers} and {live}"));
     assert!(live > 100, "only {live} of {answers} answers had a live part");
-    let recount = Recount::read(&deployment.cluster.kafka(), "events", EPOCH_BITS);
-    for question in [Question::total(), Question::by("5m", &["event_type", "product_id"])] {
-        for serve in &deployment.serve {
-            let answer = question.ask(&serve.client, Some(&position(std::slice::from_ref(&sent))));
-            recount.check(&question, &answer).unwrap_or_else(|what| panic!("at last: {what}"));
-        }
-    }
+    deployment.check_at_last(&sent);
 }
