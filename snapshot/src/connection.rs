@@ -48,10 +48,21 @@ pub struct Tls {
     pub identity: Option<(PathBuf, PathBuf)>,
 }
 
-/// Without the password.
+impl Server {
+    /// Where it is, for people: without the passwords that URLs may hold.
+    fn place(&self) -> String {
+        let without = |url: &String| match (url.split_once("://"), url.rsplit_once('@')) {
+            (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
+            _ => url.clone(),
+        };
+        self.urls.iter().map(without).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// Without passwords.
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Server").field("urls", &self.urls).field("kind", &self.kind).finish_non_exhaustive()
+        f.debug_struct("Server").field("urls", &self.place()).field("kind", &self.kind).finish_non_exhaustive()
     }
 }
 
@@ -83,7 +94,7 @@ impl fmt::Debug for Link {
 
 impl Link {
     pub(crate) fn new(server: &Server) -> Result<Self, Error> {
-        let at = server.urls.join(", ");
+        let at = server.place();
         let refused = |reason: String| Error::Refused { at: at.clone(), reason };
         if server.urls.is_empty() || (server.kind == Kind::Single && server.urls.len() > 1) {
             return Err(refused("one URL is needed, or for a cluster or sentinels some".into()));

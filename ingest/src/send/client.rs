@@ -249,7 +249,8 @@ mod tests {
         check("http://h", "http://h/v1/events");
         check("http://h/", "http://h/v1/events");
         check("http://h/behind/a/proxy", "http://h/behind/a/proxy");
-        for wrong in ["https://h", "", "http://", "http://a b"] {
+        check("https://h", "https://h/v1/events");
+        for wrong in ["ftp://h", "", "http://", "http://a b"] {
             assert!(address(wrong).is_err(), "{wrong}");
         }
     }
