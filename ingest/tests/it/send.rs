@@ -138,8 +138,8 @@ async fn what_is_wrong_with_files_and_addresses_is_said_before_or_where_it_is_me
     let url = serve_topic(&Topic::default()).await;
     let missing = send(&[dir.path().join("nothing")], &url, options(100, 1)).await;
     assert!(matches!(missing, Err(SendError::Open { .. })), "{missing:?}");
-    let https = send(&three_files(&dir), "https://host", options(100, 1)).await;
-    assert!(matches!(https, Err(SendError::Url { .. })), "{https:?}");
+    let ftp = send(&three_files(&dir), "ftp://host", options(100, 1)).await;
+    assert!(matches!(ftp, Err(SendError::Url { .. })), "{ftp:?}");
     let whole = std::fs::read(&three_files(&dir)[1]).unwrap();
     let cut = dir.path().join("cut.gz");
     std::fs::write(&cut, &whole[..whole.len() - 9]).unwrap();
