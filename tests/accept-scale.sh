@@ -1,6 +1,6 @@
 #!/bin/sh
 # What the scaled-out shape must show, on this machine: three Kafka brokers, the ClickHouse engine, Redis, and every role
-# in processes of its own. Prints what it saw, and fails if an answer is wrong or freshness too low. About ten minutes.
+# in processes of its own. Prints what it saw, and fails if an answer is wrong or freshness too low. About six minutes, and a build.
 #
 #   tests/accept-scale.sh          TIDEMARK_ANSWERS (5000) answers are judged at least
 set -eu
