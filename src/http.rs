@@ -4,11 +4,11 @@ use crate::config::Config;
 use crate::parts::Threads;
 use crate::tls::TlsListener;
 use anyhow::{Context as _, Result, bail};
+use axum::Router;
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::serve::ListenerExt as _;
-use axum::{Json, Router};
 use std::sync::Arc;
 use std::time::Duration;
 use tidemark_access::{Access, Scope};
@@ -87,17 +87,7 @@ pub async fn serve_layer(
     };
     let steer = {
         let control = control.clone();
-        async move |Path(action): Path<String>| {
-            match action.as_str() {
-                "pause" => control.pause(true),
-                "resume" => control.pause(false),
-                _ => {
-                    let detail = "the action must be `pause` or `resume`";
-                    return Err(Problem::new(StatusCode::BAD_REQUEST, "bad-request", "The request cannot be understood", detail));
-                }
-            }
-            Ok(Json(serde_json::json!({"layer": layer, "paused": control.is_paused()})))
-        }
+        async move |Path(action): Path<String>| tidemark_serving::api::steer(layer, &control, &action)
     };
     let absent = async move || {
         let there = format!(

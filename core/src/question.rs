@@ -2,7 +2,7 @@
 
 use crate::cell::Cell;
 use crate::view::Dimension;
-use crate::window::{Buckets, TimeRange};
+use crate::window::{BucketError, Buckets, TimeRange, WindowStart};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What is asked: which cells or events, and how they are grouped.
@@ -16,6 +16,18 @@ pub struct Question {
     pub filters: BTreeMap<Dimension, Vec<String>>,
     /// Nothing but counts is needed: the rest of an answer's cells may be left empty.
     pub only_counts: bool,
+}
+
+impl Question {
+    /// The row that something in a window with these values counts in; `None` if the range or a filter is against it.
+    pub fn row_of<'v>(&self, window: WindowStart, value: impl Fn(Dimension) -> &'v str) -> Result<Option<RowKey>, BucketError> {
+        let is_wanted = |(&dimension, allowed): (&Dimension, &Vec<String>)| allowed.iter().any(|wanted| wanted == value(dimension));
+        if !self.range.contains(window) || !self.filters.iter().all(is_wanted) {
+            return Ok(None);
+        }
+        let values = self.group_by.iter().map(|&dimension| value(dimension).into()).collect();
+        Ok(Some(RowKey { bucket_ms: self.buckets.start_of(window.ms())?, values }))
+    }
 }
 
 /// Groups by bucket start (0 for a total), then the values of `group_by`, bytewise: the order of an answer.

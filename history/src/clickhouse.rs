@@ -298,8 +298,8 @@ impl History for ClickHouse {
 
     async fn found(&self, partition: Partition, range: OffsetRange) -> Result<Found, Error> {
         // What is found missing is written again: it must not be there, only not here yet.
-        let rollups = self.rollup_tables();
-        self.catch_up(&[&["events".to_owned(), "dead_letters".to_owned()], &rollups[..]].concat()).await?;
+        let base = ["events", "dead_letters"].map(str::to_owned).into_iter();
+        self.catch_up(&base.chain(schema::rollup_tables(&self.rules)).collect::<Vec<_>>()).await?;
         let place = sql::in_range(partition, range.from().get(), range.to().get());
         let events = format!(
             "SELECT toYYYYMM(timestamp) AS part, count() AS n, sum(intHash64(offset)) AS fold FROM events WHERE {place} GROUP BY part"
@@ -361,13 +361,6 @@ impl History for ClickHouse {
             }
         }
         Err(trouble)
-    }
-
-    async fn extent(&self, view: ViewId, marks: &Marks) -> Result<Option<(i64, i64)>, Error> {
-        if marks.is_empty() {
-            return Ok(None);
-        }
-        self.nodes.primary(async |node| extent_of(node, &sql::extent(&self.rules, view, marks)).await).await
     }
 
     async fn marks(&self) -> Result<Marks, Error> {

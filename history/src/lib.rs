@@ -117,9 +117,6 @@ pub trait History: Send + Sync + 'static {
     /// Open epochs whose repair has been announced: their raw events may be incomplete until they are closed.
     fn repairing(&self) -> impl Future<Output = Result<Vec<(Partition, Epoch)>, Error>> + Send;
 
-    /// The first and last 5-minute window of the closed epochs, in milliseconds; `None` if there is none.
-    fn extent(&self, view: ViewId, marks: &Marks) -> impl Future<Output = Result<Option<(i64, i64)>, Error>> + Send;
-
     /// Where the ledger puts each partition's mark.
     fn marks(&self) -> impl Future<Output = Result<Marks, Error>> + Send;
 

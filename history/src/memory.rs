@@ -314,7 +314,7 @@ impl History for MemoryHistory {
     async fn answer(&self, view: ViewId, question: &Question, groups: &Groups, marks: &Marks) -> Result<Rows, Error> {
         self.turn().await;
         let dimensions = self.rules.views.get(view).dimensions();
-        let place = |d: &Dimension| dimensions.iter().position(|own| own == d).unwrap_or_default();
+        let place = |d| dimensions.iter().position(|own| *own == d).unwrap_or_default();
         let mut answer = Rows::new();
         for ((id, level, partition, epoch), rows) in &self.state().rollups {
             let closed = marks.get(partition).is_some_and(|mark| mark.is_closed(*epoch));
@@ -322,26 +322,14 @@ impl History for MemoryHistory {
                 continue;
             }
             for (key, cell) in rows {
-                let matches = question.filters.iter().all(|(d, values)| values.iter().any(|v| **v == *key.values[place(d)]));
-                if matches && question.range.contains(WindowStart::containing(key.bucket_ms)) {
-                    let bucket_ms = question.buckets.start_of(key.bucket_ms).map_err(|e| Error::Nonsense(e.to_string()))?;
-                    let values = question.group_by.iter().map(|d| key.values[place(d)].clone()).collect();
-                    answer.entry(RowKey { bucket_ms, values }).or_insert(Cell::EMPTY).merge(cell);
+                let row = question.row_of(WindowStart::containing(key.bucket_ms), |d| &*key.values[place(d)]);
+                if let Some(row) = row.map_err(|e| Error::Nonsense(e.to_string()))? {
+                    answer.entry(row).or_insert(Cell::EMPTY).merge(cell);
                 }
             }
         }
         groups.keep(&mut answer);
         Ok(answer)
-    }
-
-    async fn extent(&self, view: ViewId, marks: &Marks) -> Result<Option<(i64, i64)>, Error> {
-        let state = self.state();
-        let closed = state
-            .rollups
-            .iter()
-            .filter(|((id, level, p, e), _)| *id == view && *level == Level::FiveMinutes && marks.get(p).is_some_and(|m| m.is_closed(*e)));
-        let windows: Vec<i64> = closed.flat_map(|(_, rows)| rows.keys().map(|key| key.bucket_ms)).collect();
-        Ok(windows.iter().min().copied().zip(windows.iter().max().copied()))
     }
 
     async fn marks(&self) -> Result<Marks, Error> {
@@ -385,12 +373,10 @@ impl History for MemoryHistory {
             if !asked {
                 continue;
             }
-            let window = WindowStart::containing(*timestamp_ms);
-            let matches = question.filters.iter().all(|(d, allowed)| allowed.contains(&values[d.index()]));
-            if cut.get(*partition).includes(*offset) && matches && question.range.contains(window) {
-                let bucket_ms = question.buckets.start_of(window.ms()).map_err(|e| Error::Nonsense(e.to_string()))?;
-                let values = question.group_by.iter().map(|d| values[d.index()].as_str().into()).collect();
-                answer.entry(RowKey { bucket_ms, values }).or_insert(Cell::EMPTY).add(fold_of(*offset), *amount);
+            let row = question.row_of(WindowStart::containing(*timestamp_ms), |d| &*values[d.index()]);
+            let row = row.map_err(|e| Error::Nonsense(e.to_string()))?.filter(|_| cut.get(*partition).includes(*offset));
+            if let Some(row) = row {
+                answer.entry(row).or_insert(Cell::EMPTY).add(fold_of(*offset), *amount);
             }
         }
         Ok(answer)

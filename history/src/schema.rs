@@ -27,6 +27,11 @@ pub fn rollup_table(view: &View, level: Level, generation: Generation) -> String
     format!("{}_{}_g{generation}", view.name(), level.suffix())
 }
 
+/// The roll-ups of all views, at all levels.
+pub fn rollup_tables(rules: &Rules) -> impl Iterator<Item = String> {
+    rules.views.iter().flat_map(|view| Level::ALL.map(|level| rollup_table(view, level, rules.generation)))
+}
+
 /// The statements of each version, oldest first; all of them are safe to repeat.
 pub fn migrations(rules: &Rules, tables: &Tables) -> Vec<(u32, Vec<String>)> {
     vec![(1, version_1(rules, tables)), (2, version_2(tables))]

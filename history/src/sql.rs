@@ -2,7 +2,7 @@
 //! [`literal`]; names are the schema's own.
 
 use crate::raw::Epochs;
-use crate::schema::rollup_table;
+use crate::schema::{rollup_table, rollup_tables};
 use crate::{EpochCells, Marks};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -60,8 +60,8 @@ pub fn closed_between(generation: Generation, known: &Marks, marks: &Marks) -> S
 
 /// The same as the roll-ups have them: in a row for each view and level.
 pub fn held_between(rules: &Rules, known: &Marks, marks: &Marks) -> String {
-    let tables = rules.views.iter().flat_map(|view| Level::ALL.map(|level| rollup_table(view, level, rules.generation)));
-    let sums = tables.map(|table| format!("SELECT sum(count) AS n, sum(fold) AS fold FROM {table} WHERE {}", between(known, marks)));
+    let sums =
+        rollup_tables(rules).map(|table| format!("SELECT sum(count) AS n, sum(fold) AS fold FROM {table} WHERE {}", between(known, marks)));
     sums.collect::<Vec<_>>().join(" UNION ALL ")
 }
 
@@ -321,9 +321,8 @@ pub fn extent(rules: &Rules, view: ViewId, marks: &Marks) -> String {
 
 /// The DELETEs of a repair: roll-ups first, so that what is left over is never more than raw has.
 pub fn wipe(rules: &Rules, partition: Partition, epoch: Epoch) -> Vec<String> {
-    let rollups = rules.views.iter().flat_map(|view| Level::ALL.map(|level| rollup_table(view, level, rules.generation)));
     let mut statements: Vec<String> =
-        rollups.map(|table| format!("DELETE FROM {table} WHERE partition = {partition} AND epoch = {epoch}")).collect();
+        rollup_tables(rules).map(|table| format!("DELETE FROM {table} WHERE partition = {partition} AND epoch = {epoch}")).collect();
     let range = in_epoch(rules.epoch_bits, partition, epoch);
     statements.extend(["events", "dead_letters"].map(|table| format!("DELETE FROM {table} WHERE {range}")));
     statements

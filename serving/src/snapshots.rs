@@ -9,7 +9,7 @@ use tidemark_core::cell::Cell;
 use tidemark_core::cut::Cut;
 use tidemark_core::generation::Rules;
 use tidemark_core::offset::{NextOffset, Partition};
-use tidemark_core::question::{Question, RowKey, Rows};
+use tidemark_core::question::{Question, Rows, merge_rows};
 use tidemark_core::view::ViewId;
 use tidemark_core::window::{BucketError, TimeRange, WindowStart};
 use tidemark_snapshot::{Error, Head, Store};
@@ -134,7 +134,7 @@ impl Snapshots {
         let mut snapshot = Snapshot::default();
         for (partition, read) in (0..self.partitions).map(Partition).zip(futures_util::future::join_all(read).await) {
             let (head, rows) = read?;
-            tidemark_core::question::merge_rows(&mut snapshot.rows, rows);
+            merge_rows(&mut snapshot.rows, rows);
             snapshot.waterlines.insert(partition, Waterline { mark: head.mark, position: head.position });
             snapshot.ends.set(partition, head.end.max(head.position));
         }
@@ -143,20 +143,14 @@ impl Snapshots {
 
     async fn read(&self, partition: Partition, view: ViewId, question: &Question) -> Result<(Head, Rows), LiveError> {
         let dimensions = self.rules.views.get(view).dimensions();
-        let place = |d| dimensions.iter().position(|own| own == d);
-        let grouped: Vec<usize> = question.group_by.iter().filter_map(place).collect();
-        let filters: Vec<(usize, &Vec<String>)> = question.filters.iter().filter_map(|(d, allowed)| Some((place(d)?, allowed))).collect();
+        let place = |d| dimensions.iter().position(|own| *own == d).unwrap_or_default();
         let (mut rows, mut sum, mut outside) = (Rows::new(), Cell::EMPTY, None::<BucketError>);
         let mut visit = |window: WindowStart, values: &[&str], cell: &Cell| {
             sum.merge(cell);
-            if filters.iter().all(|(place, allowed)| allowed.iter().any(|value| value == values[*place])) {
-                match question.buckets.start_of(window.ms()) {
-                    Ok(bucket_ms) => {
-                        let values = grouped.iter().map(|place| values[*place].into()).collect();
-                        rows.entry(RowKey { bucket_ms, values }).or_default().merge(cell);
-                    }
-                    Err(error) => outside = Some(error),
-                }
+            match question.row_of(window, |d| values[place(d)]) {
+                Ok(Some(row)) => rows.entry(row).or_default().merge(cell),
+                Ok(None) => {}
+                Err(error) => outside = Some(error),
             }
         };
         let elsewhere = |error: Error| LiveError::Elsewhere(error.to_string());

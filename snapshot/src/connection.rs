@@ -126,8 +126,8 @@ impl Link {
         }
         let connected = tokio::time::timeout(DEADLINE, self.connect()).await;
         let late = || Error::Unavailable { at: self.at.clone(), reason: format!("no connection within {} s", DEADLINE.as_secs()) };
-        let mut connection = connected.map_err(|_| late())?.map_err(|error| self.error(&error))?;
-        self.check_policy(&mut connection).await?;
+        let connection = connected.map_err(|_| late())?.map_err(|error| self.error(&error))?;
+        self.check_policy(connection.clone()).await?;
         shared.0 += 1;
         shared.1 = Some(connection.clone());
         Ok((shared.0, connection))
@@ -143,8 +143,8 @@ impl Link {
     }
 
     /// A Redis that may remove keys to make room would make answers wrong, so it is refused.
-    async fn check_policy(&self, connection: &mut Connection) -> Result<(), Error> {
-        let info = redis::cmd("INFO").arg("memory").query_async(&mut Shared(connection.clone())).await;
+    async fn check_policy(&self, connection: Connection) -> Result<(), Error> {
+        let info = redis::cmd("INFO").arg("memory").query_async(&mut Shared(connection)).await;
         let mut text = String::new();
         gather(&info.map_err(|error| self.error(&error))?, &mut text);
         let policies = text.lines().filter_map(|line| line.trim().strip_prefix("maxmemory_policy:"));

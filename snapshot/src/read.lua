@@ -1,5 +1,5 @@
 -- The head, and of each window of a range and each open epoch the cells of one view.
--- KEYS[1]: the partition's tag. ARGV: the view; the first and last window in seconds, or -inf and +inf.
+-- KEYS[1]: the partition's tag. ARGV: the view; from which window on and before which one, in milliseconds, as ZRANGEBYSCORE has them.
 local at = redis.call('HMGET', KEYS[1], 'name', 'head', 'first', 'last')
 if not at[1] then return {} end
 local found = {at[2]}

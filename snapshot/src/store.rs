@@ -14,8 +14,8 @@ use tidemark_core::view::{ViewId, Views};
 use tidemark_core::window::{TimeRange, WindowStart};
 
 static CLAIM: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("claim.lua")));
-static WRITE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("write.lua")));
-static FORGET: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("forget.lua")));
+static WRITE: LazyLock<Script> = LazyLock::new(|| Script::new(concat!(include_str!("remove.lua"), include_str!("write.lua"))));
+static FORGET: LazyLock<Script> = LazyLock::new(|| Script::new(concat!(include_str!("remove.lua"), include_str!("forget.lua"))));
 static READ: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("read.lua")));
 
 /// Windows that are loaded at a time.
@@ -72,7 +72,7 @@ pub enum Written {
     Lost,
 }
 
-/// A head, and the cells that were asked for as `(window, values, cell)`.
+/// Called with each cell: its window, its dimension values in the view's order, itself.
 type Visit<'v> = &'v mut (dyn FnMut(WindowStart, &[&str], &Cell) + Send);
 
 impl Store {

@@ -29,11 +29,7 @@ if ARGV[8] ~= '0' then
   for _, member in ipairs(redis.call('SMEMBERS', tag .. ':epochs')) do
     local former, epoch = string.match(member, '^(.*):(%d+)$')
     if former ~= name or tonumber(epoch) < tonumber(ARGV[6]) then
-      for view = 0, tonumber(ARGV[8]) - 1 do
-        local of = tag .. ':' .. member .. ':' .. view
-        for _, window in ipairs(redis.call('ZRANGE', of, 0, -1)) do redis.call('UNLINK', of .. ':' .. window) end
-        redis.call('UNLINK', of)
-      end
+      remove(tag, member, ARGV[8])
       redis.call('SREM', tag .. ':epochs', member)
       if former ~= name then redis.call('HDEL', tag, 'number:' .. former) end
     end

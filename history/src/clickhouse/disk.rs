@@ -2,10 +2,9 @@
 
 use super::ClickHouse;
 use crate::Error;
-use crate::{schema, sql};
+use crate::sql;
 use clickhouse::Row;
 use serde::Deserialize;
-use tidemark_core::window::Level;
 
 /// A part of history, and its bytes in active parts.
 #[derive(Clone, PartialEq, Eq, Debug, Row, Deserialize)]
@@ -34,12 +33,6 @@ impl ClickHouse {
              WHERE active AND database = currentDatabase() AND table = {table} GROUP BY name HAVING bytes > 0 ORDER BY bytes DESC, name"
         ))
         .await
-    }
-
-    /// The roll-ups of all views, at all levels.
-    pub fn rollup_tables(&self) -> Vec<String> {
-        let (views, generation) = (&self.rules().views, self.rules().generation);
-        views.iter().flat_map(|view| Level::ALL.map(|level| schema::rollup_table(view, level, generation))).collect()
     }
 
     /// How many merges are going on, and how many active parts there are.

@@ -6,6 +6,7 @@ use axum::extract::{Path, State};
 use serde_json::{Value, json};
 use tidemark_history::History;
 use tidemark_ingest::problem::Problem;
+use tidemark_topic::Control;
 
 pub async fn control<H: History>(
     State(engine): State<Shared<H>>,
@@ -19,7 +20,12 @@ pub async fn control<H: History>(
     let Some(control) = control else {
         return Err(bad_request(format!("the {layer} layer does not run in this process; ask one of its own")));
     };
-    match action.as_str() {
+    steer(&layer, control, &action)
+}
+
+/// Does to a layer what an operator wants, wherever it runs.
+pub fn steer(layer: &str, control: &Control, action: &str) -> Result<Json<Value>, Problem> {
+    match action {
         "pause" => control.pause(true),
         "resume" => control.pause(false),
         _ => return Err(bad_request("the action must be `pause` or `resume`")),

@@ -7,6 +7,7 @@ mod page;
 mod query;
 mod status;
 
+pub use control::steer;
 pub use health::healthz;
 
 use crate::engine::Engine;

@@ -19,6 +19,7 @@ use tidemark_core::view::{Dimension, ViewId, Views};
 use tidemark_core::window::{Buckets, Level, Step, TimeRange};
 use tidemark_history::clickhouse::{ClickHouse, Server};
 use tidemark_history::memory::MemoryHistory;
+use tidemark_history::schema;
 use tidemark_history::{EpochCells, History as _};
 use tidemark_speed_layer::Speed;
 use tidemark_topic::kafka::{ConsumerOptions, Kafka};
@@ -227,7 +228,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// What history takes on disk, by table and, of the raw events, by column.
 async fn on_disk(history: &ClickHouse, n: u64) -> Result<Vec<Figure>> {
     let figure = |what: String, bytes: u64| Figure::new(what, "bytes an event", bytes as f64 / n as f64);
-    let (tables, rollups) = (history.tables_on_disk().await?, history.rollup_tables());
+    let (tables, rollups) = (history.tables_on_disk().await?, schema::rollup_tables(history.rules()).collect::<Vec<_>>());
     let of = |wanted: &dyn Fn(&str) -> bool| tables.iter().filter(|table| wanted(&table.name)).map(|table| table.bytes).sum();
     let mut figures = vec![figure("events: bytes on disk".into(), of(&|name| name == "events"))];
     for column in history.columns_on_disk("events").await? {

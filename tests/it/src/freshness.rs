@@ -18,8 +18,6 @@ type Sent = (Instant, Position);
 pub struct Freshness {
     sent: Mutex<Vec<Sent>>,
     seen: Mutex<Vec<(Instant, Position)>>,
-    /// How long looks took that were answered.
-    looks: Mutex<Vec<Duration>>,
     events: AtomicU64,
 }
 
@@ -56,10 +54,8 @@ impl Freshness {
     pub fn watch(&self, serve: &Client, stop: &AtomicBool) {
         let question = Question::total();
         while !stop.load(Ordering::Relaxed) {
-            let began = Instant::now();
             if let Some(answer) = question.try_ask(serve) {
                 self.seen.lock().unwrap_or_else(PoisonError::into_inner).push((Instant::now(), answer.cut));
-                self.looks.lock().unwrap_or_else(PoisonError::into_inner).push(began.elapsed());
             }
             std::thread::sleep(LOOK);
         }

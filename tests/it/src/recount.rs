@@ -151,6 +151,17 @@ impl Recount {
         Ok(())
     }
 
+    /// Ends the test unless each of these answers is right.
+    pub fn check_all(&self, taken: &[(Question, Answer)]) {
+        let wrong: Vec<String> = taken
+            .iter()
+            .filter_map(|(question, answer)| {
+                self.check(question, answer).err().map(|what| format!("{question:?} at {:?}: {what}", answer.cut))
+            })
+            .collect();
+        assert!(wrong.is_empty(), "{} of {} answers are wrong:\n{}", wrong.len(), taken.len(), wrong[..wrong.len().min(5)].join("\n"));
+    }
+
     fn rows(&self, question: &Question, answer: &Answer) -> Vec<(Key, Cell)> {
         let mut buckets: HashMap<i64, i64> = HashMap::new();
         let mut rows: BTreeMap<Key, Cell> = BTreeMap::new();

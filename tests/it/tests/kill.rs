@@ -93,13 +93,7 @@ fn judge(name: &str, server: &Server, chance: &mut Chance, lines: &[&[u8]], sent
     let last = [Question::total(), Question::by("5m", &["event_type"]), Question::by("1d", &["event_type", "product_id"])];
     let questions = last.into_iter().chain((0..QUESTIONS_AT_LAST).map(|_| Question::any(chance)));
     taken.extend(questions.map(|question| (question.clone(), question.ask(&server.client, Some(&sent.position)))));
-    let wrong: Vec<String> = taken
-        .iter()
-        .filter_map(|(question, answer)| {
-            recount.check(question, answer).err().map(|what| format!("{question:?} at {:?}: {what}", answer.cut))
-        })
-        .collect();
-    assert!(wrong.is_empty(), "{} of {} answers are wrong:\n{}", wrong.len(), taken.len(), wrong[..wrong.len().min(5)].join("\n"));
+    recount.check_all(&taken);
 
     let reasons = server.client.dead_letters().iter().filter(|letter| letter["reason"] == "duplicate").count();
     assert_eq!(

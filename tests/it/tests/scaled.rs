@@ -77,12 +77,13 @@ impl Deployment {
 }
 
 /// Asks random serving nodes, again and again, until told to stop; 503 is an answer too, and none at all while one is
-/// being killed.
-fn ask_all(clients: &[Client], chance: &mut Chance, stop: &AtomicBool, pause: Duration) -> Vec<(Question, Answer)> {
-    let mut taken = Vec::new();
+/// being killed. `asked` counts the answers.
+fn ask_all(clients: &[Client], name: &str, stop: &AtomicBool, asked: &AtomicUsize, pause: Duration) -> Vec<(Question, Answer)> {
+    let (mut chance, mut taken) = (Chance::new(name), Vec::new());
     while !stop.load(Ordering::Relaxed) {
-        let question = Question::any(chance);
+        let question = Question::any(&mut chance);
         if let Some(answer) = question.try_ask(chance.pick(clients)) {
+            asked.fetch_add(1, Ordering::Relaxed);
             taken.push((question, answer));
         }
         std::thread::sleep(pause);
@@ -93,13 +94,7 @@ fn ask_all(clients: &[Client], chance: &mut Chance, stop: &AtomicBool, pause: Du
 /// Judges all answers; how many there were, and how many had a live part.
 fn judge(deployment: &Deployment, taken: &[(Question, Answer)]) -> (usize, usize) {
     let recount = Recount::read(&deployment.cluster.kafka(), "events", EPOCH_BITS);
-    let wrong: Vec<String> = taken
-        .iter()
-        .filter_map(|(question, answer)| {
-            recount.check(question, answer).err().map(|what| format!("{question:?} at {:?}: {what}", answer.cut))
-        })
-        .collect();
-    assert!(wrong.is_empty(), "{} of {} answers are wrong:\n{}", wrong.len(), taken.len(), wrong[..wrong.len().min(5)].join("\n"));
+    recount.check_all(taken);
     let live = taken.iter().filter(|(_, answer)| answer.cut.iter().any(|(partition, cut)| *cut > answer.mark[partition])).count();
     (taken.len(), live)
 }
@@ -118,7 +113,7 @@ fn an_answer_of_any_serving_node_is_exact_whatever_happens_to_the_others() {
     let (taken, sent) = std::thread::scope(|scope| {
         let holding = pace.hold();
         let sending = scope.spawn(|| by_http(&door, &lines, MANNER, &pace));
-        let asking = scope.spawn(|| ask_all(&clients, &mut Chance::new("scaled"), &stop, Duration::from_millis(10)));
+        let asking = scope.spawn(|| ask_all(&clients, "scaled", &stop, &AtomicUsize::new(0), Duration::from_millis(10)));
         let steps: [(&str, Happen); 10] = [
             ("a speed layer is killed", |d| d.speed[0].kill_and_restart()),
             ("a batch layer is killed", |d| d.batch[0].kill_and_restart()),
@@ -237,18 +232,7 @@ fn five_thousand_answers_are_exact_while_everything_is_killed_scaled_and_rolled(
         let asking: Vec<_> = (0..3)
             .map(|n| {
                 let (nodes, stop, asked) = (&nodes, &stop, &asked);
-                scope.spawn(move || {
-                    let (mut chance, mut taken) = (Chance::new(&format!("scale {n}")), Vec::new());
-                    while !stop.load(Ordering::Relaxed) {
-                        let question = Question::any(&mut chance);
-                        if let Some(answer) = question.try_ask(chance.pick(nodes)) {
-                            asked.fetch_add(1, Ordering::Relaxed);
-                            taken.push((question, answer));
-                        }
-                        std::thread::sleep(Duration::from_millis(20));
-                    }
-                    taken
-                })
+                scope.spawn(move || ask_all(nodes, &format!("scale {n}"), stop, asked, Duration::from_millis(20)))
             })
             .collect();
         let each = lines.len() / MANNER.batch / (steps.len() + 2);
@@ -350,7 +334,7 @@ fn answers_are_exact_while_networks_are_cut() {
     let (taken, sent) = std::thread::scope(|scope| {
         let holding = pace.hold();
         let sending = scope.spawn(|| by_http(&door, lines, MANNER, &pace));
-        let asking = scope.spawn(|| ask_all(&nodes, &mut Chance::new("cut"), &stop, Duration::from_millis(10)));
+        let asking = scope.spawn(|| ask_all(&nodes, "cut", &stop, &AtomicUsize::new(0), Duration::from_millis(10)));
         let batches = lines.len() / MANNER.batch;
         holding.wait_for(batches / 8);
         eprintln!("a speed layer is cut off from redis");

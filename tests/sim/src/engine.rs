@@ -221,10 +221,6 @@ impl History for Engine {
         self.heard("what is being repaired", self.twin.repairing()).await
     }
 
-    async fn extent(&self, view: ViewId, marks: &Marks) -> Result<Option<(i64, i64)>, Error> {
-        self.twin.extent(view, marks).await
-    }
-
     async fn marks(&self) -> Result<Marks, Error> {
         self.twin.marks().await
     }
