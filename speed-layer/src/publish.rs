@@ -4,7 +4,7 @@
 
 use crate::run::Speed;
 use crate::segment::Segment;
-use crate::tide::{Draft, Tide};
+use crate::tide::{Draft, Tide, Whole};
 use futures_util::stream::{self, StreamExt as _};
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
@@ -69,16 +69,15 @@ impl Publication {
                 Ok(())
             }
             Standing::Owned { owner, reached } => {
-                let (head, draft) = {
+                let (head, whole) = {
                     let mut tide = tide.write();
                     if !tide.is_taught() || tide.waterline().position < *reached {
                         return Ok(());
                     }
-                    let draft = tide.draft(0, true);
-                    (tide.head(speed.end(partition, tide.waterline())), draft)
+                    (tide.head(speed.end(partition, tide.waterline())), tide.whole())
                 };
                 let owner = owner.clone();
-                self.write_all(store, partition, owner, head, draft).await
+                self.write_all(store, partition, owner, head, whole).await
             }
             Standing::Current { unanswered: Some(write), .. } => {
                 let write = Write::clone(write);
@@ -87,14 +86,13 @@ impl Publication {
             Standing::Current { owner, name, number, head: before, unanswered: None } => {
                 let (head, draft) = {
                     let mut tide = tide.write();
-                    if !tide.is_taught() {
+                    let line = tide.waterline();
+                    let end = speed.end(partition, line);
+                    // Two heads with these in common are the same: what is counted moves S.
+                    if !tide.is_taught() || (line.position, line.mark, end) == (before.position, before.mark, before.end) {
                         return Ok(());
                     }
-                    let head = tide.head(speed.end(partition, tide.waterline()));
-                    if head == *before {
-                        return Ok(());
-                    }
-                    (head, tide.draft(MOST_CELLS, false))
+                    (tide.head(end), tide.draft(MOST_CELLS))
                 };
                 match draft {
                     Draft::Changes(cells) => {
@@ -102,9 +100,9 @@ impl Publication {
                         let write = Write { owner: owner.clone(), name: name.clone(), number: *number + 1, cells, head: Some(head), sweep };
                         self.send(store, partition, write).await
                     }
-                    all @ Draft::All(..) => {
+                    Draft::All(whole) => {
                         let owner = owner.clone();
-                        self.write_all(store, partition, owner, head, all).await
+                        self.write_all(store, partition, owner, head, whole).await
                     }
                 }
             }
@@ -122,16 +120,18 @@ impl Publication {
     }
 
     /// Writes all cells under a new name, in pieces, and then the head that points to them.
-    async fn write_all(&mut self, store: &Store, partition: Partition, owner: String, head: Head, draft: Draft) -> Result<(), Error> {
-        let Draft::All(complete, current) = draft else { return Ok(()) };
+    async fn write_all(&mut self, store: &Store, partition: Partition, owner: String, head: Head, whole: Whole) -> Result<(), Error> {
         // Until it is done there is nothing to go on with, whatever happens in between.
         self.standing = Standing::Owned { owner: owner.clone(), reached: NextOffset::ZERO };
         self.names += 1;
         let name = format!("{owner}.{}", self.names);
         let mut write = Write { owner, name, number: 1, cells: Vec::new(), head: None, sweep: false };
-        for of in complete.iter().flat_map(|segment| gathered(segment)).chain(current) {
+        let mut count = 0;
+        for of in whole.complete.iter().flat_map(|segment| gathered(segment)).chain(whole.current) {
+            count += of.len();
             write.cells.push(of);
-            if write.cells.iter().map(WindowCells::len).sum::<usize>() >= MOST_CELLS {
+            if count >= MOST_CELLS {
+                count = 0;
                 match store.write(partition, &write).await? {
                     Written::Done => write = Write { number: write.number + 1, cells: Vec::new(), ..write },
                     other => {

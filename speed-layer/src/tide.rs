@@ -60,8 +60,15 @@ struct Unwritten {
 pub enum Draft {
     /// The cells that have changed since the last one.
     Changes(Vec<WindowCells>),
-    /// Too many to write at once: all of them, those of complete epochs not gathered yet.
-    All(Vec<Arc<Segment>>, Vec<WindowCells>),
+    /// Too many to write at once: all of them.
+    All(Whole),
+}
+
+/// All open cells: those of complete epochs, which do not change any more, not gathered yet.
+#[derive(Debug)]
+pub struct Whole {
+    pub complete: Vec<Arc<Segment>>,
+    pub current: Vec<WindowCells>,
 }
 
 impl Tide {
@@ -211,23 +218,30 @@ impl Tide {
     }
 
     /// What the next snapshot must hold: all that has changed since this was last asked, or, if that is more than `most`
-    /// cells or `again` is said, everything.
-    pub fn draft(&mut self, most: usize, again: bool) -> Draft {
-        let (changes, mut cells) = (self.current.take_changes(), Vec::new());
-        let Some(unwritten) = &mut self.unwritten else { return Draft::Changes(cells) };
-        let complete = std::mem::take(&mut unwritten.complete);
-        let all = std::mem::take(&mut unwritten.all) || again;
-        if let Some(changes) = changes.filter(|_| !all) {
-            let count = changes.len() + complete.iter().map(|(_, changes)| changes.len()).sum::<usize>();
-            if count <= most {
-                let mut gather = |of| cells.push(of);
-                complete.iter().for_each(|(segment, changes)| segment.changed(changes, &mut gather));
-                self.current.changed(&changes, &mut gather);
-                return Draft::Changes(cells);
-            }
+    /// cells, everything.
+    pub fn draft(&mut self, most: usize) -> Draft {
+        let Some(unwritten) = &mut self.unwritten else { return Draft::Changes(Vec::new()) };
+        let (complete, changes) = (std::mem::take(&mut unwritten.complete), self.current.take_changes());
+        let Some(changes) = changes.filter(|_| !unwritten.all) else { return Draft::All(self.whole()) };
+        if changes.len() + complete.iter().map(|(_, changes)| changes.len()).sum::<usize>() > most {
+            return Draft::All(self.whole());
         }
-        self.current.all(&mut |of| cells.push(of));
-        Draft::All(self.complete.iter().map(Arc::clone).collect(), cells)
+        let mut cells = Vec::new();
+        let mut gather = |of| cells.push(of);
+        complete.iter().for_each(|(segment, changes)| segment.changed(changes, &mut gather));
+        self.current.changed(&changes, &mut gather);
+        Draft::Changes(cells)
+    }
+
+    /// All open cells. Changes are noted from here on.
+    pub fn whole(&mut self) -> Whole {
+        if let Some(unwritten) = &mut self.unwritten {
+            *unwritten = Unwritten { complete: Vec::new(), all: false };
+            self.current.take_changes();
+        }
+        let mut current = Vec::new();
+        self.current.all(&mut |of| current.push(of));
+        Whole { complete: self.complete.iter().map(Arc::clone).collect(), current }
     }
 
     /// What is said of the cells as they are now.
