@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tidemark_access::{Access, Scope};
 use tidemark_ingest::Problem;
-use tidemark_metrics::Registry;
+use tidemark_metrics::{Process, Registry};
 use tidemark_topic::Control;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -114,6 +114,7 @@ impl Http {
     /// Serves `routes`, timed, and beside them or apart what is for operators, with `/metrics` for those that may read.
     pub fn serve(door: Door, access: &Arc<Access>, mut registry: Registry, routes: Router, admin: Router) -> Self {
         let mut server = Self { servers: JoinSet::new(), close: watch::Sender::new(false) };
+        registry.register_collector(Box::new(Process));
         let admin = access.guard(Scope::Admin, admin);
         match door.apart {
             None => {

@@ -86,6 +86,35 @@ pub fn need_servers(config: &Config, role: &str, redis: bool) -> Result<()> {
     Ok(())
 }
 
+/// The servers that parts work with, found and made ready: the topic and the tables are there.
+pub struct Servers {
+    pub rules: Arc<Rules>,
+    pub kafka: Kafka,
+    pub partitions: u32,
+    pub history: Arc<ClickHouse>,
+}
+
+impl Servers {
+    pub async fn open(config: &Config, kafka: &str, clickhouse: &str) -> Result<Self> {
+        let rules = Arc::new(config.rules()?);
+        let kafka = config.kafka.connect(kafka);
+        let partitions = config.kafka.ensure_topic(&kafka).await?;
+        let history = Arc::new(open_history(config, clickhouse, &rules).await?);
+        Ok(Self { rules, kafka, partitions, history })
+    }
+
+    /// Those that run elsewhere, by the configuration.
+    pub async fn elsewhere(config: &Config) -> Result<Self> {
+        Self::open(config, &config.kafka.bootstrap, &config.clickhouse.url).await
+    }
+
+    /// H where the batch layer runs elsewhere: what its group has committed.
+    pub fn follow(&self, config: &Config) -> Result<watch::Receiver<Cut>> {
+        let positions = self.kafka.group_positions(&config.kafka.batch_group(&self.rules))?;
+        Ok(follow(positions, self.partitions))
+    }
+}
+
 pub async fn open_history(config: &Config, url: &str, rules: &Rules) -> Result<ClickHouse> {
     let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let crate::config::ClickHouse { database, user, password, connections, .. } = &config.clickhouse;
@@ -129,15 +158,14 @@ pub async fn open_snapshots(config: &Config, rules: &Rules) -> Result<Option<Arc
 /// `reached` is H.
 pub fn start_speed(
     config: &Config,
-    kafka: &Kafka,
+    servers: &Servers,
     memberships: Vec<Membership>,
     store: Option<Arc<Store>>,
-    history: &Arc<ClickHouse>,
     reached: &watch::Receiver<Cut>,
     threads: &mut Threads,
 ) -> Result<Arc<Speed>> {
-    let rules = Arc::new(history.rules().clone());
-    let mut speed = Speed::new(Arc::clone(&rules)).bounded(config.speed.max_open_events);
+    let Servers { rules, kafka, history, .. } = servers;
+    let mut speed = Speed::new(Arc::clone(rules)).bounded(config.speed.max_open_events);
     if let Some(store) = &store {
         speed = speed.with_snapshots(Arc::clone(store));
     }
@@ -157,7 +185,7 @@ pub fn start_speed(
         let kafka = kafka.clone();
         move || kafka.consumer(Membership::all(), options.clone())
     };
-    let yard = LogYard { rules, connect: Arc::new(connect) };
+    let yard = LogYard { rules: Arc::clone(rules), connect: Arc::new(connect) };
     tokio::spawn(tidemark_speed_layer::run::close_epochs(Arc::clone(&speed), Arc::clone(history), yard, reached.clone()));
     if let Some(store) = store {
         tokio::spawn(tidemark_speed_layer::publish::publish(Arc::clone(&speed), store, config.speed.tick()));
@@ -168,15 +196,14 @@ pub fn start_speed(
 /// Starts to write history. `alone`: no other process can have the group's name.
 pub fn start_batch(
     config: &Config,
-    kafka: &Kafka,
+    servers: &Servers,
     instance: Option<String>,
     alone: bool,
-    history: &Arc<ClickHouse>,
     batch: Batch,
     threads: &mut Threads,
 ) -> Result<()> {
-    let (history, rules, limits) = (Arc::clone(history), Arc::new(history.rules().clone()), config.block_limits()?);
-    let (kafka, membership) = (patient(kafka), config.kafka.membership(&config.kafka.batch_group(&rules), instance));
+    let (history, rules, limits) = (Arc::clone(&servers.history), Arc::clone(&servers.rules), config.block_limits()?);
+    let (kafka, membership) = (patient(&servers.kafka), config.kafka.membership(&config.kafka.batch_group(&rules), instance));
     let options = ConsumerOptions { queued_kbytes: config.kafka.queued_kbytes, ..ConsumerOptions::default() };
     let (control, handle) = (batch.control.clone(), tokio::runtime::Handle::current());
     let run = move || -> Result<(), Stopped> {
@@ -233,8 +260,7 @@ fn patient(kafka: &Kafka) -> Kafka {
     kafka
 }
 
-/// H where the batch layer runs elsewhere: what its group has committed.
-pub fn follow(positions: GroupPositions, partitions: u32) -> watch::Receiver<Cut> {
+fn follow(positions: GroupPositions, partitions: u32) -> watch::Receiver<Cut> {
     let (say, reached) = watch::channel(Cut::default());
     tokio::spawn(async move {
         while !say.is_closed() {

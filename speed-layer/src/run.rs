@@ -405,9 +405,7 @@ impl<H: History> Past<'_, H> {
             Ok(tide)
         })
     }
-}
 
-impl<H: History> Past<'_, H> {
     /// A partition as its last snapshot leaves it, if there is one that will do: it is not waited for.
     fn resumed(&self, speed: &Speed, partition: Partition, mark: Mark, extent: Extent) -> Option<(Tide, Publication)> {
         let store = speed.store.as_ref()?;

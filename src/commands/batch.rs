@@ -3,12 +3,11 @@
 use super::Member;
 use crate::config::Config;
 use crate::http;
-use crate::parts::{self, Threads};
+use crate::parts::{self, Servers, Threads};
 use anyhow::Result;
-use std::sync::Arc;
 use tidemark_access::Access;
 use tidemark_batch_layer::Batch;
-use tidemark_metrics::{Process, Registry};
+use tidemark_metrics::Registry;
 
 pub fn run(arguments: Member) -> Result<()> {
     super::log();
@@ -23,17 +22,14 @@ async fn batch(config: Config) -> Result<()> {
     let (door, url) = http::listen(&config, &access).await?;
     let (batch, mut threads) = (Batch::default(), Threads::default());
     let starting = async {
-        let kafka = config.kafka.connect(&config.kafka.bootstrap);
-        config.kafka.ensure_topic(&kafka).await?;
-        let history = Arc::new(parts::open_history(&config, &config.clickhouse.url, &config.rules()?).await?);
-        parts::start_batch(&config, &kafka, config.kafka.instance(), false, &history, batch.clone(), &mut threads)
+        let servers = Servers::elsewhere(&config).await?;
+        parts::start_batch(&config, &servers, config.kafka.instance(), false, batch.clone(), &mut threads)
     };
     tokio::select! {
         started = starting => started?,
         () = &mut stop => return Ok(()),
     };
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Process));
     tidemark_batch_layer::metrics::register(&batch, &mut registry);
     tracing::info!("writing history; {url}/readyz and {url}/metrics tell how it goes");
     http::serve_layer(door, &access, registry, "batch", &batch.control, threads, stop).await

@@ -11,7 +11,7 @@ use axum::routing::get;
 use std::sync::Arc;
 use tidemark_access::{Access, Scope};
 use tidemark_ingest::{Ingest, Problem};
-use tidemark_metrics::{Process, Registry};
+use tidemark_metrics::Registry;
 use tidemark_topic::kafka::{Admin, ProducerOptions};
 
 pub fn run(settings: Settings) -> Result<()> {
@@ -37,7 +37,6 @@ async fn ingest(config: Config) -> Result<()> {
     };
     let ingest = Arc::new(Ingest::new(kafka.producer(ProducerOptions::default())?, limits));
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Process));
     ingest.register(&mut registry);
     let events = access.guard(Scope::Ingest, tidemark_ingest::routes(ingest));
     let routes = health(kafka.admin()?).merge(events).fallback(not_found);

@@ -25,10 +25,9 @@ pub fn run(arguments: Deployed) -> Result<()> {
 async fn restore(config: Config) -> Result<()> {
     let rules = config.rules()?;
     let kafka = config.kafka.connect(&config.kafka.bootstrap);
-    let batch = config.kafka.batch_group(&rules);
+    let (batch, speed) = (config.kafka.batch_group(&rules), config.kafka.speed_group(&rules));
     let positions = kafka.group_positions(&batch)?;
-    for group in [&batch, &config.kafka.speed_group(&rules)] {
-        let members = kafka.group_positions(group)?.members().await?;
+    for (group, members) in [(&batch, positions.members().await?), (&speed, kafka.group_positions(&speed)?.members().await?)] {
         if members > 0 {
             bail!("{members} processes are in the group {group}: stop every tidemark of this deployment first");
         }

@@ -3,11 +3,11 @@
 use super::Deployed;
 use crate::config::Config;
 use crate::http::{self, Http};
-use crate::parts;
+use crate::parts::{self, Servers};
 use anyhow::{Context as _, Result};
 use std::sync::Arc;
 use tidemark_access::{Access, Scope};
-use tidemark_metrics::{Process, Registry};
+use tidemark_metrics::Registry;
 use tidemark_serving::api::Routes;
 use tidemark_serving::engine::{Engine, Layers};
 use tidemark_serving::live::Live;
@@ -25,12 +25,10 @@ async fn serve(config: Config) -> Result<()> {
     let access = Access::new(config.keys()?);
     let (door, url) = http::listen(&config, &access).await?;
     let starting = async {
-        let rules = Arc::new(config.rules()?);
-        let kafka = config.kafka.connect(&config.kafka.bootstrap);
-        let partitions = config.kafka.ensure_topic(&kafka).await?;
-        let history = Arc::new(parts::open_history(&config, &config.clickhouse.url, &rules).await?);
-        let store = parts::open_snapshots(&config, &rules).await?.context("there is no Redis")?;
-        let reached = parts::follow(kafka.group_positions(&config.kafka.batch_group(&rules))?, partitions);
+        let servers = Servers::elsewhere(&config).await?;
+        let store = parts::open_snapshots(&config, &servers.rules).await?.context("there is no Redis")?;
+        let reached = servers.follow(&config)?;
+        let Servers { rules, partitions, history, .. } = servers;
         let snapshots = Arc::new(Snapshots::new(store, Arc::clone(&rules), partitions));
         tokio::spawn(Arc::clone(&snapshots).follow());
         let (topic, live) = (config.kafka.topic.clone(), Live::InRedis(snapshots));
@@ -41,7 +39,6 @@ async fn serve(config: Config) -> Result<()> {
         () = &mut stop => return Ok(()),
     };
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Process));
     tidemark_serving::metrics::register(&engine, &mut registry);
     let Routes { open, read, admin } = tidemark_serving::api::routes(&engine);
     let routes = open.merge(access.guard(Scope::Read, read)).fallback(tidemark_serving::api::not_found);

@@ -3,17 +3,16 @@
 use super::{Deployed, stop_signal};
 use crate::config::Config;
 use crate::http::{self, Door, Http};
-use crate::parts::{self, Threads};
+use crate::parts::{self, Servers, Threads};
 use anyhow::{Context as _, Result};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tidemark_access::{Access, Scope};
 use tidemark_batch_layer::Batch;
-use tidemark_core::generation::Rules;
 use tidemark_embedded::{DataDir, Embedded, EmbeddedOptions, EngineCommand};
 use tidemark_history::clickhouse::ClickHouse;
 use tidemark_ingest::Ingest;
-use tidemark_metrics::{Process, Registry};
+use tidemark_metrics::Registry;
 use tidemark_serving::api::Routes;
 use tidemark_serving::engine::{Engine, Layers};
 use tidemark_serving::live::Live;
@@ -38,11 +37,12 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let demo = arguments.demo;
     let mut config = arguments.deployed.load()?;
     config.data = arguments.data.unwrap_or(config.data);
-    let rules = Arc::new(config.rules()?);
-    super::runtime()?.block_on(up(config, rules, demo))
+    // Before any engine starts: what is wrong in them is said at once.
+    config.rules()?;
+    super::runtime()?.block_on(up(config, demo))
 }
 
-async fn up(config: Config, rules: Arc<Rules>, demo: bool) -> Result<()> {
+async fn up(config: Config, demo: bool) -> Result<()> {
     let mut stop = std::pin::pin!(stop_signal());
     let access = Access::new(config.keys()?);
     let (door, url) = http::listen(&config, &access).await?;
@@ -51,7 +51,7 @@ async fn up(config: Config, rules: Arc<Rules>, demo: bool) -> Result<()> {
         () = &mut stop => return Ok(()),
     };
     let outcome = tokio::select! {
-        parts = Parts::start(&config, rules, &embedded) => match parts {
+        parts = Parts::start(&config, &embedded) => match parts {
             Ok(parts) => serve(parts, door, &url, &embedded, access, demo, stop).await,
             Err(error) => Err(error),
         },
@@ -87,21 +87,21 @@ struct Parts {
 }
 
 impl Parts {
-    async fn start(config: &Config, rules: Arc<Rules>, embedded: &Embedded) -> Result<Self> {
+    async fn start(config: &Config, embedded: &Embedded) -> Result<Self> {
         let runtime = embedded.runtime();
-        let kafka = config.kafka.connect(&runtime.kafka);
-        let partitions = config.kafka.ensure_topic(&kafka).await?;
-        let history = Arc::new(parts::open_history(config, &runtime.clickhouse, &rules).await?);
-        let store = parts::open_snapshots(config, &rules).await?;
+        let servers = Servers::open(config, &runtime.kafka, &runtime.clickhouse).await?;
+        let store = parts::open_snapshots(config, &servers.rules).await?;
         let (batch, mut threads) = (Batch::default(), Threads::default());
         let reached = batch.reached();
-        let memberships = Share::each(config.speed.threads(partitions)).map(|share| Membership::All { group: None, share }).collect();
-        let speed = parts::start_speed(config, &kafka, memberships, store, &history, &reached, &mut threads)?;
+        let memberships =
+            Share::each(config.speed.threads(servers.partitions)).map(|share| Membership::All { group: None, share }).collect();
+        let speed = parts::start_speed(config, &servers, memberships, store, &reached, &mut threads)?;
         // A static member: a restart takes its partitions back at once, and fences a former process that still runs.
         let alone = config.kafka.bootstrap.is_empty();
-        parts::start_batch(config, &kafka, Some("up".into()), alone, &history, batch.clone(), &mut threads)?;
+        parts::start_batch(config, &servers, Some("up".into()), alone, batch.clone(), &mut threads)?;
         let layers = Layers { speed: Some(Arc::clone(&speed)), batch: Some(batch.clone()) };
         let live = Live::Here(Arc::clone(&speed));
+        let Servers { rules, kafka, partitions, history } = servers;
         let engine = Arc::new(Engine::new(rules, config.kafka.topic.clone(), partitions, live, reached, history, layers));
         Ok(Self { engine, speed, batch, kafka, threads })
     }
@@ -153,7 +153,6 @@ async fn serve(
 /// What `/metrics` shows.
 fn registry<P>(parts: &Parts, ingest: &Ingest<P>) -> Registry {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Process));
     ingest.register(&mut registry);
     tidemark_speed_layer::metrics::register(&parts.speed, &mut registry);
     tidemark_batch_layer::metrics::register(&parts.batch, &mut registry);
