@@ -118,11 +118,11 @@ impl Http {
         let admin = access.guard(Scope::Admin, admin);
         match door.apart {
             None => {
-                let routes = tidemark_metrics::timed(&mut registry, routes.merge(admin));
+                let routes = tidemark_traces::requests(tidemark_metrics::timed(&mut registry, routes.merge(admin)));
                 server.listen(door.requests, routes.merge(access.guard(Scope::Read, tidemark_metrics::routes(registry))));
             }
             Some(apart) => {
-                server.listen(door.requests, tidemark_metrics::timed(&mut registry, routes));
+                server.listen(door.requests, tidemark_traces::requests(tidemark_metrics::timed(&mut registry, routes)));
                 server.listen(apart, admin.merge(access.guard(Scope::Read, tidemark_metrics::routes(registry))));
             }
         }

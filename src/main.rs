@@ -60,6 +60,7 @@ fn main() -> ExitCode {
         // Before any runtime exists: the engine makes its own.
         Command::Engine { arguments } => return tidemark_embedded::engine_main(arguments),
     };
+    tidemark_traces::flush();
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -170,7 +170,8 @@ pub fn start_speed(
         speed = speed.with_snapshots(Arc::clone(store));
     }
     let speed = Arc::new(speed);
-    let options = ConsumerOptions { queued_kbytes: config.kafka.queued_kbytes, ..ConsumerOptions::default() };
+    let options =
+        ConsumerOptions { queued_kbytes: config.kafka.queued_kbytes, traced: tidemark_traces::is_on(), ..ConsumerOptions::default() };
     for membership in memberships {
         let (kafka, options, handle) = (patient(kafka), options.clone(), tokio::runtime::Handle::current());
         let (speed, history, reached) = (Arc::clone(&speed), Arc::clone(history), reached.clone());
@@ -183,7 +184,7 @@ pub fn start_speed(
     }
     let connect = {
         let kafka = kafka.clone();
-        move || kafka.consumer(Membership::all(), options.clone())
+        move || kafka.consumer(Membership::all(), ConsumerOptions { traced: false, ..options.clone() })
     };
     let yard = LogYard { rules: Arc::clone(rules), connect: Arc::new(connect) };
     tokio::spawn(tidemark_speed_layer::run::close_epochs(Arc::clone(&speed), Arc::clone(history), yard, reached.clone()));
@@ -204,7 +205,8 @@ pub fn start_batch(
 ) -> Result<()> {
     let (history, rules, limits) = (Arc::clone(&servers.history), Arc::clone(&servers.rules), config.block_limits()?);
     let (kafka, membership) = (patient(&servers.kafka), config.kafka.membership(&config.kafka.batch_group(&rules), instance));
-    let options = ConsumerOptions { queued_kbytes: config.kafka.queued_kbytes, ..ConsumerOptions::default() };
+    let options =
+        ConsumerOptions { queued_kbytes: config.kafka.queued_kbytes, traced: tidemark_traces::is_on(), ..ConsumerOptions::default() };
     let (control, handle) = (batch.control.clone(), tokio::runtime::Handle::current());
     let run = move || -> Result<(), Stopped> {
         let consumer = kafka.consumer(membership.clone(), options.clone())?;

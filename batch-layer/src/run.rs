@@ -13,6 +13,7 @@ use tidemark_core::offset::{NextOffset, Partition};
 use tidemark_history::History;
 use tidemark_history::raw::recall;
 use tidemark_topic::{Committed, Consumer, Control, Happened};
+use tidemark_traces::Journeys;
 use tokio::sync::watch;
 
 /// Longest wait in a poll; events end it earlier.
@@ -41,12 +42,19 @@ pub struct Batch {
     pub control: Control,
     /// H: every offset below is in history, roll-ups included.
     reached: watch::Sender<Cut>,
+    /// Records that say whose work they are, on their way into history.
+    writing: Arc<Journeys>,
     pub meters: Meters,
 }
 
 impl Default for Batch {
     fn default() -> Self {
-        Self { control: Control::default(), reached: watch::Sender::new(Cut::default()), meters: Meters::default() }
+        Self {
+            control: Control::default(),
+            reached: watch::Sender::new(Cut::default()),
+            writing: Arc::default(),
+            meters: Meters::default(),
+        }
     }
 }
 
@@ -57,6 +65,7 @@ impl Batch {
     }
 
     fn reach(&self, partition: Partition, committed: &Committed) {
+        self.writing.arrived(partition, committed.next);
         self.reached.send_if_modified(|cut| {
             let grown = committed.next > cut.get(partition) || cut.is_empty();
             cut.raise(partition, committed.next);
@@ -108,13 +117,14 @@ impl<C: Consumer, H: History> Loop<C, H> {
         let due_at = free.filter_map(|(_, lane)| lane.due_at(&self.limits)).min();
         let wait = due_at.filter(|_| !self.paused).map_or(POLL, |at| at.saturating_duration_since(now).min(POLL));
         let mut changes = Vec::new();
-        let (lanes, limits) = (&mut self.lanes, &self.limits);
+        let (lanes, limits, writing) = (&mut self.lanes, &self.limits, &self.batch.writing);
         self.consumer.poll(wait, |happened| match happened {
             Happened::Records { partition, records } => {
                 if let Some(lane) = lanes.get_mut(&partition) {
                     records.iter().for_each(|record| lane.take(record, now, limits));
                 }
             }
+            Happened::Traced { partition, offset, traceparent } => writing.set_out("write", partition, offset, traceparent),
             Happened::End { partition, next } => {
                 if let Some(lane) = lanes.get_mut(&partition) {
                     lane.passed(next, now);
@@ -212,6 +222,7 @@ impl<C: Consumer, H: History> Loop<C, H> {
             self.heed(message);
         }
         self.lanes.retain(|partition, _| !partitions.contains(partition));
+        self.batch.writing.gone(partitions);
     }
 
     /// Sends what is due on its way. While it cannot go, because its partition or all places are taken, nothing more is

@@ -24,6 +24,7 @@ use tidemark_core::event::Limits;
 use tidemark_metrics::{Counter, Family, Label, Registry};
 use tidemark_topic::{Outgoing, Position, Producer, SendError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tracing::{Instrument as _, trace_span};
 
 /// Bodies in flight, all together: half for bodies as sent, half for unpacked ones. Each half holds the largest
 /// body there may be. Full means that requests wait.
@@ -286,10 +287,17 @@ impl Written {
 }
 
 async fn write(producer: &impl Producer, checked: &Checked) -> Written {
-    let records: Vec<_> =
-        checked.items.iter().map(|item| Outgoing { key: item.key.as_deref(), payload: Some(&item.payload), partition: None }).collect();
+    let items = checked.items.iter();
+    let mut records: Vec<_> =
+        items.map(|item| Outgoing { key: item.key.as_deref(), payload: Some(&item.payload), ..Outgoing::default() }).collect();
+    let span = trace_span!("send", otel.kind = "producer", messaging.system = "kafka", messaging.batch.message_count = records.len());
+    // One record shows the way of all: they go together.
+    let traceparent = tidemark_traces::traceparent(&span);
+    if let Some(first) = records.first_mut() {
+        first.traceparent = traceparent.as_deref();
+    }
     let mut written = Written::default();
-    for outcome in producer.send_batch(&records).await {
+    for outcome in producer.send_batch(&records).instrument(span).await {
         written.add(outcome);
     }
     written

@@ -25,6 +25,7 @@ use tidemark_history::raw::RawAnswer;
 use tidemark_history::{History, Marks};
 use tidemark_speed_layer::Speed;
 use tokio::sync::watch;
+use tracing::{Instrument as _, trace_span};
 
 /// Cells that the cache may hold, over all cached answers: about 300 bytes each.
 const CACHED_CELLS: u64 = 100_000;
@@ -156,7 +157,8 @@ impl<H: History> Engine<H> {
         let asked = AtomicBool::new(false);
         let ask = async {
             asked.store(true, Ordering::Relaxed);
-            let rows = self.history.answer(view, &plan.question, &groups, marks).await;
+            let asking = trace_span!("closed part", otel.kind = "client", db.system.name = "clickhouse");
+            let rows = self.history.answer(view, &plan.question, &groups, marks).instrument(asking).await;
             rows.map(Arc::new).map_err(|error| AnswerError::History(error.to_string()))
         };
         let rows = self.cache.try_get_with(key, ask).await.map_err(|error: Arc<AnswerError>| (*error).clone())?;
@@ -174,7 +176,8 @@ impl<H: History> Engine<H> {
         if reached.iter().len() < self.partitions as usize {
             return Err(AnswerError::Starting("how far history is, is not known of every partition yet".into()));
         }
-        let answer = tidemark_history::raw::answer(&*self.history, &self.rules, view, &plan.question, &reached).await;
+        let asking = trace_span!("history alone", otel.kind = "client", db.system.name = "clickhouse");
+        let answer = tidemark_history::raw::answer(&*self.history, &self.rules, view, &plan.question, &reached).instrument(asking).await;
         let RawAnswer { rows, cut, marks } = answer.map_err(|error| AnswerError::History(error.to_string()))?;
         // An epoch that is being repaired is left out, with all above it.
         if let Some(wanted) = plan.at_least.as_ref().filter(|wanted| !cut.reaches(wanted)) {

@@ -11,6 +11,7 @@ use tidemark_core::window::BucketError;
 use tidemark_speed_layer::run::PartitionStatus;
 use tidemark_speed_layer::{Snapshot, Speed};
 use tokio::sync::watch;
+use tracing::{Instrument as _, trace_span};
 
 /// Where open epochs are counted.
 #[derive(Clone, Debug)]
@@ -36,8 +37,14 @@ impl Live {
     /// Answers from the open epochs of all partitions.
     pub async fn snapshot(&self, view: ViewId, question: &Question, partitions: u32) -> Result<Snapshot, LiveError> {
         match self {
-            Self::Here(speed) => speed.snapshot(view, question, partitions)?.ok_or(LiveError::Starting),
-            Self::InRedis(snapshots) => snapshots.snapshot(view, question).await,
+            Self::Here(speed) => {
+                let snapshot = trace_span!("live part").in_scope(|| speed.snapshot(view, question, partitions));
+                snapshot?.ok_or(LiveError::Starting)
+            }
+            Self::InRedis(snapshots) => {
+                let reading = trace_span!("live part", otel.kind = "client", db.system.name = "redis");
+                snapshots.snapshot(view, question).instrument(reading).await
+            }
         }
     }
 

@@ -147,6 +147,14 @@ impl Publication {
         Ok(())
     }
 
+    /// Up to where Redis has all that has been counted.
+    fn position(&self) -> Option<NextOffset> {
+        match &self.standing {
+            Standing::Current { head, .. } => Some(head.position),
+            Standing::Unclaimed { .. } | Standing::Owned { .. } => None,
+        }
+    }
+
     fn answered(&mut self, partition: Partition, write: Write, written: Written) {
         let Write { owner, name, number, head, .. } = write;
         self.standing = match (written, head) {
@@ -227,7 +235,14 @@ pub async fn publish(speed: Arc<Speed>, store: Arc<Store>, tick: Duration) {
         let began = Instant::now();
         let one = |(partition, owned): (Partition, crate::run::Owned)| {
             let (speed, store) = (&speed, &store);
-            async move { owned.publication.lock().await.tick(store, speed, partition, &owned.tide).await }
+            async move {
+                let mut publication = owned.publication.lock().await;
+                let outcome = publication.tick(store, speed, partition, &owned.tide).await;
+                if let Some(position) = publication.position() {
+                    speed.publishing.arrived(partition, position);
+                }
+                outcome
+            }
         };
         let outcomes: Vec<Result<(), Error>> = stream::iter(speed.owned().into_iter().map(one)).buffer_unordered(AT_ONCE).collect().await;
         let failed = outcomes.into_iter().find_map(Result::err);

@@ -26,6 +26,7 @@ use tidemark_history::ledger::{Entry, LedgerRow};
 use tidemark_history::raw::recall;
 use tidemark_snapshot::Store;
 use tidemark_topic::{Consumer, Control, Extent, Happened};
+use tidemark_traces::Journeys;
 use tokio::sync::watch;
 
 /// Longest wait in a poll; events end it earlier.
@@ -51,6 +52,9 @@ pub struct Speed {
     partitions: DashMap<Partition, Owned>,
     /// The log's end as of the last fetch.
     ends: DashMap<Partition, NextOffset>,
+    /// Records that say whose work they are, on their way into the counts, and into the snapshots.
+    counting: Journeys,
+    pub(crate) publishing: Journeys,
     /// Where snapshots are kept, if they are.
     store: Option<Arc<Store>>,
     /// Of a partition. Beyond it nothing more is read of the partition until an epoch has been closed.
@@ -101,6 +105,8 @@ impl Speed {
             rules,
             partitions: DashMap::new(),
             ends: DashMap::new(),
+            counting: Journeys::default(),
+            publishing: Journeys::default(),
             store: None,
             max_open_events: u64::MAX,
             changed: watch::Sender::new(0),
@@ -272,6 +278,12 @@ fn count<C: Consumer, H: History>(
                     speed.meters.counted(before, tide.tally());
                 }
             }
+            Happened::Traced { partition, offset, traceparent } => {
+                speed.counting.set_out("count", partition, offset, traceparent);
+                if speed.store.is_some() {
+                    speed.publishing.set_out("publish", partition, offset, traceparent);
+                }
+            }
             Happened::End { partition, next } => {
                 if let Some(tide) = holding.tide(speed, partition) {
                     tide.passed(next);
@@ -281,6 +293,7 @@ fn count<C: Consumer, H: History>(
             Happened::Revoked(partitions) | Happened::Lost(partitions) => changes.push((partitions, false)),
         });
         drop(holding);
+        speed.counting.all_arrived();
         for (partitions, ours) in changes {
             speed.meters.rebalances.inc();
             if ours {
@@ -290,6 +303,7 @@ fn count<C: Consumer, H: History>(
                 owned.retain(|partition| !partitions.contains(partition));
                 held.retain(|partition| !partitions.contains(partition));
                 partitions.iter().for_each(|partition| drop(speed.partitions.remove(partition)));
+                speed.publishing.gone(&partitions);
                 consumer.release(&partitions)?;
             }
         }

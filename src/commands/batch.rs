@@ -10,7 +10,7 @@ use tidemark_batch_layer::Batch;
 use tidemark_metrics::Registry;
 
 pub fn run(arguments: Member) -> Result<()> {
-    super::log();
+    super::log("batch")?;
     let config = arguments.load()?;
     parts::need_servers(&config, "batch", false)?;
     super::runtime()?.block_on(batch(config))

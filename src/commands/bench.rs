@@ -105,12 +105,12 @@ struct Reading {
 
 impl Reading {
     fn options(&self) -> ConsumerOptions {
-        let librdkafka = ConsumerOptions { queued_kbytes: 64 * 1024, check_crcs: false };
+        let librdkafka = ConsumerOptions { queued_kbytes: 64 * 1024, check_crcs: false, ..ConsumerOptions::default() };
         if self.as_tidemark { ConsumerOptions::default() } else { librdkafka }
     }
 
     fn settings(&self) -> Vec<(&'static str, String)> {
-        let ConsumerOptions { queued_kbytes, check_crcs } = self.options();
+        let ConsumerOptions { queued_kbytes, check_crcs, .. } = self.options();
         let own = [("queue", format!("{queued_kbytes} KiB")), ("checksums", if check_crcs { "on" } else { "off" }.to_owned())];
         self.source.settings().into_iter().chain(own).collect()
     }

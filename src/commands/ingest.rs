@@ -15,7 +15,7 @@ use tidemark_metrics::Registry;
 use tidemark_topic::kafka::{Admin, ProducerOptions};
 
 pub fn run(settings: Settings) -> Result<()> {
-    super::log();
+    super::log("ingest")?;
     let config = settings.load()?;
     if config.kafka.bootstrap.is_empty() {
         bail!(

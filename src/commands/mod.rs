@@ -13,8 +13,11 @@ pub mod up;
 
 use crate::config::Config;
 use anyhow::{Context as _, Result};
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _};
 
 /// What every process that listens takes.
 #[derive(clap::Args)]
@@ -108,10 +111,17 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")
 }
 
-/// Logs go to standard error; `RUST_LOG` chooses.
-fn log() {
+/// Logs go to standard error, `RUST_LOG` chooses; traces, under the name of the `role`, to where `OTEL_*` say.
+fn log(role: &str) -> Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,rdkafka=error,librdkafka=error"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let log = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .with_filter(filter);
+    let traces = tidemark_traces::start(&format!("tidemark-{role}"))?;
+    tracing_subscriber::registry().with(log).with(traces).init();
+    Ok(())
 }
 
 /// Waits until somebody wants the process to end.

@@ -14,7 +14,7 @@ use tidemark_history::clickhouse::ClickHouse;
 const CLEAR_SECS: u32 = 600;
 
 pub fn run(arguments: Deployed) -> Result<()> {
-    super::log();
+    super::log("restore")?;
     let config = arguments.load()?;
     parts::need_servers(&config, "restore", false)?;
     super::runtime()?.block_on(restore(config))

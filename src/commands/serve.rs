@@ -14,7 +14,7 @@ use tidemark_serving::live::Live;
 use tidemark_serving::snapshots::Snapshots;
 
 pub fn run(arguments: Deployed) -> Result<()> {
-    super::log();
+    super::log("serve")?;
     let config = arguments.load()?;
     parts::need_servers(&config, "serve", true)?;
     super::runtime()?.block_on(serve(config))

@@ -9,7 +9,7 @@ use tidemark_access::Access;
 use tidemark_metrics::Registry;
 
 pub fn run(arguments: Member) -> Result<()> {
-    super::log();
+    super::log("speed")?;
     let config = arguments.load()?;
     parts::need_servers(&config, "speed", true)?;
     super::runtime()?.block_on(speed(config))

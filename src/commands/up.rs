@@ -33,7 +33,7 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: Arguments) -> Result<()> {
-    super::log();
+    super::log("up")?;
     let demo = arguments.demo;
     let mut config = arguments.deployed.load()?;
     config.data = arguments.data.unwrap_or(config.data);

@@ -83,7 +83,11 @@ async fn write(kafka: &Kafka, records: u32, writers: u32, options: ProducerOptio
                 }
                 let batch: Vec<_> = payloads
                     .iter()
-                    .map(|payload| Outgoing { key: Some(&payload.as_bytes()[13..29]), payload: Some(payload.as_bytes()), partition: None })
+                    .map(|payload| Outgoing {
+                        key: Some(&payload.as_bytes()[13..29]),
+                        payload: Some(payload.as_bytes()),
+                        ..Outgoing::default()
+                    })
                     .collect();
                 for answer in producer.send_batch(&batch).await {
                     answer.expect("written");

@@ -25,6 +25,9 @@ pub struct Record<'a> {
 pub enum Happened<'a> {
     /// Records of one partition, at least one, in order: whoever reads them may look ahead.
     Records { partition: Partition, records: &'a [Record<'a>] },
+    /// The record at `offset`, which is about to be handed over, says whose work it is (W3C Trace Context). Only where that
+    /// is wanted.
+    Traced { partition: Partition, offset: Offset, traceparent: &'a str },
     /// The partition has been read up to `next`, holes included: the log has no record between the last one delivered
     /// and `next`, and none above yet.
     End { partition: Partition, next: NextOffset },

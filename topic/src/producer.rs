@@ -12,6 +12,8 @@ pub struct Outgoing<'a> {
     pub payload: Option<&'a [u8]>,
     /// Goes to this partition, whatever the key.
     pub partition: Option<Partition>,
+    /// Whose work this is, for traces: a header of this name (W3C Trace Context).
+    pub traceparent: Option<&'a str>,
 }
 
 /// Where a record was written.

@@ -9,8 +9,7 @@ use super::exception_code;
 use crate::{Error, Marks};
 use clickhouse::query::Query;
 use clickhouse::{Client, Row};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::{Client as HyperClient, connect::HttpConnector};
+use hyper_util::client::legacy::Client as HyperClient;
 use hyper_util::rt::TokioExecutor;
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
@@ -85,7 +84,7 @@ impl std::fmt::Debug for Node {
 
 impl Node {
     fn new(server: &Server, url: &str, database: Option<&str>) -> Self {
-        let http = HyperClient::builder(TokioExecutor::new()).pool_idle_timeout(Duration::from_secs(2)).build(connector());
+        let http = HyperClient::builder(TokioExecutor::new()).pool_idle_timeout(Duration::from_secs(2)).build(tidemark_https::connector());
         let mut client = Client::with_http_client(http).with_url(url).with_compression(clickhouse::Compression::None);
         if let Some(user) = &server.user {
             client = client.with_user(user);
@@ -169,20 +168,6 @@ impl Node {
             _ => Error::Nonsense(reason),
         }
     }
-}
-
-fn connector() -> HttpsConnector<HttpConnector> {
-    let mut http = HttpConnector::new();
-    http.set_nodelay(true);
-    http.enforce_http(false);
-    http.set_connect_timeout(Some(Duration::from_secs(5)));
-    // Without the system's authorities plain HTTP is still spoken, and no certificate is trusted.
-    let builder = HttpsConnectorBuilder::new().with_native_roots().unwrap_or_else(|error| {
-        tracing::debug!("no certificate authorities: {error}");
-        let none = rustls::RootCertStore::empty();
-        HttpsConnectorBuilder::new().with_tls_config(rustls::ClientConfig::builder().with_root_certificates(none).with_no_client_auth())
-    });
-    builder.https_or_http().enable_http1().wrap_connector(http)
 }
 
 /// All servers.

@@ -8,22 +8,14 @@ use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::{ClientConfig, RootCertStore};
 use std::net::IpAddr;
-use std::path::Path;
 use std::time::Duration;
 use tidemark_core::cut::Cut;
 use tokio::time::Instant;
 
 /// How long an answer may take: twice what ingest waits for the brokers by default.
 const ATTEMPT_DEADLINE: Duration = Duration::from_secs(60);
-/// How long a connection may take to come about.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// Pauses between attempts begin here and double…
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// …up to here; also the most that a server's Retry-After is heeded.
@@ -36,7 +28,7 @@ const PACK_LEVEL: i32 = 1;
 /// Where batches go.
 #[derive(Debug)]
 pub(super) struct Client {
-    http: hyper_util::client::legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    http: hyper_util::client::legacy::Client<tidemark_https::Connector, Full<Bytes>>,
     uri: Uri,
     pack: bool,
     authorization: Option<HeaderValue>,
@@ -63,7 +55,10 @@ impl Client {
             Ok(value)
         };
         let authorization = options.key.as_ref().map(bearer).transpose()?;
-        let connector = connector(options.authorities.as_deref()).map_err(|reason| SendError::Authorities { reason })?;
+        let connector = match &options.authorities {
+            None => tidemark_https::connector(),
+            Some(path) => tidemark_https::connector_trusting(path).map_err(|reason| SendError::Authorities { reason })?,
+        };
         let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new());
         Ok(Self {
             http: http.build(connector),
@@ -204,30 +199,6 @@ fn address(url: &str) -> Result<Uri, String> {
         parts.path_and_query = Some(PathAndQuery::from_static("/v1/events"));
     }
     Uri::from_parts(parts).map_err(|error| error.to_string())
-}
-
-/// Trusts these authorities (PEM), or the system's.
-fn connector(authorities: Option<&Path>) -> Result<HttpsConnector<HttpConnector>, String> {
-    let mut http = HttpConnector::new();
-    http.set_connect_timeout(Some(CONNECT_DEADLINE));
-    http.set_nodelay(true);
-    http.enforce_http(false);
-    let mut roots = RootCertStore::empty();
-    let builder = match authorities {
-        // Who has none can still speak plain HTTP.
-        None => HttpsConnectorBuilder::new().with_native_roots().ok(),
-        Some(path) => {
-            let read = |error| format!("{}: {error}", path.display());
-            for authority in CertificateDer::pem_file_iter(path).map_err(read)? {
-                roots.add(authority.map_err(read)?).map_err(|error| format!("{}: {error}", path.display()))?;
-            }
-            None
-        }
-    };
-    let builder = builder.unwrap_or_else(|| {
-        HttpsConnectorBuilder::new().with_tls_config(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
-    });
-    Ok(builder.https_or_http().enable_http1().wrap_connector(http))
 }
 
 fn is_this_machine(uri: &Uri) -> bool {

@@ -132,7 +132,7 @@ fn read(mut consumer: impl Consumer, share: Share, wanted: &Cut, mut visit: impl
             }
             Happened::End { partition, next } => reached.raise(partition, next),
             Happened::Assigned(partitions) => assigned.extend(partitions),
-            Happened::Revoked(_) | Happened::Lost(_) => {}
+            Happened::Traced { .. } | Happened::Revoked(_) | Happened::Lost(_) => {}
         })?;
         for partition in assigned {
             let start = consumer.extent(partition)?.start;

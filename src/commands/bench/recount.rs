@@ -36,7 +36,7 @@ fn recounted(kafka: &Kafka) -> Result<Vec<String>> {
             }
             Happened::End { partition, .. } => drop(reading.remove(&partition)),
             Happened::Assigned(partitions) => assigned.extend(partitions),
-            Happened::Revoked(_) | Happened::Lost(_) => {}
+            Happened::Traced { .. } | Happened::Revoked(_) | Happened::Lost(_) => {}
         })?;
         for partition in assigned {
             start(&mut consumer, partition, &mut reading)?;

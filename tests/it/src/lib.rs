@@ -8,6 +8,7 @@ pub mod certificates;
 pub mod chance;
 pub mod client;
 pub mod cluster;
+pub mod collector;
 pub mod data;
 pub mod expected;
 pub mod figure;

@@ -15,6 +15,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Role {
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     log: Option<PathBuf>,
     child: Child,
     pub client: Client,
@@ -24,7 +25,7 @@ impl Role {
     /// `tidemark ingest`, ready.
     pub fn ingest(beside: &Server) -> Self {
         let (kafka, topic) = (beside.runtime().kafka, beside.topic());
-        Self::start(&["ingest", "--kafka", &kafka, "--topic", &topic], None)
+        Self::start(&["ingest", "--kafka", &kafka, "--topic", &topic], &[], None)
     }
 
     /// A role on these servers, ready, with settings from `DIR/config.toml`. `name` is its log's.
@@ -32,21 +33,31 @@ impl Role {
         Self::at(cluster, &cluster.endpoints(), role, name)
     }
 
+    /// The same in an environment of its own, and with its role's name.
+    pub fn traced(cluster: &Cluster, role: &str, environment: &[(&str, &str)]) -> Self {
+        Self::begin(cluster, &cluster.endpoints(), role, role, environment)
+    }
+
     /// The same by other ways to the servers.
     pub fn at(cluster: &Cluster, servers: &Endpoints, role: &str, name: &str) -> Self {
+        Self::begin(cluster, servers, role, name, &[])
+    }
+
+    fn begin(cluster: &Cluster, servers: &Endpoints, role: &str, name: &str, environment: &[(&str, &str)]) -> Self {
         let config = cluster.dir().join("config.toml").display().to_string();
         let mut arguments = vec![role, "--config", &config, "--kafka", &servers.kafka];
         if role != "ingest" {
             arguments.extend(["--clickhouse", &servers.clickhouse, "--redis", &servers.redis]);
         }
-        Self::start(&arguments, Some(cluster.dir().join(format!("{name}.log"))))
+        Self::start(&arguments, environment, Some(cluster.dir().join(format!("{name}.log"))))
     }
 
-    fn start(arguments: &[&str], log: Option<PathBuf>) -> Self {
+    fn start(arguments: &[&str], environment: &[(&str, &str)], log: Option<PathBuf>) -> Self {
         let address = format!("127.0.0.1:{}", free_port());
         let arguments: Vec<String> = arguments.iter().copied().chain(["--listen", &address]).map(str::to_owned).collect();
-        let child = spawned(&arguments, log.as_ref());
-        let role = Self { child, arguments, log, client: Client::new(format!("http://{address}")) };
+        let environment: Vec<_> = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let child = spawned(&arguments, &environment, log.as_ref());
+        let role = Self { child, arguments, environment, log, client: Client::new(format!("http://{address}")) };
         role.wait_ready();
         role
     }
@@ -69,7 +80,7 @@ impl Role {
 
     /// Another process at the same address, ready.
     pub fn restart(&mut self) {
-        self.child = spawned(&self.arguments, self.log.as_ref());
+        self.child = spawned(&self.arguments, &self.environment, self.log.as_ref());
         self.wait_ready();
     }
 
@@ -96,9 +107,9 @@ impl Role {
     }
 }
 
-fn spawned(arguments: &[String], log: Option<&PathBuf>) -> Child {
+fn spawned(arguments: &[String], environment: &[(String, String)], log: Option<&PathBuf>) -> Child {
     let mut command = Command::new(binary());
-    command.args(arguments).stdin(Stdio::null());
+    command.args(arguments).envs(environment.iter().cloned()).stdin(Stdio::null());
     if let Some(log) = log {
         let file = File::options().create(true).append(true).open(log).expect("opening a role's log");
         command.stdout(file.try_clone().expect("a second handle")).stderr(file);

@@ -160,8 +160,11 @@ pub fn by_kafka(kafka: &str, topic: &str, lines: &[&[u8]]) -> Position {
     let mut position = Position::new();
     for batch in lines.chunks(10_000) {
         let keys: Vec<Option<Vec<u8>>> = batch.iter().map(|line| key(line)).collect();
-        let records: Vec<Outgoing<'_>> =
-            batch.iter().zip(&keys).map(|(line, key)| Outgoing { key: key.as_deref(), payload: Some(line), partition: None }).collect();
+        let records: Vec<Outgoing<'_>> = batch
+            .iter()
+            .zip(&keys)
+            .map(|(line, key)| Outgoing { key: key.as_deref(), payload: Some(line), ..Outgoing::default() })
+            .collect();
         for written in runtime.block_on(producer.send_batch(&records)) {
             let at = written.expect("Kafka takes the record");
             let next = position.entry(at.partition.0).or_default();

@@ -17,3 +17,4 @@ mod read_your_write;
 mod roles;
 mod scaled;
 mod tls;
+mod traces;

@@ -169,7 +169,10 @@ impl Desk {
     /// Hands a batch to the client; waits while that has no room.
     async fn hand_over(&self, records: &[Outgoing<'_>], tickets: Range<usize>) {
         let mut handing = Handing { desk: self, tickets };
-        for mut rest in records.chunk_by(|one, next| one.partition == next.partition) {
+        let together = |one: &Outgoing<'_>, next: &Outgoing<'_>| {
+            one.partition == next.partition && one.traceparent.is_none() && next.traceparent.is_none()
+        };
+        for mut rest in records.chunk_by(together) {
             loop {
                 rest = &rest[handing.hand_over(rest)..];
                 if rest.is_empty() {

@@ -57,6 +57,9 @@ impl<C: Consumer> Seen<C> {
                     next.insert(partition, record.offset.next());
                 }
             }
+            Happened::Traced { partition, offset, traceparent } => {
+                log.entry(partition).or_default().push(format!("{offset} is of {traceparent}"));
+            }
             Happened::End { partition, next: end } => log.entry(partition).or_default().push(format!("end={end}")),
             Happened::Assigned(partitions) => assigned.extend(partitions),
             Happened::Revoked(partitions) => {
@@ -515,7 +518,7 @@ suite! {
         let keys = ["a", "b", "c", "a", "b", "c", "a"];
         let payloads = numbered(0..7);
         let batch: Vec<_> = keys.iter().zip(&payloads)
-            .map(|(key, payload)| Outgoing { key: Some(key.as_bytes()), payload: Some(payload.as_bytes()), partition: None })
+            .map(|(key, payload)| Outgoing { key: Some(key.as_bytes()), payload: Some(payload.as_bytes()), ..Outgoing::default() })
             .collect();
         let writer = world.writer();
         let positions: Vec<_> = world.wait(writer.send_batch(&batch)).into_iter().map(Result::unwrap).collect();
@@ -538,6 +541,24 @@ suite! {
 }
 
 #[test]
+fn kafka_a_record_says_whose_work_it_is_before_it_comes() {
+    let world = KafkaWorld::new(1);
+    let record = |payload, traceparent| Outgoing { key: Some(b"k"), payload: Some(payload), partition: Some(P0), traceparent };
+    let answers = world.send(&[record(b"a", None), record(b"b", Some("one")), record(b"c", Some("two")), record(b"d", None)]);
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    let mut seen = Seen::new(world.all()).started(&[P0], 0);
+    seen.until("all four", |seen| seen.log.get(&P0).is_some_and(|log| log.iter().any(|line| line == "3=d")));
+    let mut told = seen.log[&P0].clone();
+    told.retain(|line| !line.starts_with("end"));
+    // Of those that come in one batch it is said before the first of them.
+    told.sort_by_key(|line| !line.contains(" is of "));
+    assert_eq!(told, ["1 is of one", "2 is of two", "0=a", "1=b", "2=c", "3=d"]);
+    let large = "x".repeat(2_000_000);
+    let answers = world.send(&[record(large.as_bytes(), Some("three")), record(b"e", None)]);
+    assert!(matches!(answers[0], Err(SendError::Refused { .. })) && answers[1].is_ok(), "{answers:?}");
+}
+
+#[test]
 fn kafka_a_record_too_large_is_refused_and_the_rest_of_its_batch_written() {
     let world = KafkaWorld::new(1);
     let large = vec![b'x'; 2_000_000];
@@ -557,10 +578,10 @@ fn kafka_a_batch_larger_than_the_clients_queue_is_written_in_order_around_what_i
     let large = vec![b'x'; 2_000_000];
     let record = |n: u32, payload| match n % 1000 {
         // Among records of one key, some that name the other partition, or one that is not there, or are too large.
-        997 => Outgoing { payload, partition: Some(P1), key: None },
-        998 => Outgoing { payload, partition: Some(Partition(7)), key: Some(b"8") },
-        999 => Outgoing { payload: Some(&large[..]), partition: None, key: Some(b"8") },
-        _ => Outgoing { payload, partition: None, key: Some(b"8") },
+        997 => Outgoing { payload, partition: Some(P1), ..Outgoing::default() },
+        998 => Outgoing { payload, partition: Some(Partition(7)), key: Some(b"8"), ..Outgoing::default() },
+        999 => Outgoing { payload: Some(&large[..]), key: Some(b"8"), ..Outgoing::default() },
+        _ => Outgoing { payload, key: Some(b"8"), ..Outgoing::default() },
     };
     let batch: Vec<_> = (0..).zip(&payloads).map(|(n, payload)| record(n, Some(payload.as_bytes()))).collect();
     let answers = world.wait(writer.send_batch(&batch));

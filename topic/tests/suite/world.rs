@@ -51,7 +51,7 @@ pub trait World {
     fn append(&self, partition: u32, records: &[&str]) {
         let batch: Vec<_> = records
             .iter()
-            .map(|record| Outgoing { key: None, payload: Some(record.as_bytes()), partition: Some(Partition(partition)) })
+            .map(|record| Outgoing { payload: Some(record.as_bytes()), partition: Some(Partition(partition)), ..Outgoing::default() })
             .collect();
         for answer in self.send(&batch) {
             answer.expect("the record is written");
@@ -103,7 +103,7 @@ impl World for KafkaWorld {
         if let Membership::Group { session_timeout, .. } = &membership {
             kafka.client_options.insert("max.poll.interval.ms".to_owned(), session_timeout.as_millis().to_string());
         }
-        kafka.consumer(membership, ConsumerOptions::default()).expect("a consumer")
+        kafka.consumer(membership, ConsumerOptions { traced: true, ..ConsumerOptions::default() }).expect("a consumer")
     }
 
     fn writer(&self) -> KafkaProducer {

@@ -23,7 +23,7 @@ pub(super) struct Connected {
 
 impl Connected {
     /// A new client; a member subscribes to the topic.
-    pub(super) fn new(config: &ClientConfig, parking: &Arc<Parking>, subscribe: Option<&str>) -> Result<Self, Error> {
+    pub(super) fn new(config: &ClientConfig, parking: &Arc<Parking>, traced: bool, subscribe: Option<&str>) -> Result<Self, Error> {
         native::keep_freed_memory();
         let refused = |error: KafkaError| Error::Refused { reason: format!("making a consumer: {error}") };
         let mut base = BaseConsumer::from_config_and_context(config, Context::default()).map_err(refused)?;
@@ -31,7 +31,7 @@ impl Connected {
             let parking = Arc::clone(parking);
             move || parking.ready()
         });
-        let data = DataQueue::new(base.client(), Arc::clone(parking));
+        let data = DataQueue::new(base.client(), Arc::clone(parking), traced);
         let control = ControlQueue::of(base.client());
         if let Some(topic) = subscribe {
             base.subscribe(&[topic]).map_err(refused)?;

@@ -32,11 +32,14 @@ impl KafkaConsumer {
         let mut handed = 0;
         let mut broken = Vec::new();
         let full = data.take(|fetched| match fetched {
-            Fetched::Records { partition, records } => {
+            Fetched::Records { partition, records, traced } => {
                 // A fetch that librdkafka repeats begins anew within the run.
                 for records in records.chunk_by(|one, next| one.offset < next.offset) {
                     let records = accept(reading, partition, records);
-                    if !records.is_empty() {
+                    if let [first, .., last] | [first @ last] = records {
+                        for &(offset, traceparent) in traced.iter().filter(|(offset, _)| (first.offset..=last.offset).contains(offset)) {
+                            deliver(Happened::Traced { partition, offset, traceparent });
+                        }
                         deliver(Happened::Records { partition, records });
                         handed += records.len();
                     }

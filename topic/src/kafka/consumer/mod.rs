@@ -36,11 +36,13 @@ pub struct ConsumerOptions {
     pub queued_kbytes: u32,
     /// Compares each record batch with its checksum.
     pub check_crcs: bool,
+    /// Looks at each record's headers for a `traceparent` ([`Happened::Traced`]).
+    pub traced: bool,
 }
 
 impl Default for ConsumerOptions {
     fn default() -> Self {
-        Self { queued_kbytes: 4 * 1024, check_crcs: true }
+        Self { queued_kbytes: 4 * 1024, check_crcs: true, traced: false }
     }
 }
 
@@ -50,6 +52,7 @@ pub struct KafkaConsumer {
     topic: CString,
     /// What a client is made with.
     config: ClientConfig,
+    traced: bool,
     group: Option<String>,
     role: Role,
     /// A commit whose answer has not come: the next one waits for it, so that two never overtake each other. It holds a
@@ -148,11 +151,13 @@ impl KafkaConsumer {
         let topic = native::c_name(&kafka.topic)
             .ok_or_else(|| Error::Refused { reason: format!("`{}` is not the name of a topic", kafka.topic.escape_default()) })?;
         let parking = Arc::new(Parking::default());
-        let client = Connected::new(&config, &parking, matches!(role, Role::Member { .. }).then_some(kafka.topic.as_str()))?;
+        let client =
+            Connected::new(&config, &parking, options.traced, matches!(role, Role::Member { .. }).then_some(kafka.topic.as_str()))?;
         Ok(Self {
             kafka: kafka.clone(),
             topic,
             config,
+            traced: options.traced,
             group,
             role,
             in_doubt: None,

@@ -27,6 +27,9 @@ use std::time::Duration;
 /// gets to its timers within milliseconds.
 pub(super) const BATCH_RECORDS: usize = 4096;
 
+/// The header that says whose work a record is, as W3C Trace Context has it.
+const TRACEPARENT: &CStr = c"traceparent";
+
 /// Keeps freed memory in the process. A fetched batch comes in one buffer of megabytes, and tables of counts grow and go
 /// with their epoch; by its defaults the C library gives such memory back to the kernel, and every page of the next is
 /// cleared and mapped anew. That cost an eighth of the speed layer's time, and a third of what a second thread brings,
@@ -103,7 +106,7 @@ impl Drop for Event {
 /// What a batch call brings.
 pub(super) enum Fetched<'a> {
     /// Records of one partition, at least one.
-    Records { partition: Partition, records: &'a [Record<'a>] },
+    Records { partition: Partition, records: &'a [Record<'a>], traced: &'a [(Offset, &'a str)] },
     /// Something went wrong with one partition; `reason` is librdkafka's text.
     Failed { partition: Partition, code: RDKafkaErrorCode, reason: String },
 }
@@ -113,6 +116,8 @@ pub(super) struct DataQueue {
     queue: Queue,
     /// Slots for the batch call, empty (stale) between calls.
     slots: Vec<*mut ffi::rd_kafka_message_t>,
+    /// Headers are looked at.
+    traced: bool,
     /// Keeps alive what the queue's callback points to.
     _parking: Arc<Parking>,
 }
@@ -122,14 +127,14 @@ unsafe impl Send for DataQueue {}
 
 impl DataQueue {
     /// A new queue that signals `parking` when it is no longer empty.
-    pub(super) fn new<C: ClientContext>(client: &Client<C>, parking: Arc<Parking>) -> Self {
+    pub(super) fn new<C: ClientContext>(client: &Client<C>, parking: Arc<Parking>, traced: bool) -> Self {
         let queue = Queue::new(client);
         // SAFETY: the callback's argument is the address inside the Arc that this value keeps until `drop` has
         // disabled the callback.
         unsafe {
             ffi::rd_kafka_queue_cb_event_enable(queue.as_ptr(), Some(not_empty), Arc::as_ptr(&parking).cast_mut().cast::<c_void>());
         }
-        Self { queue, slots: vec![ptr::null_mut(); BATCH_RECORDS], _parking: parking }
+        Self { queue, slots: vec![ptr::null_mut(); BATCH_RECORDS], traced, _parking: parking }
     }
 
     /// Sends what is fetched for a partition to this queue, from now on and in order. To be called before the partition
@@ -152,7 +157,7 @@ impl DataQueue {
         let count = unsafe { ffi::rd_kafka_consume_batch_queue(self.queue.as_ptr(), 0, self.slots.as_mut_ptr(), self.slots.len()) };
         let count = usize::try_from(count).unwrap_or(0).min(self.slots.len());
         let batch = Batch { messages: &self.slots[..count] };
-        let mut run = Run { partition: Partition(0), records: Vec::with_capacity(count) };
+        let mut run = Run { partition: Partition(0), records: Vec::with_capacity(count), traced: Vec::new() };
         for &message in batch.messages {
             // SAFETY: the batch destroys its messages when it goes, after the run, which was made after it.
             match unsafe { fetched(message) } {
@@ -160,6 +165,10 @@ impl DataQueue {
                     if partition != run.partition {
                         run.end(&mut visit);
                         run.partition = partition;
+                    }
+                    // SAFETY: as above.
+                    if let Some(traceparent) = self.traced.then(|| unsafe { traceparent_of(message) }).flatten() {
+                        run.traced.push((record.offset, traceparent));
                     }
                     run.records.push(record);
                 }
@@ -206,13 +215,16 @@ impl Drop for Batch<'_> {
 struct Run<'a> {
     partition: Partition,
     records: Vec<Record<'a>>,
+    /// Those of them that say whose work they are.
+    traced: Vec<(Offset, &'a str)>,
 }
 
 impl Run<'_> {
     fn end(&mut self, visit: &mut impl FnMut(Fetched<'_>)) {
         if !self.records.is_empty() {
-            visit(Fetched::Records { partition: self.partition, records: &self.records });
+            visit(Fetched::Records { partition: self.partition, records: &self.records, traced: &self.traced });
             self.records.clear();
+            self.traced.clear();
         }
     }
 }
@@ -238,6 +250,26 @@ unsafe fn fetched<'a>(message: *const ffi::rd_kafka_message_t) -> Result<(Partit
     // SAFETY: the message is alive; a null type is allowed.
     let timestamp_ms = unsafe { ffi::rd_kafka_message_timestamp(message, ptr::null_mut()) };
     Ok((partition, Record { offset: Offset::new(held.offset.unsigned_abs()), timestamp_ms, payload }))
+}
+
+/// What a message's header says of whose work it is.
+///
+/// # Safety
+/// `message` must be alive for `'a`.
+unsafe fn traceparent_of<'a>(message: *const ffi::rd_kafka_message_t) -> Option<&'a str> {
+    use ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR as DONE;
+    let mut headers = ptr::null_mut();
+    // SAFETY: promised by the caller; the headers, if there are any, belong to the message and live as long.
+    if unsafe { ffi::rd_kafka_message_headers(message, &raw mut headers) } != DONE {
+        return None;
+    }
+    let (mut value, mut size) = (ptr::null(), 0);
+    // SAFETY: the headers are alive, the name is a C string, and both places outlive the call.
+    if unsafe { ffi::rd_kafka_header_get_last(headers, TRACEPARENT.as_ptr(), &raw mut value, &raw mut size) } != DONE || value.is_null() {
+        return None;
+    }
+    // SAFETY: the call succeeded: the value is `size` bytes of the headers.
+    std::str::from_utf8(unsafe { std::slice::from_raw_parts(value.cast::<u8>(), size) }).ok()
 }
 
 /// The consumer queue, to see whether it has been emptied: the wrapper's poll does not say.

@@ -2,9 +2,13 @@
 //! acknowledged at once, while the wrapper calls librdkafka, allocates, and calls back for each record.
 
 use super::super::number;
-use super::{Event, Queue, c_name};
+use super::{Event, Queue, TRACEPARENT, c_name};
 use crate::{Outgoing, Partition};
 use rdkafka::bindings as ffi;
+use rdkafka::bindings::{
+    rd_kafka_vu_s__bindgen_ty_1 as Value, rd_kafka_vu_s__bindgen_ty_1__bindgen_ty_1 as Bytes,
+    rd_kafka_vu_s__bindgen_ty_1__bindgen_ty_2 as Named,
+};
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -83,6 +87,9 @@ impl<C: ClientContext> Writing<C> {
         mut refused: impl FnMut(usize, RDKafkaErrorCode),
     ) -> usize {
         use ffi::rd_kafka_resp_err_t as E;
+        if let [record @ Outgoing { traceparent: Some(traceparent), .. }] = records {
+            return self.hand_over_traced(partition, record, traceparent, first, refused);
+        }
         let partition = partition.map_or(ANY_PARTITION, number);
         let mut messages = Vec::with_capacity(records.len().min(CALL_RECORDS));
         let mut done = 0;
@@ -106,6 +113,47 @@ impl<C: ClientContext> Writing<C> {
             }
         }
         done
+    }
+
+    /// The same for one record with a header, which a batch call cannot give.
+    fn hand_over_traced(
+        &self,
+        partition: Option<Partition>,
+        record: &Outgoing<'_>,
+        traceparent: &str,
+        ticket: usize,
+        mut refused: impl FnMut(usize, RDKafkaErrorCode),
+    ) -> usize {
+        use ffi::rd_kafka_vtype_t as V;
+        let header =
+            Named { name: TRACEPARENT.as_ptr(), val: traceparent.as_ptr().cast::<c_void>(), size: traceparent.len().cast_signed() };
+        let held = message(record, ticket);
+        let bytes = |ptr, size| Value { mem: Bytes { ptr, size } };
+        let said = [
+            (V::RD_KAFKA_VTYPE_RKT, Value { rkt: self.topic.0.as_ptr() }),
+            (V::RD_KAFKA_VTYPE_PARTITION, Value { i32_: partition.map_or(ANY_PARTITION, number) }),
+            (V::RD_KAFKA_VTYPE_VALUE, bytes(held.payload, held.len)),
+            (V::RD_KAFKA_VTYPE_KEY, bytes(held.key, held.key_len)),
+            (V::RD_KAFKA_VTYPE_HEADER, Value { header }),
+            (V::RD_KAFKA_VTYPE_OPAQUE, Value { ptr: held._private }),
+            (V::RD_KAFKA_VTYPE_MSGFLAGS, Value { i: ffi::RD_KAFKA_MSG_F_COPY }),
+        ]
+        .map(|(vtype, u)| ffi::rd_kafka_vu_t { vtype, u });
+        // SAFETY: the client and its topic are alive. Each value has the member that its type tells, and librdkafka copies the
+        // key, the header and by the flag the payload before it returns; the record and the header outlive the call.
+        let error = unsafe { ffi::rd_kafka_produceva(self.client.native_ptr(), said.as_ptr(), said.len()) };
+        let Some(error) = NonNull::new(error) else { return 1 };
+        // SAFETY: the error is ours, alive until here, and destroyed once.
+        let code = unsafe {
+            let code = ffi::rd_kafka_error_code(error.as_ptr());
+            ffi::rd_kafka_error_destroy(error.as_ptr());
+            RDKafkaErrorCode::from(code)
+        };
+        if code == RDKafkaErrorCode::QueueFull {
+            return 0;
+        }
+        refused(ticket, code);
+        1
     }
 
     /// Waits until there are reports; `None` if there are none in time, or something else was to be told: that goes to

@@ -1,0 +1,47 @@
+//! The way out to servers of HTTP and HTTPS: whom every client of ours trusts, and how long it waits for a connection.
+
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::connect::HttpConnector;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::{ClientConfig, RootCertStore};
+use std::path::Path;
+use std::time::Duration;
+
+/// How long a connection may take to come about.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Makes connections, plain or by TLS as the address says.
+pub type Connector = HttpsConnector<HttpConnector>;
+
+/// Trusts the system's authorities. Where there are none, plain HTTP is still spoken and no certificate is trusted.
+pub fn connector() -> Connector {
+    let tls = HttpsConnectorBuilder::new().with_native_roots().unwrap_or_else(|error| {
+        tracing::debug!("no certificate authorities: {error}");
+        HttpsConnectorBuilder::new().with_tls_config(trusting(RootCertStore::empty()))
+    });
+    tls.https_or_http().enable_http1().wrap_connector(tcp())
+}
+
+/// Trusts the authorities of this file (PEM) alone. The error is a sentence.
+pub fn connector_trusting(authorities: &Path) -> Result<Connector, String> {
+    let broken = |error: &dyn std::fmt::Display| format!("{}: {error}", authorities.display());
+    let mut roots = RootCertStore::empty();
+    for authority in CertificateDer::pem_file_iter(authorities).map_err(|error| broken(&error))? {
+        roots.add(authority.map_err(|error| broken(&error))?).map_err(|error| broken(&error))?;
+    }
+    let tls = HttpsConnectorBuilder::new().with_tls_config(trusting(roots));
+    Ok(tls.https_or_http().enable_http1().wrap_connector(tcp()))
+}
+
+fn trusting(roots: RootCertStore) -> ClientConfig {
+    ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()
+}
+
+fn tcp() -> HttpConnector {
+    let mut tcp = HttpConnector::new();
+    tcp.set_connect_timeout(Some(CONNECT_DEADLINE));
+    tcp.set_nodelay(true);
+    tcp.enforce_http(false);
+    tcp
+}
