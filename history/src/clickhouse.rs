@@ -1,6 +1,7 @@
 //! The door to ClickHouse: its HTTP interface, by the official client. The embedded engine speaks the same.
 
 mod disk;
+pub mod metrics;
 mod nodes;
 
 pub use disk::Occupied;

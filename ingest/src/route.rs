@@ -17,11 +17,12 @@ use axum::{Router, routing};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use serde::Serialize;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tidemark_core::cut::Cut;
 use tidemark_core::event::Limits;
-use tidemark_metrics::{Counter, Family, Label, Registry};
+use tidemark_metrics::{Collector, Counter, DescriptorEncoder, Family, Label, Page, Registry};
 use tidemark_topic::{Outgoing, Position, Producer, SendError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{Instrument as _, trace_span};
@@ -77,6 +78,8 @@ impl<P> Ingest<P> {
     pub fn register(&self, registry: &mut Registry) {
         let help = "Items of requests: acknowledged by Kafka, not events, and not known to be in the topic";
         registry.register("tidemark_ingest_items", help, self.items.clone());
+        let rooms = [("sent", &self.arriving), ("unpacked", &self.unpacked)].map(|(body, room)| (body, Arc::clone(room)));
+        registry.register_collector(Box::new(Rooms(rooms)));
     }
 
     pub fn producer(&self) -> &P {
@@ -85,6 +88,26 @@ impl<P> Ingest<P> {
 
     pub fn counts(&self) -> Counts {
         Counts { accepted: self.accepted.get(), rejected: self.rejected.get(), failed: self.failed.get() }
+    }
+}
+
+/// The rooms for bodies, and how much of each is taken.
+#[derive(Debug)]
+struct Rooms([(&'static str, Arc<Semaphore>); 2]);
+
+impl Collector for Rooms {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let whole = MAX_IN_FLIGHT_BYTES / 2;
+        let bytes = |bytes: usize| u64::try_from(bytes).unwrap_or(u64::MAX);
+        let mut page = Page(encoder);
+        let used = self.0.iter().map(|(body, room)| (*body, bytes(whole.saturating_sub(room.available_permits() * PORTION_BYTES))));
+        page.gauges(
+            ("tidemark_ingest_room_used_bytes", "Room that bodies in flight take up; when it is full, requests wait"),
+            "body",
+            used,
+        )?;
+        let limits = self.0.iter().map(|(body, _)| (*body, bytes(whole)));
+        page.gauges(("tidemark_ingest_room_limit_bytes", "Room for bodies in flight"), "body", limits)
     }
 }
 

@@ -23,14 +23,16 @@ async fn batch(config: Config) -> Result<()> {
     let (batch, mut threads) = (Batch::default(), Threads::default());
     let starting = async {
         let servers = Servers::elsewhere(&config).await?;
-        parts::start_batch(&config, &servers, config.kafka.instance(), false, batch.clone(), &mut threads)
+        parts::start_batch(&config, &servers, config.kafka.instance(), false, batch.clone(), &mut threads)?;
+        anyhow::Ok(servers.history)
     };
-    tokio::select! {
+    let history = tokio::select! {
         started = starting => started?,
         () = &mut stop => return Ok(()),
     };
     let mut registry = Registry::default();
     tidemark_batch_layer::metrics::register(&batch, &mut registry);
+    tidemark_history::clickhouse::metrics::register(&history, &mut registry);
     tracing::info!("writing history; {url}/readyz and {url}/metrics tell how it goes");
     http::serve_layer(door, &access, registry, "batch", &batch.control, threads, stop).await
 }

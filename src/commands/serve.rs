@@ -40,6 +40,7 @@ async fn serve(config: Config) -> Result<()> {
     };
     let mut registry = Registry::default();
     tidemark_serving::metrics::register(&engine, &mut registry);
+    tidemark_history::clickhouse::metrics::register(&engine.history, &mut registry);
     let Routes { open, read, admin } = tidemark_serving::api::routes(&engine);
     let routes = open.merge(access.guard(Scope::Read, read)).fallback(tidemark_serving::api::not_found);
     let server = Http::serve(door, &access, registry, routes, admin);

@@ -27,14 +27,16 @@ async fn speed(config: Config) -> Result<()> {
         let group = config.kafka.speed_group(&servers.rules);
         let instance = |n| config.kafka.instance().map(|name| format!("{name}-{n}"));
         let members = (0..config.speed.threads(servers.partitions).get()).map(|n| config.kafka.membership(&group, instance(n)));
-        parts::start_speed(&config, &servers, members.collect(), store, &reached, &mut threads)
+        let speed = parts::start_speed(&config, &servers, members.collect(), store, &reached, &mut threads)?;
+        anyhow::Ok((speed, servers.history))
     };
-    let speed = tokio::select! {
+    let (speed, history) = tokio::select! {
         started = starting => started?,
         () = &mut stop => return Ok(()),
     };
     let mut registry = Registry::default();
     tidemark_speed_layer::metrics::register(&speed, &mut registry);
+    tidemark_history::clickhouse::metrics::register(&history, &mut registry);
     tracing::info!("counting; {url}/readyz and {url}/metrics tell how it goes");
     http::serve_layer(door, &access, registry, "speed", &speed.control, threads, stop).await
 }

@@ -157,6 +157,7 @@ fn registry<P>(parts: &Parts, ingest: &Ingest<P>) -> Registry {
     tidemark_speed_layer::metrics::register(&parts.speed, &mut registry);
     tidemark_batch_layer::metrics::register(&parts.batch, &mut registry);
     tidemark_serving::metrics::register(&parts.engine, &mut registry);
+    tidemark_history::clickhouse::metrics::register(&parts.engine.history, &mut registry);
     registry
 }
 

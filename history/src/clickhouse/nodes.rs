@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
 
 /// An answer for people must come sooner than they give up; what takes longer is refused by the engine itself.
 pub(super) const QUERY_DEADLINE: Duration = Duration::from_secs(30);
@@ -72,6 +72,9 @@ pub(super) struct Node {
     client: Client,
     url: String,
     room: Semaphore,
+    /// As many as `room` has in all.
+    limit: usize,
+    waiting: AtomicUsize,
     /// Below these it has been seen to have everything.
     whole: Mutex<Marks>,
 }
@@ -85,6 +88,7 @@ impl std::fmt::Debug for Node {
 impl Node {
     fn new(server: &Server, url: &str, database: Option<&str>) -> Self {
         let http = HyperClient::builder(TokioExecutor::new()).pool_idle_timeout(Duration::from_secs(2)).build(tidemark_https::connector());
+        let limit = server.connections.max(1);
         let mut client = Client::with_http_client(http).with_url(url).with_compression(clickhouse::Compression::None);
         if let Some(user) = &server.user {
             client = client.with_user(user);
@@ -95,7 +99,7 @@ impl Node {
         if let Some(database) = database {
             client = client.with_database(database);
         }
-        Self { client, url: url.to_owned(), room: Semaphore::new(server.connections.max(1)), whole: Mutex::default() }
+        Self { client, url: url.to_owned(), room: Semaphore::new(limit), limit, waiting: AtomicUsize::new(0), whole: Mutex::default() }
     }
 
     pub(super) fn client(&self) -> &Client {
@@ -127,13 +131,28 @@ impl Node {
         answer: impl Future<Output = clickhouse::error::Result<T>> + Send,
     ) -> Result<T, Error> {
         let asked = async {
-            let _room = self.room.acquire().await;
+            let _room = self.enter().await;
             answer.await
         };
         match tokio::time::timeout(deadline, asked).await {
             Ok(answer) => answer.map_err(|error| self.explain(&error)),
             Err(_) => Err(self.unavailable(format!("no answer within {} s", deadline.as_secs()))),
         }
+    }
+
+    async fn enter(&self) -> Result<SemaphorePermit<'_>, AcquireError> {
+        if let Ok(room) = self.room.try_acquire() {
+            return Ok(room);
+        }
+        let _waiting = Waiting::begin(&self.waiting);
+        self.room.acquire().await
+    }
+
+    pub(super) fn load(&self) -> Load {
+        // A password in an address stays out of what everybody may read.
+        let server = self.url.rsplit_once('@').map_or(self.url.as_str(), |(_, host)| host).to_owned();
+        let in_flight = self.limit.saturating_sub(self.room.available_permits());
+        Load { server, in_flight, waiting: self.waiting.load(Ordering::Relaxed), limit: self.limit }
     }
 
     /// Below these it has been seen to have everything.
@@ -170,6 +189,33 @@ impl Node {
     }
 }
 
+/// Counts somebody who waits for room, until dropped.
+struct Waiting<'n>(&'n AtomicUsize);
+
+impl<'n> Waiting<'n> {
+    fn begin(count: &'n AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How busy this process keeps a server, in requests.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Load {
+    pub(super) server: String,
+    pub(super) in_flight: usize,
+    /// For one of those in flight to end.
+    pub(super) waiting: usize,
+    /// In flight at most.
+    pub(super) limit: usize,
+}
+
 /// All servers.
 #[derive(Debug)]
 pub(super) struct Nodes {
@@ -202,6 +248,10 @@ impl Nodes {
     pub(super) fn in_turn(&self) -> impl Iterator<Item = &Node> {
         let first = self.turn.fetch_add(1, Ordering::Relaxed);
         (0..self.all.len()).map(move |n| &self.all[first.wrapping_add(n) % self.all.len()])
+    }
+
+    pub(super) fn loads(&self) -> Vec<Load> {
+        self.all.iter().map(Node::load).collect()
     }
 
     pub(super) fn len(&self) -> usize {

@@ -5,7 +5,7 @@ use crate::cluster::{Cluster, Endpoints};
 use crate::server::{Server, binary, free_port, freeze, terminate};
 use crate::wait;
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// A process that has been ready. Dropped, it is killed.
 #[derive(Debug)]
 pub struct Role {
+    program: PathBuf,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     log: Option<PathBuf>,
@@ -21,43 +22,47 @@ pub struct Role {
     pub client: Client,
 }
 
+/// What is not as usual with a process.
+#[derive(Clone, Default, Debug)]
+pub struct Way {
+    /// By other ways to the servers.
+    pub servers: Option<Endpoints>,
+    /// Besides what the test's own has.
+    pub environment: Vec<(String, String)>,
+    /// Another program than the one under test.
+    pub program: Option<PathBuf>,
+}
+
 impl Role {
     /// `tidemark ingest`, ready.
     pub fn ingest(beside: &Server) -> Self {
         let (kafka, topic) = (beside.runtime().kafka, beside.topic());
-        Self::start(&["ingest", "--kafka", &kafka, "--topic", &topic], &[], None)
+        Self::start(&["ingest", "--kafka", &kafka, "--topic", &topic], &Way::default(), None)
     }
 
     /// A role on these servers, ready, with settings from `DIR/config.toml`. `name` is its log's.
     pub fn on(cluster: &Cluster, role: &str, name: &str) -> Self {
-        Self::at(cluster, &cluster.endpoints(), role, name)
+        Self::by(cluster, role, name, &Way::default())
     }
 
-    /// The same in an environment of its own, and with its role's name.
-    pub fn traced(cluster: &Cluster, role: &str, environment: &[(&str, &str)]) -> Self {
-        Self::begin(cluster, &cluster.endpoints(), role, role, environment)
-    }
-
-    /// The same by other ways to the servers.
-    pub fn at(cluster: &Cluster, servers: &Endpoints, role: &str, name: &str) -> Self {
-        Self::begin(cluster, servers, role, name, &[])
-    }
-
-    fn begin(cluster: &Cluster, servers: &Endpoints, role: &str, name: &str, environment: &[(&str, &str)]) -> Self {
+    /// The same in another way.
+    pub fn by(cluster: &Cluster, role: &str, name: &str, way: &Way) -> Self {
         let config = cluster.dir().join("config.toml").display().to_string();
+        let servers = way.servers.clone().unwrap_or_else(|| cluster.endpoints());
         let mut arguments = vec![role, "--config", &config, "--kafka", &servers.kafka];
         if role != "ingest" {
             arguments.extend(["--clickhouse", &servers.clickhouse, "--redis", &servers.redis]);
         }
-        Self::start(&arguments, environment, Some(cluster.dir().join(format!("{name}.log"))))
+        Self::start(&arguments, way, Some(cluster.dir().join(format!("{name}.log"))))
     }
 
-    fn start(arguments: &[&str], environment: &[(&str, &str)], log: Option<PathBuf>) -> Self {
+    fn start(arguments: &[&str], way: &Way, log: Option<PathBuf>) -> Self {
         let address = format!("127.0.0.1:{}", free_port());
         let arguments: Vec<String> = arguments.iter().copied().chain(["--listen", &address]).map(str::to_owned).collect();
-        let environment: Vec<_> = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let child = spawned(&arguments, &environment, log.as_ref());
-        let role = Self { child, arguments, environment, log, client: Client::new(format!("http://{address}")) };
+        let program = way.program.clone().unwrap_or_else(binary);
+        let child = spawned(&program, &arguments, &way.environment, log.as_ref());
+        let client = Client::new(format!("http://{address}"));
+        let role = Self { program, arguments, environment: way.environment.clone(), log, child, client };
         role.wait_ready();
         role
     }
@@ -80,7 +85,7 @@ impl Role {
 
     /// Another process at the same address, ready.
     pub fn restart(&mut self) {
-        self.child = spawned(&self.arguments, &self.environment, self.log.as_ref());
+        self.child = spawned(&self.program, &self.arguments, &self.environment, self.log.as_ref());
         self.wait_ready();
     }
 
@@ -92,6 +97,13 @@ impl Role {
     /// SIGTERM, it ends well, and another process at the same address is ready.
     pub fn stop_and_restart(&mut self) {
         self.end();
+        self.restart();
+    }
+
+    /// The same, and the process at the same address is of another version.
+    pub fn change_to(&mut self, program: &Path) {
+        self.end();
+        self.program = program.to_owned();
         self.restart();
     }
 
@@ -107,14 +119,14 @@ impl Role {
     }
 }
 
-fn spawned(arguments: &[String], environment: &[(String, String)], log: Option<&PathBuf>) -> Child {
-    let mut command = Command::new(binary());
+fn spawned(program: &Path, arguments: &[String], environment: &[(String, String)], log: Option<&PathBuf>) -> Child {
+    let mut command = Command::new(program);
     command.args(arguments).envs(environment.iter().cloned()).stdin(Stdio::null());
     if let Some(log) = log {
         let file = File::options().create(true).append(true).open(log).expect("opening a role's log");
         command.stdout(file.try_clone().expect("a second handle")).stderr(file);
     }
-    command.spawn().unwrap_or_else(|error| panic!("{} cannot be started: {error}", binary().display()))
+    command.spawn().unwrap_or_else(|error| panic!("{} cannot be started: {error}", program.display()))
 }
 
 impl Drop for Role {

@@ -2,6 +2,7 @@
 //! or cut off, each answer of each serving node is exact at its cut.
 
 use std::fs;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tidemark_tests::chance::Chance;
@@ -13,8 +14,9 @@ use tidemark_tests::freshness::{Freshness, quantile};
 use tidemark_tests::proxy::Proxy;
 use tidemark_tests::question::{Answer, Question};
 use tidemark_tests::recount::Recount;
-use tidemark_tests::role::Role;
+use tidemark_tests::role::{Role, Way};
 use tidemark_tests::sending::{Manner, Pace, Sent, by_http};
+use tidemark_tests::server::binary;
 use tidemark_tests::wait;
 
 const EPOCH_BITS: u8 = 9;
@@ -35,13 +37,13 @@ struct Deployment {
 impl Deployment {
     fn start(brokers: u16, replication: u16, counts: [usize; 4]) -> Self {
         let config = CONFIG.replace("partitions = 4", &format!("partitions = 4\nreplication = {replication}"));
-        Self::with(&config, brokers, counts)
+        Self::with(&config, brokers, counts, &Way::default())
     }
 
-    fn with(config: &str, brokers: u16, counts: [usize; 4]) -> Self {
+    fn with(config: &str, brokers: u16, counts: [usize; 4], way: &Way) -> Self {
         let cluster = Cluster::start(brokers);
         fs::write(cluster.dir().join("config.toml"), config).expect("writing the configuration");
-        let roles = |role: &str, n: usize| (0..n).map(|n| Role::on(&cluster, role, &format!("{role}-{n}"))).collect();
+        let roles = |role: &str, n: usize| (0..n).map(|n| Role::by(&cluster, role, &format!("{role}-{n}"), way)).collect();
         let [ingest, speed, batch, serve] = counts;
         let (ingest, speed, batch) = (roles("ingest", ingest), roles("speed", speed), roles("batch", batch));
         let serve = roles("serve", serve);
@@ -151,6 +153,50 @@ fn an_answer_of_any_serving_node_is_exact_whatever_happens_to_the_others() {
     assert!(live > 100, "only {live} of {answers} answers had a live part");
     deployment.check_at_last(&sent);
     deployment.serve.into_iter().chain(deployment.batch).chain(deployment.speed).chain(deployment.ingest).for_each(Role::stop);
+}
+
+/// The version before and this one side by side: from one to the other role by role, halfway back, and on again.
+#[test]
+#[ignore = "takes the program of the version before, at TIDEMARK_BEFORE: make accept-scale"]
+fn answers_are_exact_while_a_deployment_goes_from_one_version_to_the_next_and_back() {
+    let before = PathBuf::from(std::env::var_os("TIDEMARK_BEFORE").expect("TIDEMARK_BEFORE names the program of the version before"));
+    let mut deployment = Deployment::with(CONFIG, 1, [2, 2, 2, 2], &Way { program: Some(before.clone()), ..Way::default() });
+    let january = data::bytes("flights-2013-01.late.ndjson.gz");
+    let lines = data::lines(&january);
+    let stop = AtomicBool::new(false);
+    let pace = Pace::default();
+    let clients: Vec<_> = deployment.serve.iter().map(|serve| serve.client.clone()).collect();
+    let door = deployment.ingest[0].client.clone();
+    let now = binary();
+    let (taken, sent) = std::thread::scope(|scope| {
+        let holding = pace.hold();
+        let sending = scope.spawn(|| by_http(&door, &lines, MANNER, &pace));
+        let asking = scope.spawn(|| ask_all(&clients, "upgrade", &stop, &AtomicUsize::new(0), Duration::from_millis(10)));
+        let steps = [
+            ("the first of each role becomes the new version", 0, &now),
+            ("the second, too", 1, &now),
+            ("the second goes back", 1, &before),
+            ("and on again", 1, &now),
+        ];
+        let each = lines.len() / MANNER.batch / (steps.len() + 2);
+        for (n, (what, which, program)) in steps.into_iter().enumerate() {
+            holding.wait_for((n + 1) * each);
+            eprintln!("{what}");
+            let Deployment { ingest, speed, batch, serve, .. } = &mut deployment;
+            for roles in [serve, batch, speed, ingest] {
+                roles[which].change_to(program);
+            }
+        }
+        drop(holding);
+        let sent = sending.join().expect("the sender goes on to the end");
+        deployment.wait_live(&sent.position);
+        stop.store(true, Ordering::Relaxed);
+        (asking.join().expect("the asker goes on to the end"), sent)
+    });
+    let (answers, live) = judge(&deployment, &taken);
+    figure("two versions side by side: answers equal, of which with a live part", format!("{answers} and {live}"));
+    assert!(live > 100, "only {live} of {answers} answers had a live part");
+    deployment.check_at_last(&sent);
 }
 
 type Happen = fn(&mut Deployment);
@@ -276,7 +322,7 @@ fn five_thousand_answers_are_exact_while_everything_is_killed_scaled_and_rolled(
 #[ignore = "a measurement: make accept-scale"]
 fn what_is_acknowledged_is_soon_in_the_answers_of_another_process() {
     let config = CONFIG.replace("epoch_bits = 9", "epoch_bits = 16").replace("max_age_ms = 300", "max_age_ms = 2000");
-    let deployment = Deployment::with(&config, 3, [2, 2, 1, 2]);
+    let deployment = Deployment::with(&config, 3, [2, 2, 1, 2], &Way::default());
     let (freshness, stop, sending_over) = (Freshness::default(), AtomicBool::new(false), AtomicBool::new(false));
     let seconds = 30;
     let (from, took) = std::thread::scope(|scope| {
@@ -318,7 +364,10 @@ fn answers_are_exact_while_networks_are_cut() {
     let redis = Proxy::to(deployment.cluster.redis.port());
     let clickhouse = Proxy::to(deployment.cluster.clickhouse_port());
     let servers = deployment.cluster.endpoints();
-    let at = |servers: &Endpoints, role: &str, name: &str| Role::at(&deployment.cluster, servers, role, name);
+    let at = |servers: &Endpoints, role: &str, name: &str| {
+        let way = Way { servers: Some(servers.clone()), ..Way::default() };
+        Role::by(&deployment.cluster, role, name, &way)
+    };
     let by_redis = Endpoints { redis: format!("redis://127.0.0.1:{}", redis.port()), ..servers.clone() };
     let by_clickhouse = Endpoints { clickhouse: format!("http://127.0.0.1:{}", clickhouse.port()), ..servers.clone() };
     let by_kafka = Endpoints { kafka: deployment.cluster.kafka_by_proxies(), ..servers.clone() };

@@ -8,7 +8,7 @@ use tidemark_tests::client::{Position, raise};
 use tidemark_tests::cluster::Cluster;
 use tidemark_tests::collector::{Collector, Span};
 use tidemark_tests::question::Question;
-use tidemark_tests::role::Role;
+use tidemark_tests::role::{Role, Way};
 use tidemark_tests::server::binary;
 use tidemark_tests::wait;
 
@@ -34,7 +34,9 @@ fn a_request_is_followed_from_the_post_to_the_answer_of_a_query() {
     let (cluster, collector) = (Cluster::start(1), Collector::start());
     fs::write(cluster.dir().join("config.toml"), CONFIG).expect("writing the configuration");
     let environment = [("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url.as_str()), ("OTEL_BSP_SCHEDULE_DELAY", "200")];
-    let [ingest, speed, batch, serve] = ["ingest", "speed", "batch", "serve"].map(|role| Role::traced(&cluster, role, &environment));
+    let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    let way = Way { environment, ..Way::default() };
+    let [ingest, speed, batch, serve] = ["ingest", "speed", "batch", "serve"].map(|role| Role::by(&cluster, role, role, &way));
     wait::until("queries are answered from snapshots", Duration::from_secs(60), || {
         let status = serve.client.status();
         status["live"]["trouble"].is_null().then_some(())
