@@ -172,6 +172,8 @@ fn is_transient(code: RDKafkaErrorCode) -> bool {
             | E::BrokerTransportFailure
             | E::CoordinatorLoadInProgress
             | E::CoordinatorNotAvailable
+            // The client lets go of a connection because the cluster has another address for it.
+            | E::DestroyBroker
             | E::Fail
             | E::InProgress
             | E::KafkaStorageError
