@@ -264,6 +264,19 @@ fn exception_code(text: &str) -> Option<u32> {
     rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
+impl ClickHouse {
+    /// Where counting began, of partitions of which the topic no longer had its first records then.
+    pub async fn begun(&self) -> Result<Marks, Error> {
+        self.catch_up_with_ledger().await?;
+        let generation = self.rules.generation;
+        let query = format!(
+            "SELECT partition, min(epoch) AS mark FROM ledger WHERE generation = {generation} AND entry = 'begun' GROUP BY partition"
+        );
+        let rows: Vec<MarkRow> = self.select(&query).await?;
+        Ok(rows.into_iter().map(|row| (Partition(row.partition), Mark::at(Epoch(row.mark)))).collect())
+    }
+}
+
 impl History for ClickHouse {
     async fn insert(&self, block: &RowBlock, token: &str) -> Result<(), Error> {
         let (table, columns) = match block.table {

@@ -5,6 +5,7 @@ pub mod bench;
 pub mod demo;
 pub mod ingest;
 pub mod key;
+pub mod recount;
 pub mod restore;
 pub mod send;
 pub mod serve;
@@ -19,18 +20,12 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
 
-/// What every process that listens takes.
+/// The configuration, and the topic that is counted.
 #[derive(clap::Args)]
-pub struct Settings {
+pub struct Source {
     /// Settings that differ from the defaults (see tidemark.default.toml)
     #[arg(long)]
     config: Option<PathBuf>,
-    /// Address of the HTTP interface [default: 127.0.0.1:8080]
-    #[arg(long)]
-    listen: Option<String>,
-    /// Let everybody who reaches that address do everything, though it is not loopback and there are no keys
-    #[arg(long)]
-    open: bool,
     /// A Kafka that runs elsewhere: host:port, comma separated
     #[arg(long)]
     kafka: Option<String>,
@@ -39,14 +34,35 @@ pub struct Settings {
     topic: Option<String>,
 }
 
-impl Settings {
+impl Source {
     /// The configuration, with what the command line says instead.
     fn load(self) -> Result<Config> {
         let mut config = Config::load(self.config.as_deref())?;
-        config.listen = self.listen.unwrap_or(config.listen);
-        config.open |= self.open;
         config.kafka.bootstrap = self.kafka.unwrap_or(config.kafka.bootstrap);
         config.kafka.topic = self.topic.unwrap_or(config.kafka.topic);
+        Ok(config)
+    }
+}
+
+/// What every process that listens takes.
+#[derive(clap::Args)]
+pub struct Settings {
+    #[command(flatten)]
+    source: Source,
+    /// Address of the HTTP interface [default: 127.0.0.1:8080]
+    #[arg(long)]
+    listen: Option<String>,
+    /// Let everybody who reaches that address do everything, though it is not loopback and there are no keys
+    #[arg(long)]
+    open: bool,
+}
+
+impl Settings {
+    /// The configuration, with what the command line says instead.
+    fn load(self) -> Result<Config> {
+        let mut config = self.source.load()?;
+        config.listen = self.listen.unwrap_or(config.listen);
+        config.open |= self.open;
         Ok(config)
     }
 }
@@ -68,6 +84,30 @@ impl Stores {
         if let Some(url) = self.redis {
             config.redis.urls = vec![url];
         }
+    }
+}
+
+/// How a command reaches a running tidemark.
+#[derive(clap::Args)]
+pub struct Caller {
+    /// The server's address [default: http://127.0.0.1:8080]
+    #[arg(long, env = "TIDEMARK_URL")]
+    url: Option<String>,
+    /// The key that the server wants, if it wants one; better by the environment, which other users cannot see
+    #[arg(long, env = "TIDEMARK_KEY", hide_env_values = true)]
+    key: Option<String>,
+    /// Whom to trust at an https:// address, a file in PEM [default: the system's authorities]
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+}
+
+impl Caller {
+    const DEFAULT_URL: &str = "http://127.0.0.1:8080";
+
+    /// A client; `found` is where a server is known to run, unless another one is named.
+    fn api(self, found: Option<String>) -> Result<tidemark_replay::Api> {
+        let url = self.url.or(found).unwrap_or_else(|| Self::DEFAULT_URL.to_owned());
+        Ok(tidemark_replay::Api::new(&url, self.key.as_deref(), self.ca.as_deref())?)
     }
 }
 

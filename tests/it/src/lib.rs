@@ -17,6 +17,7 @@ pub mod proxy;
 pub mod question;
 pub mod recount;
 pub mod redis;
+pub mod retention;
 pub mod role;
 pub mod sending;
 pub mod server;

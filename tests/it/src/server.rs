@@ -90,7 +90,11 @@ impl Site {
 
     /// Another configuration for the servers to come.
     pub fn configure(&self, config: &str) {
-        fs::write(self.dir.path().join("config.toml"), config).expect("writing the configuration");
+        fs::write(self.config(), config).expect("writing the configuration");
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.dir.path().join("config.toml")
     }
 
     pub fn data(&self) -> PathBuf {
@@ -102,7 +106,7 @@ impl Site {
         let file = File::options().create(true).append(true).open(log).expect("opening the server's log");
         let mut command = Command::new(binary());
         command.arg("up").arg("--data").arg(self.data()).arg("--listen").arg(format!("127.0.0.1:{port}"));
-        command.arg("--config").arg(self.dir.path().join("config.toml"));
+        command.arg("--config").arg(self.config());
         // The engines are looked for above the working directory too.
         command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
         command.stdin(Stdio::null()).stdout(file.try_clone().expect("a second handle")).stderr(file);

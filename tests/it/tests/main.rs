@@ -12,6 +12,7 @@ mod keys;
 mod kill;
 mod life;
 mod metrics;
+mod proof;
 mod raw;
 mod read_your_write;
 mod roles;

@@ -1,14 +1,11 @@
 //! Raw history: questions that no view covers, and what the topic no longer has.
 
-use rdkafka::admin::{AdminClient, AdminOptions};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
-use std::time::Duration;
 use tidemark_tests::data;
 use tidemark_tests::question::Question;
 use tidemark_tests::recount::Recount;
+use tidemark_tests::retention::remove;
 use tidemark_tests::sending::{Manner, Pace, by_http};
-use tidemark_tests::server::{Server, Site};
+use tidemark_tests::server::Site;
 
 const EPOCH_BITS: u8 = 9;
 const CONFIG: &str = "[counting]\nepoch_bits = 9\n[batch]\nmax_age_ms = 200\n";
@@ -99,25 +96,4 @@ fn a_history_can_begin_where_the_topic_begins_now() {
     let answer = question.ask(&server.client, Some(&more.position));
     left.check(&question, &answer).unwrap_or_else(|what| panic!("after another restart: {what}"));
     server.stop();
-}
-
-/// Removes all but the last records of each partition, as retention does.
-fn remove(server: &Server, left: u64) {
-    let kafka = server.runtime().kafka;
-    let topic = server.topic();
-    let admin: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", &kafka).create().expect("an admin client");
-    let mut list = TopicPartitionList::new();
-    for at in server.client.status()["partitions"].as_array().expect("the status lists partitions") {
-        let partition = i32::try_from(at["partition"].as_i64().expect("a number")).expect("an i32");
-        // Of Kafka itself: the server knows the end as of its last fetch.
-        let (_, end) = admin.inner().fetch_watermarks(&topic, partition, Duration::from_secs(10)).expect("Kafka answers");
-        let before = end - i64::try_from(left).expect("an i64");
-        assert!(before > 0, "partition {partition} has {end} records");
-        list.add_partition_offset(&topic, partition, Offset::Offset(before)).expect("a place in the list");
-    }
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let removed = runtime.block_on(admin.delete_records(&list, &AdminOptions::new())).expect("records are removed");
-    for element in removed.elements() {
-        element.error().unwrap_or_else(|error| panic!("partition {}: {error}", element.partition()));
-    }
 }

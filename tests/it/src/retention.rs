@@ -1,0 +1,28 @@
+//! What retention does to a topic, when a test wants it.
+
+use crate::server::Server;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use std::time::Duration;
+
+/// Removes all but the last records of each partition, as retention does.
+pub fn remove(server: &Server, left: u64) {
+    let kafka = server.runtime().kafka;
+    let topic = server.topic();
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", &kafka).create().expect("an admin client");
+    let mut list = TopicPartitionList::new();
+    for at in server.client.status()["partitions"].as_array().expect("the status lists partitions") {
+        let partition = i32::try_from(at["partition"].as_i64().expect("a number")).expect("an i32");
+        // Of Kafka itself: the server knows the end as of its last fetch.
+        let (_, end) = admin.inner().fetch_watermarks(&topic, partition, Duration::from_secs(10)).expect("Kafka answers");
+        let before = end - i64::try_from(left).expect("an i64");
+        assert!(before > 0, "partition {partition} has {end} records");
+        list.add_partition_offset(&topic, partition, Offset::Offset(before)).expect("a place in the list");
+    }
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let removed = runtime.block_on(admin.delete_records(&list, &AdminOptions::new())).expect("records are removed");
+    for element in removed.elements() {
+        element.error().unwrap_or_else(|error| panic!("partition {}: {error}", element.partition()));
+    }
+}
