@@ -1,6 +1,6 @@
 //! `tidemark recount`
 
-use super::{Caller, Source, Stores};
+use super::{Caller, Source};
 use crate::parts;
 use anyhow::{Context as _, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -24,8 +24,9 @@ pub struct Arguments {
     to: Option<String>,
     #[command(flatten)]
     source: Source,
-    #[command(flatten)]
-    stores: Stores,
+    /// A ClickHouse that runs elsewhere, its URL: the history of what the topic no longer has
+    #[arg(long)]
+    clickhouse: Option<String>,
     /// The data directory of a `tidemark up`, which says where its Kafka and ClickHouse are [default: tidemark-data]
     #[arg(long)]
     data: Option<PathBuf>,
@@ -42,9 +43,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
 }
 
 async fn compare(arguments: Arguments) -> Result<()> {
-    let Arguments { from, to, source, stores, data, caller, json } = arguments;
+    let Arguments { from, to, source, clickhouse, data, caller, json } = arguments;
     let mut config = source.load()?;
-    stores.put_into(&mut config);
+    config.clickhouse.url = clickhouse.unwrap_or_else(|| std::mem::take(&mut config.clickhouse.url));
     let running = Runtime::read(&data.unwrap_or_else(|| config.data.clone()));
     if let Some(running) = &running {
         for (setting, found) in [(&mut config.kafka.bootstrap, &running.kafka), (&mut config.clickhouse.url, &running.clickhouse)] {
