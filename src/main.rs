@@ -32,6 +32,8 @@ enum Command {
     Serve(commands::Deployed),
     /// Send NDJSON files (plain, .gz or .zst) to a running tidemark
     Send(commands::send::Arguments),
+    /// Do again what a topic went through: write a range of it into another topic, at any pace
+    Replay(commands::replay::Arguments),
     /// Count the topic anew, and compare with what a running tidemark answers, cell by cell
     Recount(commands::recount::Arguments),
     /// After history has been restored from a backup, or lost: begin again where it is whole
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
         Command::Batch(arguments) => commands::batch::run(arguments),
         Command::Serve(arguments) => commands::serve::run(arguments),
         Command::Send(arguments) => commands::send::run(arguments),
+        Command::Replay(arguments) => commands::replay::run(arguments),
         Command::Recount(arguments) => commands::recount::run(arguments),
         Command::Restore(arguments) => commands::restore::run(arguments),
         Command::Key(arguments) => commands::key::run(&arguments),

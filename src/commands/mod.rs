@@ -6,6 +6,7 @@ pub mod demo;
 pub mod ingest;
 pub mod key;
 pub mod recount;
+pub mod replay;
 pub mod restore;
 pub mod send;
 pub mod serve;
@@ -13,9 +14,11 @@ pub mod speed;
 pub mod up;
 
 use crate::config::Config;
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
+use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
+use tidemark_embedded::Runtime;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
@@ -42,6 +45,54 @@ impl Source {
         config.kafka.topic = self.topic.unwrap_or(config.kafka.topic);
         Ok(config)
     }
+}
+
+/// The configuration of a deployment, or the directory of a `tidemark up` that runs.
+#[derive(clap::Args)]
+pub struct Running {
+    #[command(flatten)]
+    source: Source,
+    /// The data directory of a `tidemark up`, which says where its Kafka and ClickHouse are [default: tidemark-data]
+    #[arg(long)]
+    data: Option<PathBuf>,
+}
+
+impl Running {
+    /// The configuration with the servers' addresses, and what a `tidemark up` there says of itself.
+    fn find(self, command: &str) -> Result<(Config, Option<Runtime>)> {
+        let mut config = self.source.load()?;
+        let found = Runtime::read(&self.data.unwrap_or_else(|| config.data.clone()));
+        if let Some(found) = &found {
+            for (setting, address) in [(&mut config.kafka.bootstrap, &found.kafka), (&mut config.clickhouse.url, &found.clickhouse)] {
+                if setting.is_empty() {
+                    setting.clone_from(address);
+                }
+            }
+        }
+        if config.kafka.bootstrap.is_empty() {
+            bail!(
+                "{command} reads the topic: name its Kafka with --kafka HOST:PORT, or with --data the directory of a `tidemark up` that runs"
+            );
+        }
+        Ok((config, found))
+    }
+}
+
+/// RFC 3339, or milliseconds.
+fn instant(text: &str) -> Result<i64> {
+    if let Ok(ms) = text.parse() {
+        return Ok(ms);
+    }
+    let at: jiff::Timestamp =
+        text.parse().with_context(|| format!("`{text}` is no instant: write 2026-01-31T10:15:00Z, or milliseconds"))?;
+    Ok(at.as_millisecond())
+}
+
+/// Shows how far long work is, if there is somebody to see it.
+fn bar(unit: &str) -> ProgressBar {
+    let bar = if std::io::stderr().is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() };
+    let style = ProgressStyle::with_template(&format!("{{bar:30}} {{human_pos}} of {{human_len}} {unit}, {{per_sec}}, {{eta}} to go"));
+    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
 /// What every process that listens takes.

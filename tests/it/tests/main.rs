@@ -13,6 +13,7 @@ mod kill;
 mod life;
 mod metrics;
 mod proof;
+mod publish;
 mod raw;
 mod read_your_write;
 mod roles;

@@ -6,12 +6,14 @@
 mod admin;
 mod answers;
 mod consumer;
+mod copy;
 mod native;
 mod positions;
 mod producer;
 
 pub use admin::{Admin, TopicInfo};
 pub use consumer::{ConsumerOptions, KafkaConsumer};
+pub use copy::{Copied, Copy};
 pub use positions::GroupPositions;
 pub use producer::{KafkaProducer, ProducerOptions};
 
