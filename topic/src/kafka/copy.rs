@@ -7,7 +7,9 @@
 use super::{ANSWER_DEADLINE, Kafka, is_transient, number};
 use crate::{Error, NextOffset, Partition};
 use rdkafka::Message as _;
-use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerGroupMetadata};
+use rdkafka::client::ClientContext;
+use rdkafka::config::FromClientConfigAndContext as _;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer as _, ThreadedProducer};
@@ -28,6 +30,21 @@ const TRANSACTION_DEADLINE: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(50);
 /// While the producer's queue is full.
 const FULL_PAUSE: Duration = Duration::from_millis(1);
+
+/// Reads the topic. Where a partition ends is looked for, and is no error.
+type Source = BaseConsumer<Quiet>;
+
+struct Quiet;
+
+impl ClientContext for Quiet {
+    fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::PartitionEOF) {
+            tracing::warn!(target: "kafka", "{error}: {reason}");
+        }
+    }
+}
+
+impl ConsumerContext for Quiet {}
 
 /// What is copied, and how.
 #[derive(Clone, Debug)]
@@ -127,7 +144,7 @@ impl Kafka {
         outcome.map(|()| session.copied)
     }
 
-    fn source(&self, group: &str) -> Result<BaseConsumer, Error> {
+    fn source(&self, group: &str) -> Result<Source, Error> {
         let fixed = [
             ("auto.offset.reset", "error"),
             ("enable.auto.commit", "false"),
@@ -136,11 +153,11 @@ impl Kafka {
             ("isolation.level", "read_committed"),
         ];
         let config = self.config(&[("queued.max.messages.kbytes", "16384"), ("fetch.wait.max.ms", "100")], &fixed)?;
-        config.create().map_err(|error| Error::Refused { reason: format!("making a consumer: {error}") })
+        Source::from_config_and_context(&config, Quiet).map_err(|error| Error::Refused { reason: format!("making a consumer: {error}") })
     }
 
     /// Where each partition goes on: what has been committed under the copy's name, else its `from`.
-    fn begin_at(&self, copy: &Copy, consumer: &BaseConsumer) -> Result<Cut, Error> {
+    fn begin_at(&self, copy: &Copy, consumer: &Source) -> Result<Cut, Error> {
         let mut asked = TopicPartitionList::new();
         for (partition, _) in copy.to.iter() {
             asked.add_partition(&self.topic, number(partition));
@@ -211,7 +228,7 @@ impl Session<'_> {
     /// Merges the partitions by their records' timestamps.
     fn run(
         &mut self,
-        consumer: &Arc<BaseConsumer>,
+        consumer: &Arc<Source>,
         due: &mut impl FnMut(i64) -> Instant,
         stop: &AtomicBool,
         progress: Progress<'_>,
