@@ -15,7 +15,7 @@ use tidemark_tests::proxy::Proxy;
 use tidemark_tests::question::{Answer, Question};
 use tidemark_tests::recount::Recount;
 use tidemark_tests::role::{Role, Way};
-use tidemark_tests::sending::{Manner, Pace, Sent, by_http};
+use tidemark_tests::sending::{Holding, Manner, Pace, Sent, by_http};
 use tidemark_tests::server::binary;
 use tidemark_tests::wait;
 
@@ -53,6 +53,29 @@ impl Deployment {
     fn add_speed(&mut self) {
         self.named += 1;
         self.speed.push(Role::on(&self.cluster, "speed", &format!("speed-more-{}", self.named)));
+    }
+
+    /// Sends these events while something happens, and meanwhile asks any serving node; judges all answers, and those that
+    /// are given when all is quiet. `name` is the figure's.
+    fn under_load(&mut self, name: &str, lines: &[&[u8]], happen: impl FnOnce(&mut Self, &Holding<'_>)) {
+        let (stop, pace) = (AtomicBool::new(false), Pace::default());
+        let nodes: Vec<_> = self.serve.iter().map(|serve| serve.client.clone()).collect();
+        let door = self.ingest[0].client.clone();
+        let (taken, sent) = std::thread::scope(|scope| {
+            let holding = pace.hold();
+            let sending = scope.spawn(|| by_http(&door, lines, MANNER, &pace));
+            let asking = scope.spawn(|| ask_all(&nodes, name, &stop, &AtomicUsize::new(0), Duration::from_millis(10)));
+            happen(self, &holding);
+            drop(holding);
+            let sent = sending.join().expect("the sender goes on to the end");
+            self.wait_live(&sent.position);
+            stop.store(true, Ordering::Relaxed);
+            (asking.join().expect("the asker goes on to the end"), sent)
+        });
+        let (answers, live) = judge(self, &taken);
+        figure(&format!("{name}: answers equal, of which with a live part"), format!("{answers} and {live}"));
+        assert!(live > 100, "only {live} of {answers} answers had a live part");
+        self.check_at_last(&sent);
     }
 
     /// When all is quiet, each serving node gives the whole, and right.
@@ -108,14 +131,7 @@ fn an_answer_of_any_serving_node_is_exact_whatever_happens_to_the_others() {
     let mut deployment = Deployment::start(1, 1, [1, 2, 2, 2]);
     let january = data::bytes("flights-2013-01.late.ndjson.gz");
     let lines = data::lines(&january);
-    let stop = AtomicBool::new(false);
-    let pace = Pace::default();
-    let clients: Vec<_> = deployment.serve.iter().map(|serve| serve.client.clone()).collect();
-    let door = deployment.ingest[0].client.clone();
-    let (taken, sent) = std::thread::scope(|scope| {
-        let holding = pace.hold();
-        let sending = scope.spawn(|| by_http(&door, &lines, MANNER, &pace));
-        let asking = scope.spawn(|| ask_all(&clients, "scaled", &stop, &AtomicUsize::new(0), Duration::from_millis(10)));
+    deployment.under_load("scaled out", &lines, |deployment, holding| {
         let steps: [(&str, Happen); 10] = [
             ("a speed layer is killed", |d| d.speed[0].kill_and_restart()),
             ("a batch layer is killed", |d| d.batch[0].kill_and_restart()),
@@ -140,18 +156,9 @@ fn an_answer_of_any_serving_node_is_exact_whatever_happens_to_the_others() {
         for (n, (what, step)) in steps.into_iter().enumerate() {
             holding.wait_for((n + 1) * each);
             eprintln!("{what}");
-            step(&mut deployment);
+            step(deployment);
         }
-        drop(holding);
-        let sent = sending.join().expect("the sender goes on to the end");
-        deployment.wait_live(&sent.position);
-        stop.store(true, Ordering::Relaxed);
-        (asking.join().expect("the asker goes on to the end"), sent)
     });
-    let (answers, live) = judge(&deployment, &taken);
-    figure("scaled out: answers equal, of which with a live part", format!("{answers} and {live}"));
-    assert!(live > 100, "only {live} of {answers} answers had a live part");
-    deployment.check_at_last(&sent);
     deployment.serve.into_iter().chain(deployment.batch).chain(deployment.speed).chain(deployment.ingest).for_each(Role::stop);
 }
 
@@ -163,15 +170,8 @@ fn answers_are_exact_while_a_deployment_goes_from_one_version_to_the_next_and_ba
     let mut deployment = Deployment::with(CONFIG, 1, [2, 2, 2, 2], &Way { program: Some(before.clone()), ..Way::default() });
     let january = data::bytes("flights-2013-01.late.ndjson.gz");
     let lines = data::lines(&january);
-    let stop = AtomicBool::new(false);
-    let pace = Pace::default();
-    let clients: Vec<_> = deployment.serve.iter().map(|serve| serve.client.clone()).collect();
-    let door = deployment.ingest[0].client.clone();
     let now = binary();
-    let (taken, sent) = std::thread::scope(|scope| {
-        let holding = pace.hold();
-        let sending = scope.spawn(|| by_http(&door, &lines, MANNER, &pace));
-        let asking = scope.spawn(|| ask_all(&clients, "upgrade", &stop, &AtomicUsize::new(0), Duration::from_millis(10)));
+    deployment.under_load("two versions side by side", &lines, |deployment, holding| {
         let steps = [
             ("the first of each role becomes the new version", 0, &now),
             ("the second, too", 1, &now),
@@ -182,21 +182,12 @@ fn answers_are_exact_while_a_deployment_goes_from_one_version_to_the_next_and_ba
         for (n, (what, which, program)) in steps.into_iter().enumerate() {
             holding.wait_for((n + 1) * each);
             eprintln!("{what}");
-            let Deployment { ingest, speed, batch, serve, .. } = &mut deployment;
+            let Deployment { ingest, speed, batch, serve, .. } = &mut *deployment;
             for roles in [serve, batch, speed, ingest] {
                 roles[which].change_to(program);
             }
         }
-        drop(holding);
-        let sent = sending.join().expect("the sender goes on to the end");
-        deployment.wait_live(&sent.position);
-        stop.store(true, Ordering::Relaxed);
-        (asking.join().expect("the asker goes on to the end"), sent)
     });
-    let (answers, live) = judge(&deployment, &taken);
-    figure("two versions side by side: answers equal, of which with a live part", format!("{answers} and {live}"));
-    assert!(live > 100, "only {live} of {answers} answers had a live part");
-    deployment.check_at_last(&sent);
 }
 
 type Happen = fn(&mut Deployment);
@@ -378,12 +369,7 @@ fn answers_are_exact_while_networks_are_cut() {
     deployment.serve.push(serve);
     let january = data::bytes("flights-2013-01.late.ndjson.gz");
     let lines = &data::lines(&january)[..16_000];
-    let (stop, pace) = (AtomicBool::new(false), Pace::default());
-    let (door, nodes) = (deployment.ingest[0].client.clone(), [deployment.serve[0].client.clone(), deployment.serve[1].client.clone()]);
-    let (taken, sent) = std::thread::scope(|scope| {
-        let holding = pace.hold();
-        let sending = scope.spawn(|| by_http(&door, lines, MANNER, &pace));
-        let asking = scope.spawn(|| ask_all(&nodes, "cut", &stop, &AtomicUsize::new(0), Duration::from_millis(10)));
+    deployment.under_load("networks cut", lines, |deployment, holding| {
         let batches = lines.len() / MANNER.batch;
         holding.wait_for(batches / 8);
         eprintln!("a speed layer is cut off from redis");
@@ -409,14 +395,5 @@ fn answers_are_exact_while_networks_are_cut() {
         std::thread::sleep(Duration::from_secs(8));
         holding.wait_for(batches * 7 / 8);
         deployment.cluster.silence_kafka(false);
-        drop(holding);
-        let sent = sending.join().expect("the sender goes on to the end");
-        deployment.wait_live(&sent.position);
-        stop.store(true, Ordering::Relaxed);
-        (asking.join().expect("the asker goes on to the end"), sent)
     });
-    let (answers, live) = judge(&deployment, &taken);
-    figure("networks cut: answers equal, of which with a live part", format!("{answers} and {live}"));
-    assert!(live > 100, "only {live} of {answers} answers had a live part");
-    deployment.check_at_last(&sent);
 }

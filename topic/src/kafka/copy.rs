@@ -241,16 +241,24 @@ impl Session<'_> {
             let mut element = assignment.add_partition(&self.kafka.topic, number(partition));
             element.set_offset(RawOffset::Offset(offset)).map_err(|error| self.kafka.client_error(&error, "assigning partitions"))?;
         }
-        consumer.assign(&assignment).map_err(|error| self.kafka.client_error(&error, "assigning partitions"))?;
         let split = |&(partition, _): &(Partition, NextOffset)| consumer.split_partition_queue(&self.kafka.topic, number(partition));
-        let queues: Vec<_> =
-            wanted.iter().map(split).collect::<Option<_>>().ok_or_else(|| Error::Refused { reason: "a partition has no queue".into() })?;
+        // Before, so that no record gets into the consumer's own queue, and after, because assigning undoes it.
+        let _before: Vec<_> = wanted.iter().map(split).collect();
+        consumer.assign(&assignment).map_err(|error| self.kafka.client_error(&error, "assigning partitions"))?;
+        let queues: Option<Vec<_>> = wanted.iter().map(split).collect();
+        let queues = queues.ok_or_else(|| Error::Refused { reason: "a partition has no queue".into() })?;
         let mut heads: BTreeMap<usize, BorrowedMessage<'_>> = BTreeMap::new();
         let mut reading: Vec<usize> = (0..wanted.len()).collect();
         while !reading.is_empty() && !stop.load(Ordering::Relaxed) {
-            // Errors of the client, and whatever else has no partition.
-            if let Some(Err(error)) = consumer.poll(Duration::ZERO) {
-                self.kafka.tolerated(&error)?;
+            match consumer.poll(Duration::ZERO) {
+                None => {}
+                // Of the client, and whatever else has no partition.
+                Some(Err(error)) => self.kafka.tolerated(&error)?,
+                Some(Ok(message)) => {
+                    // It is missing in its own queue: begun again, it comes there.
+                    let reason = format!("offset {} of partition {} came astray", message.offset(), message.partition());
+                    return Err(Error::Unavailable { broker: self.kafka.bootstrap.clone(), reason });
+                }
             }
             self.commit_old(progress)?;
             let mut still = Vec::with_capacity(reading.len());
