@@ -1,4 +1,4 @@
-//! What is done with the topic again: counted anew, to compare ([`recount`]), or written into another topic ([`publish`]).
+//! What is done with the topic again: counted anew, to compare ([`mod@recount`]), or written into another topic ([`mod@publish`]).
 //!
 //! [`api`] asks a running tidemark, as any client does; [`reading`] reads the topic from its beginning, and what it no
 //! longer has from raw history.
