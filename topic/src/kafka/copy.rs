@@ -9,6 +9,7 @@ use crate::{Error, NextOffset, Partition};
 use rdkafka::Message as _;
 use rdkafka::client::ClientContext;
 use rdkafka::config::FromClientConfigAndContext as _;
+use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
@@ -224,6 +225,14 @@ struct Session<'k> {
     keeps_partition: bool,
 }
 
+/// What a partition's queue has.
+enum Next<'q> {
+    Record(BorrowedMessage<'q>),
+    /// Nothing below the end of the range any more.
+    Ended,
+    NotYet,
+}
+
 impl Session<'_> {
     /// Merges the partitions by their records' timestamps.
     fn run(
@@ -263,23 +272,17 @@ impl Session<'_> {
             self.commit_old(progress)?;
             let mut still = Vec::with_capacity(reading.len());
             for &n in &reading {
-                let (partition, to) = wanted[n];
                 if heads.contains_key(&n) {
                     still.push(n);
                     continue;
                 }
-                match queues[n].poll(POLL) {
-                    Some(Ok(message)) if to.get() <= message.offset().unsigned_abs() => self.at.set(partition, to),
-                    Some(Ok(message)) => {
+                match self.next(&queues[n], wanted[n], POLL)? {
+                    Next::Ended => {}
+                    Next::NotYet => still.push(n),
+                    Next::Record(message) => {
                         heads.insert(n, message);
                         still.push(n);
                     }
-                    Some(Err(KafkaError::PartitionEOF(_))) => self.at.set(partition, to),
-                    Some(Err(error)) => {
-                        self.kafka.tolerated(&error)?;
-                        still.push(n);
-                    }
-                    None => still.push(n),
                 }
             }
             reading = still;
@@ -294,21 +297,35 @@ impl Session<'_> {
                 self.at.set(wanted[n].0, NextOffset::new(message.offset().unsigned_abs() + 1));
                 heads.remove(&n);
                 // The next one of the same partition, if it is there.
-                match queues[n].poll(Duration::ZERO) {
-                    Some(Ok(message)) if message.offset().unsigned_abs() < wanted[n].1.get() => {
-                        heads.insert(n, message);
-                    }
-                    Some(Ok(_)) | Some(Err(KafkaError::PartitionEOF(_))) => {
-                        self.at.set(wanted[n].0, wanted[n].1);
-                        reading.retain(|&other| other != n);
-                    }
-                    Some(Err(error)) => self.kafka.tolerated(&error)?,
-                    None => {}
+                match self.next(&queues[n], wanted[n], Duration::ZERO)? {
+                    Next::Ended => reading.retain(|&other| other != n),
+                    Next::NotYet => {}
+                    Next::Record(message) => drop(heads.insert(n, message)),
                 }
                 self.commit_old(progress)?;
             }
         }
         self.commit(progress)
+    }
+
+    /// A partition's next record below its end, if it comes in time.
+    fn next<'q>(
+        &mut self,
+        queue: &'q PartitionQueue<Quiet>,
+        (partition, to): (Partition, NextOffset),
+        patience: Duration,
+    ) -> Result<Next<'q>, Error> {
+        match queue.poll(patience) {
+            None => return Ok(Next::NotYet),
+            Some(Ok(message)) if message.offset().unsigned_abs() < to.get() => return Ok(Next::Record(message)),
+            Some(Ok(_) | Err(KafkaError::PartitionEOF(_))) => {}
+            Some(Err(error)) => {
+                self.kafka.tolerated(&error)?;
+                return Ok(Next::NotYet);
+            }
+        }
+        self.at.set(partition, to);
+        Ok(Next::Ended)
     }
 
     /// Waits; what has been written is committed meanwhile, if that is long enough. False if it is time to stop.
