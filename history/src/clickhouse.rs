@@ -267,10 +267,15 @@ fn exception_code(text: &str) -> Option<u32> {
 impl ClickHouse {
     /// Where counting began, of partitions of which the topic no longer had its first records then.
     pub async fn begun(&self) -> Result<Marks, Error> {
+        self.marks_of("min(epoch)", "'begun'").await
+    }
+
+    /// A mark of each partition that has such entries in the ledger.
+    async fn marks_of(&self, mark: &str, entries: &str) -> Result<Marks, Error> {
         self.catch_up_with_ledger().await?;
         let generation = self.rules.generation;
         let query = format!(
-            "SELECT partition, min(epoch) AS mark FROM ledger WHERE generation = {generation} AND entry = 'begun' GROUP BY partition"
+            "SELECT partition, {mark} AS mark FROM ledger WHERE generation = {generation} AND entry IN ({entries}) GROUP BY partition"
         );
         let rows: Vec<MarkRow> = self.select(&query).await?;
         Ok(rows.into_iter().map(|row| (Partition(row.partition), Mark::at(Epoch(row.mark)))).collect())
@@ -378,14 +383,7 @@ impl History for ClickHouse {
     }
 
     async fn marks(&self) -> Result<Marks, Error> {
-        self.catch_up_with_ledger().await?;
-        let generation = self.rules.generation;
-        let rows: Vec<MarkRow> = self
-            .select(&format!(
-                "SELECT partition, max(if(entry = 'closed', epoch + 1, epoch)) AS mark FROM ledger WHERE generation = {generation} AND entry IN ('closed', 'begun') GROUP BY partition"
-            ))
-            .await?;
-        Ok(rows.into_iter().map(|row| (Partition(row.partition), Mark::at(Epoch(row.mark)))).collect())
+        self.marks_of("max(if(entry = 'closed', epoch + 1, epoch))", "'closed', 'begun'").await
     }
 
     async fn repairing(&self) -> Result<Vec<(Partition, Epoch)>, Error> {

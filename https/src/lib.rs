@@ -23,8 +23,9 @@ pub fn connector() -> Connector {
     tls.https_or_http().enable_http1().wrap_connector(tcp())
 }
 
-/// Trusts the authorities of this file (PEM) alone. The error is a sentence.
-pub fn connector_trusting(authorities: &Path) -> Result<Connector, String> {
+/// Trusts the authorities of this file (PEM) alone, or the system's. The error is a sentence.
+pub fn connector_trusting(authorities: Option<&Path>) -> Result<Connector, String> {
+    let Some(authorities) = authorities else { return Ok(connector()) };
     let broken = |error: &dyn std::fmt::Display| format!("{}: {error}", authorities.display());
     let mut roots = RootCertStore::empty();
     for authority in CertificateDer::pem_file_iter(authorities).map_err(|error| broken(&error))? {
@@ -32,6 +33,12 @@ pub fn connector_trusting(authorities: &Path) -> Result<Connector, String> {
     }
     let tls = HttpsConnectorBuilder::new().with_tls_config(trusting(roots));
     Ok(tls.https_or_http().enable_http1().wrap_connector(tcp()))
+}
+
+/// An error with its sources: hyper's own text does not say why it could not connect.
+pub fn with_sources(error: &dyn std::error::Error) -> String {
+    let sources = std::iter::successors(error.source(), |error| error.source());
+    sources.fold(error.to_string(), |text, source| format!("{text}: {source}"))
 }
 
 fn trusting(roots: RootCertStore) -> ClientConfig {

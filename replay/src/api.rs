@@ -44,10 +44,7 @@ impl Api {
             value.set_sensitive(true);
             Ok(value)
         };
-        let connector = match authorities {
-            None => tidemark_https::connector(),
-            Some(path) => tidemark_https::connector_trusting(path).map_err(ApiError::Authorities)?,
-        };
+        let connector = tidemark_https::connector_trusting(authorities).map_err(ApiError::Authorities)?;
         let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector);
         Ok(Self { http, url: url.trim_end_matches('/').to_owned(), authorization: key.map(bearer).transpose()? })
     }
@@ -63,7 +60,7 @@ impl Api {
         }
         let request = request.body(Empty::new()).map_err(|error| unavailable(error.to_string()))?;
         let answered = async {
-            let response = self.http.request(request).await.map_err(|error| unavailable(with_sources(&error)))?;
+            let response = self.http.request(request).await.map_err(|error| unavailable(tidemark_https::with_sources(&error)))?;
             let status = response.status();
             let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
             Ok((status, body.map_err(|error| unavailable(error.to_string()))?.to_bytes()))
@@ -81,10 +78,4 @@ impl Api {
     pub(crate) fn nonsense(&self, reason: impl Into<String>) -> ApiError {
         ApiError::Nonsense { url: self.url.clone(), reason: reason.into() }
     }
-}
-
-/// An error with its sources: hyper's own text does not say why it could not connect.
-fn with_sources(error: &dyn std::error::Error) -> String {
-    let sources = std::iter::successors(error.source(), |error| error.source());
-    sources.fold(error.to_string(), |text, source| format!("{text}: {source}"))
 }

@@ -45,16 +45,6 @@ pub enum RecountError {
     NoSuchPartition(Partition),
 }
 
-/// What is compared.
-#[derive(Clone, Debug, Default)]
-pub struct Wanted {
-    /// RFC 3339 or milliseconds, as the interface takes it; absent, unbounded.
-    pub from: Option<String>,
-    pub to: Option<String>,
-    /// The same.
-    pub range: TimeRange,
-}
-
 /// The topic that was counted.
 #[derive(Debug)]
 pub struct Topic<'a, H> {
@@ -189,7 +179,7 @@ struct Compared<'r> {
 pub fn recount<C: Consumer, H: History>(
     api: &Api,
     rules: &Rules,
-    wanted: &Wanted,
+    range: TimeRange,
     mut consumer: C,
     topic: &Topic<'_, H>,
     progress: impl Fn(u64, u64),
@@ -198,7 +188,7 @@ pub fn recount<C: Consumer, H: History>(
     let (began, Topic { extents, past }) = (Instant::now(), topic);
     let mut compared = Vec::new();
     for view in rules.views.iter() {
-        compared.push(runtime.block_on(asked(api, rules, view, wanted))?);
+        compared.push(runtime.block_on(asked(api, rules, view, range))?);
     }
     let mut farthest = Cut::default();
     compared.iter().flat_map(|of| of.cut.iter()).for_each(|(partition, position)| farthest.raise(partition, position));
@@ -272,12 +262,13 @@ impl Compared<'_> {
 }
 
 /// Asks for every cell of a view in the range.
-async fn asked<'r>(api: &Api, rules: &Rules, view: &'r View, wanted: &Wanted) -> Result<Compared<'r>, RecountError> {
+async fn asked<'r>(api: &Api, rules: &Rules, view: &'r View, range: TimeRange) -> Result<Compared<'r>, RecountError> {
     let group_by = view.dimensions().to_vec();
     let names = group_by.iter().map(|dimension| dimension.name()).collect::<Vec<_>>().join(",");
     let mut parameters = vec![("step", "5m"), ("group_by", names.as_str()), ("measures", "count,amount_count,sum,min,max")];
-    parameters.extend(wanted.from.as_deref().map(|from| ("from", from)));
-    parameters.extend(wanted.to.as_deref().map(|to| ("to", to)));
+    let (from, to) = (range.from_ms.map(|ms| ms.to_string()), range.to_ms.map(|ms| ms.to_string()));
+    parameters.extend(from.as_deref().map(|from| ("from", from)));
+    parameters.extend(to.as_deref().map(|to| ("to", to)));
     let answer = api.get("/v1/query", &parameters).await?;
     let generation = answer["generation"].as_u64().ok_or_else(|| api.nonsense("it names no generation"))?;
     if generation != u64::from(rules.generation.0) {
@@ -291,7 +282,7 @@ async fn asked<'r>(api: &Api, rules: &Rules, view: &'r View, wanted: &Wanted) ->
     Ok(Compared {
         view,
         question: Question {
-            range: wanted.range,
+            range,
             buckets: Buckets::new(Step::FiveMinutes, None)?,
             filters: BTreeMap::new(),
             group_by: group_by.clone(),

@@ -52,8 +52,7 @@ pub struct Speed {
     partitions: DashMap<Partition, Owned>,
     /// The log's end as of the last fetch.
     ends: DashMap<Partition, NextOffset>,
-    /// Records that say whose work they are, on their way into the counts, and into the snapshots.
-    counting: Journeys,
+    /// Records that say whose work they are, on their way into the snapshots.
     pub(crate) publishing: Journeys,
     /// Where snapshots are kept, if they are.
     store: Option<Arc<Store>>,
@@ -105,7 +104,6 @@ impl Speed {
             rules,
             partitions: DashMap::new(),
             ends: DashMap::new(),
-            counting: Journeys::default(),
             publishing: Journeys::default(),
             store: None,
             max_open_events: u64::MAX,
@@ -270,6 +268,8 @@ fn count<C: Consumer, H: History>(
     while !control.is_stopping() {
         hold(consumer, &control, &bound, speed, owned, &mut held)?;
         let (mut holding, mut changes) = (Holding::default(), Vec::new());
+        // Of this turn, by whose end they have been counted.
+        let counting = Journeys::default();
         let polled = consumer.poll(POLL, |happened| match happened {
             Happened::Records { partition, records } => {
                 if let Some(tide) = holding.tide(speed, partition) {
@@ -279,7 +279,7 @@ fn count<C: Consumer, H: History>(
                 }
             }
             Happened::Traced { partition, offset, traceparent } => {
-                speed.counting.set_out("count", partition, offset, traceparent);
+                counting.set_out("count", partition, offset, traceparent);
                 if speed.store.is_some() {
                     speed.publishing.set_out("publish", partition, offset, traceparent);
                 }
@@ -293,7 +293,7 @@ fn count<C: Consumer, H: History>(
             Happened::Revoked(partitions) | Happened::Lost(partitions) => changes.push((partitions, false)),
         });
         drop(holding);
-        speed.counting.all_arrived();
+        drop(counting);
         for (partitions, ours) in changes {
             speed.meters.rebalances.inc();
             if ours {

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use tidemark_core::window::TimeRange;
 use tidemark_history::clickhouse::ClickHouse;
 use tidemark_replay::recount;
-use tidemark_replay::recount::{Past, Topic, Wanted};
+use tidemark_replay::recount::{Past, Topic};
 use tidemark_topic::Membership;
 use tidemark_topic::kafka::ConsumerOptions;
 
@@ -65,7 +65,7 @@ async fn compare(arguments: Arguments) -> Result<()> {
             bar.set_length(all);
             bar.inc(more);
         };
-        let report = recount(&api, &rules, &Wanted { from, to, range }, consumer, &topic, progress, &tokio::runtime::Handle::current());
+        let report = recount(&api, &rules, range, consumer, &topic, progress, &tokio::runtime::Handle::current());
         bar.finish_and_clear();
         report
     };

@@ -1,6 +1,6 @@
 //! Where spans go: a collector that speaks OTLP over HTTP.
 
-use crate::journeys::switch_on;
+use crate::IS_ON;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_http::hyper::HyperClient;
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
@@ -8,6 +8,7 @@ use opentelemetry_otlp::{SpanExporter, WithHttpConfig as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use std::sync::OnceLock;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 use tracing::Subscriber;
@@ -61,7 +62,7 @@ where
     if PROVIDER.set(provider).is_err() {
         return Err(StartError::Exporter("they have begun already".into()));
     }
-    switch_on();
+    IS_ON.store(true, Ordering::Relaxed);
     let ours = Targets::new().with_target("tidemark", LevelFilter::TRACE);
     Ok(Some(tracing_opentelemetry::layer().with_tracer(tracer).with_filter(ours)))
 }

@@ -2,20 +2,8 @@
 
 use crate::join;
 use parking_lot::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 use tidemark_core::offset::{NextOffset, Offset, Partition};
 use tracing::{Span, trace_span};
-
-static IS_ON: AtomicBool = AtomicBool::new(false);
-
-/// True if spans are sent anywhere.
-pub fn is_on() -> bool {
-    IS_ON.load(Ordering::Relaxed)
-}
-
-pub(crate) fn switch_on() {
-    IS_ON.store(true, Ordering::Relaxed);
-}
 
 /// Journeys that are followed at a time. More are not: whoever samples fewer requests sees all of those.
 const MOST: usize = 1_024;
@@ -56,11 +44,6 @@ impl Journeys {
     /// The records of a partition below `position` have arrived.
     pub fn arrived(&self, partition: Partition, position: NextOffset) {
         self.0.lock().retain(|journey| journey.partition != partition || !position.includes(journey.offset));
-    }
-
-    /// All records have arrived.
-    pub fn all_arrived(&self) {
-        self.0.lock().clear();
     }
 
     /// The partitions have gone elsewhere, where their records set out again.

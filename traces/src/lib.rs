@@ -11,17 +11,25 @@ mod journeys;
 
 pub use collector::{StartError, flush, start};
 pub use http::requests;
-pub use journeys::{Journeys, is_on};
+pub use journeys::Journeys;
 
 use opentelemetry::propagation::TextMapPropagator as _;
 use opentelemetry::trace::TraceContextExt as _;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 /// The header that tells a server, or a reader of the log, whose work its own is part of.
 pub const TRACEPARENT: &str = "traceparent";
+
+static IS_ON: AtomicBool = AtomicBool::new(false);
+
+/// True if spans are sent anywhere.
+pub fn is_on() -> bool {
+    IS_ON.load(Ordering::Relaxed)
+}
 
 /// What a [`TRACEPARENT`] must say so that work elsewhere is part of this span; `None` if nobody follows it.
 pub fn traceparent(span: &Span) -> Option<String> {

@@ -55,10 +55,8 @@ impl Client {
             Ok(value)
         };
         let authorization = options.key.as_ref().map(bearer).transpose()?;
-        let connector = match &options.authorities {
-            None => tidemark_https::connector(),
-            Some(path) => tidemark_https::connector_trusting(path).map_err(|reason| SendError::Authorities { reason })?,
-        };
+        let connector = tidemark_https::connector_trusting(options.authorities.as_deref());
+        let connector = connector.map_err(|reason| SendError::Authorities { reason })?;
         let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new());
         Ok(Self {
             http: http.build(connector),
@@ -132,7 +130,7 @@ impl Client {
         }
         let response = match self.http.request(request).await {
             Ok(response) => response,
-            Err(error) => return failed(with_sources(&error), None),
+            Err(error) => return failed(tidemark_https::with_sources(&error), None),
         };
         let (head, body) = response.into_parts();
         let text = match Limited::new(body, MAX_ANSWER_BYTES).collect().await {
@@ -178,12 +176,6 @@ fn problem_detail(text: &[u8]) -> String {
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
     Some(Duration::from_secs(seconds))
-}
-
-/// An error with its sources: hyper's own text does not say why it could not connect.
-fn with_sources(error: &dyn std::error::Error) -> String {
-    let sources = std::iter::successors(error.source(), |error| error.source());
-    sources.fold(error.to_string(), |text, source| format!("{text}: {source}"))
 }
 
 /// Completes what a user writes: the scheme may be missing, and so may the path.

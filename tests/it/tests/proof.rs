@@ -39,7 +39,7 @@ fn assert_equal(output: &Output, events: u64) -> Value {
     report
 }
 
-/// Sends events, some of them twice and one that is none; all of it settles.
+/// Sends events, some of them twice; all of it settles.
 fn send(server: &Server) {
     let january = data::bytes("flights-2013-01.late.ndjson.gz");
     let lines = data::lines(&january);
