@@ -1,7 +1,7 @@
 //! The process's HTTP server: from listening to the last answer.
 
 use crate::config::Config;
-use crate::parts::Threads;
+use crate::crew::{Crew, Part};
 use crate::tls::TlsListener;
 use anyhow::{Context as _, Result, bail};
 use axum::Router;
@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tidemark_access::{Access, Scope};
 use tidemark_ingest::Problem;
-use tidemark_metrics::{Process, Registry};
+use tidemark_metrics::{Answering, Process, Registry};
+use tidemark_serving::engine::Engine;
 use tidemark_topic::Control;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -69,25 +70,24 @@ async fn listen_at(at: &str, config: &Config, access: &Access) -> Result<(Listen
 }
 
 /// What a layer of its own shows: whether it is well, its figures, and the way to steer it. Ends with the layer.
-pub async fn serve_layer(
+pub async fn serve_layer<P: Part>(
     door: Door,
     access: &Arc<Access>,
-    registry: Registry,
     layer: &'static str,
-    control: &Control,
-    mut threads: Threads,
+    control: fn(&P) -> &Control,
+    mut crew: Crew<P>,
     stop: impl Future<Output = ()>,
 ) -> Result<()> {
     let ready = {
-        let control = control.clone();
-        async move || match control.current_trouble() {
+        let shown = crew.shown();
+        async move || match control(&shown.borrow().live).current_trouble() {
             None => Ok("ready\n"),
             Some(trouble) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-ready", "Not ready", trouble)),
         }
     };
     let steer = {
-        let control = control.clone();
-        async move |Path(action): Path<String>| tidemark_serving::api::steer(layer, &control, &action)
+        let shown = crew.shown();
+        async move |Path(action): Path<String>| tidemark_serving::api::steer(layer, control(&shown.borrow().live), &action)
     };
     let absent = async move || {
         let there = format!(
@@ -97,33 +97,51 @@ pub async fn serve_layer(
     };
     let open = Router::new().route("/healthz", get(tidemark_serving::api::healthz)).route("/readyz", get(ready));
     let admin = Router::new().route(&format!("/v1/layers/{layer}/{{action}}"), post(steer));
-    let mut server = Http::serve(door, access, registry, open.fallback(absent), admin);
+    let mut server = Http::serve(door, access, Registry::default(), answering(&crew), open.fallback(absent), admin);
     let outcome = tokio::select! {
         () = stop => Ok(()),
-        error = threads.ended() => Err(error),
+        error = crew.follow() => Err(error),
         ended = server.ended() => ended,
     };
     tracing::info!("stopping");
-    control.stop();
-    tokio::task::spawn_blocking(move || threads.join()).await.context("stopping the layer")?;
+    crew.stop().await;
     server.close().await;
     outcome
 }
 
+/// What the part tells that answers now.
+pub fn answering<P: Part>(crew: &Crew<P>) -> Answering {
+    let shown = crew.shown();
+    Arc::new(move || Arc::clone(&shown.borrow().registry))
+}
+
+/// Which engine answers, and which others there are.
+pub fn engines<P: Part, H: Send + Sync + 'static>(
+    crew: &Crew<P>,
+    engine: fn(&P) -> &Arc<Engine<H>>,
+) -> tidemark_serving::answering::Answering<H> {
+    let (shown, others) = (crew.shown(), crew.shown());
+    tidemark_serving::answering::Answering::new(
+        move || Arc::clone(engine(&shown.borrow().live)),
+        move || others.borrow().others.iter().map(|(part, state)| (Arc::clone(engine(part)), *state)).collect(),
+    )
+}
+
 impl Http {
-    /// Serves `routes`, timed, and beside them or apart what is for operators, with `/metrics` for those that may read.
-    pub fn serve(door: Door, access: &Arc<Access>, mut registry: Registry, routes: Router, admin: Router) -> Self {
+    /// Serves `routes`, timed, and beside them or apart what is for operators, with `/metrics` for those that may read:
+    /// what is in `registry`, and what the part that answers tells.
+    pub fn serve(door: Door, access: &Arc<Access>, mut registry: Registry, answering: Answering, routes: Router, admin: Router) -> Self {
         let mut server = Self { servers: JoinSet::new(), close: watch::Sender::new(false) };
         registry.register_collector(Box::new(Process));
         let admin = access.guard(Scope::Admin, admin);
         match door.apart {
             None => {
                 let routes = tidemark_traces::requests(tidemark_metrics::timed(&mut registry, routes.merge(admin)));
-                server.listen(door.requests, routes.merge(access.guard(Scope::Read, tidemark_metrics::routes(registry))));
+                server.listen(door.requests, routes.merge(access.guard(Scope::Read, tidemark_metrics::routes(registry, answering))));
             }
             Some(apart) => {
                 server.listen(door.requests, tidemark_traces::requests(tidemark_metrics::timed(&mut registry, routes)));
-                server.listen(apart, admin.merge(access.guard(Scope::Read, tidemark_metrics::routes(registry))));
+                server.listen(apart, admin.merge(access.guard(Scope::Read, tidemark_metrics::routes(registry, answering))));
             }
         }
         server

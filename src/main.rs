@@ -2,6 +2,7 @@
 
 mod commands;
 mod config;
+mod crew;
 mod http;
 mod parts;
 mod tls;

@@ -7,11 +7,15 @@ use std::time::Duration;
 use tidemark_batch_layer::Batch;
 use tidemark_core::cut::Cut;
 use tidemark_core::generation::Rules;
-use tidemark_history::clickhouse::{ClickHouse, Server};
+use tidemark_history::clickhouse::{Archive, ClickHouse, Server};
+use tidemark_history::generations::{Filling, Generations, Known, State};
+use tidemark_replay::whole::{Source, Throttle, WholeLog};
+use tidemark_serving::engine::{Engine, Layers};
+use tidemark_serving::live::Live;
 use tidemark_snapshot::Store;
 use tidemark_speed_layer::Speed;
 use tidemark_speed_layer::reread::LogYard;
-use tidemark_topic::kafka::{ConsumerOptions, GroupPositions, Kafka};
+use tidemark_topic::kafka::{ConsumerOptions, GroupPositions, Kafka, KafkaConsumer};
 use tidemark_topic::{Control, Membership};
 use tokio::sync::{mpsc, watch};
 
@@ -56,9 +60,9 @@ impl Threads {
         Ok(())
     }
 
-    /// Why a layer has ended by itself, once one has.
-    pub async fn ended(&mut self) -> anyhow::Error {
-        self.ended.recv().await.unwrap_or_else(|| anyhow!("the layers ended"))
+    /// Why a layer has ended by itself, if one has by now.
+    pub fn has_ended(&mut self) -> Option<anyhow::Error> {
+        self.ended.try_recv().ok()
     }
 
     /// Waits for the ends of layers that have been told to stop. Blocks.
@@ -86,21 +90,19 @@ pub fn need_servers(config: &Config, role: &str, redis: bool) -> Result<()> {
     Ok(())
 }
 
-/// The servers that parts work with, found and made ready: the topic and the tables are there.
+/// The servers that parts work with, found and made ready: the topic is there, and so are the tables that all generations
+/// share.
 pub struct Servers {
-    pub rules: Arc<Rules>,
     pub kafka: Kafka,
     pub partitions: u32,
-    pub history: Arc<ClickHouse>,
+    pub archive: Archive,
 }
 
 impl Servers {
     pub async fn open(config: &Config, kafka: &str, clickhouse: &str) -> Result<Self> {
-        let rules = Arc::new(config.rules()?);
         let kafka = config.kafka.connect(kafka);
         let partitions = config.kafka.ensure_topic(&kafka).await?;
-        let history = Arc::new(open_history(config, clickhouse, &rules).await?);
-        Ok(Self { rules, kafka, partitions, history })
+        Ok(Self { kafka, partitions, archive: open_archive(config, clickhouse).await? })
     }
 
     /// Those that run elsewhere, by the configuration.
@@ -108,14 +110,57 @@ impl Servers {
         Self::open(config, &config.kafka.bootstrap, &config.clickhouse.url).await
     }
 
+    /// What a generation's parts work with, with its tables made.
+    pub async fn ground(&self, generations: &Generations, known: &Known, throttle: Arc<Throttle>) -> Result<Ground> {
+        let history = Arc::new(self.archive.history(Arc::clone(&known.rules)).await?);
+        let source = match known.state {
+            State::Building(Filling { raw_alone: alone, .. }) => {
+                let rules = Arc::clone(generations.live());
+                let history = Arc::new(self.archive.history(Arc::clone(&rules)).await?);
+                let begun = history.begun().await?;
+                Some(Arc::new(Source { history, rules, begun, alone }))
+            }
+            State::Ready | State::Live | State::Dropped => None,
+        };
+        let (rules, kafka, partitions) = (Arc::clone(&known.rules), self.kafka.clone(), self.partitions);
+        Ok(Ground { rules, kafka, partitions, history, source, throttle })
+    }
+}
+
+/// What one generation's parts work with.
+pub struct Ground {
+    pub rules: Arc<Rules>,
+    pub kafka: Kafka,
+    pub partitions: u32,
+    pub history: Arc<ClickHouse>,
+    /// While it is being filled.
+    source: Option<Arc<Source<ClickHouse>>>,
+    throttle: Arc<Throttle>,
+}
+
+impl Ground {
     /// H where the batch layer runs elsewhere: what its group has committed.
     pub fn follow(&self, config: &Config) -> Result<watch::Receiver<Cut>> {
         let positions = self.kafka.group_positions(&config.kafka.batch_group(&self.rules))?;
         Ok(follow(positions, self.partitions))
     }
+
+    /// Makes consumers of the topic, as far back as this generation must read.
+    fn connect(
+        &self,
+    ) -> impl Fn(&Kafka, Membership, ConsumerOptions) -> Result<Log, tidemark_topic::Error> + Clone + Send + Sync + 'static {
+        let (source, throttle, partitions) = (self.source.clone(), Arc::clone(&self.throttle), self.partitions);
+        let runtime = tokio::runtime::Handle::current();
+        move |kafka, membership, options| {
+            let log = kafka.consumer(membership, options)?;
+            Ok(WholeLog::new(log, source.clone(), Arc::clone(&throttle), runtime.clone(), partitions))
+        }
+    }
 }
 
-pub async fn open_history(config: &Config, url: &str, rules: &Rules) -> Result<ClickHouse> {
+type Log = WholeLog<KafkaConsumer, ClickHouse>;
+
+pub async fn open_archive(config: &Config, url: &str) -> Result<Archive> {
     let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let crate::config::ClickHouse { database, user, password, connections, .. } = &config.clickhouse;
     let server = Server {
@@ -129,7 +174,7 @@ pub async fn open_history(config: &Config, url: &str, rules: &Rules) -> Result<C
     };
     let deadline = tokio::time::Instant::now() + START_DEADLINE;
     loop {
-        match ClickHouse::open(&server, &config.kafka.topic, rules.clone()).await {
+        match Archive::open(&server, &config.kafka.topic).await {
             Err(error @ tidemark_history::Error::Unavailable { .. }) if tokio::time::Instant::now() < deadline => {
                 tracing::info!("waiting for ClickHouse: {error}");
                 tokio::time::sleep(Duration::from_millis(200)).await;
@@ -137,6 +182,36 @@ pub async fn open_history(config: &Config, url: &str, rules: &Rules) -> Result<C
             opened => return Ok(opened?),
         }
     }
+}
+
+/// The generations of this history; where there are none, the configuration's rules are the first one's. Refuses a
+/// configuration by which none of them counts.
+pub async fn generations(config: &Config, archive: &Archive) -> Result<Generations> {
+    let ours = config.rules()?;
+    let generations = match archive.generations().await? {
+        Some(generations) => generations,
+        None => {
+            archive.declare(&ours).await?;
+            archive.generations().await?.context("the generation that has been declared is not there")?
+        }
+    };
+    let live = generations.live();
+    match generations.by_rules(&ours.text()) {
+        None => bail!(
+            "this history was counted by other rules, and counts of two kinds must not be mixed.\n  history: {}\n  config:  {}\n\
+             `tidemark replay rebuild` with this configuration counts everything anew beside it, while it answers; or restore the settings",
+            live.text(),
+            ours.text()
+        ),
+        Some(known) if known.rules.generation != live.generation => tracing::warn!(
+            "the configuration has the rules of generation {}, but generation {} answers, which counts by: {}",
+            known.rules.generation,
+            live.generation,
+            live.text()
+        ),
+        Some(_) => {}
+    }
+    Ok(generations)
 }
 
 /// The snapshots in Redis, if there is one. That it does not answer now is no reason not to start, but that it would not
@@ -154,17 +229,24 @@ pub async fn open_snapshots(config: &Config, rules: &Rules) -> Result<Option<Arc
     Ok(Some(Arc::new(store)))
 }
 
+/// What answers for a generation.
+pub fn engine(config: &Config, ground: &Ground, live: Live, reached: watch::Receiver<Cut>, layers: Layers) -> Arc<Engine<ClickHouse>> {
+    let (rules, history, topic) = (Arc::clone(&ground.rules), Arc::clone(&ground.history), config.kafka.topic.clone());
+    Arc::new(Engine::new(rules, topic, ground.partitions, live, reached, history, layers))
+}
+
 /// Starts to count: a thread for each membership, the task that closes epochs, and the one that writes snapshots.
 /// `reached` is H.
 pub fn start_speed(
     config: &Config,
-    servers: &Servers,
+    ground: &Ground,
     memberships: Vec<Membership>,
     store: Option<Arc<Store>>,
     reached: &watch::Receiver<Cut>,
     threads: &mut Threads,
 ) -> Result<Arc<Speed>> {
-    let Servers { rules, kafka, history, .. } = servers;
+    let Ground { rules, kafka, history, .. } = ground;
+    let connect = ground.connect();
     let mut speed = Speed::new(Arc::clone(rules)).bounded(config.speed.max_open_events);
     if let Some(store) = &store {
         speed = speed.with_snapshots(Arc::clone(store));
@@ -174,17 +256,18 @@ pub fn start_speed(
         ConsumerOptions { queued_kbytes: config.kafka.queued_kbytes, traced: tidemark_traces::is_on(), ..ConsumerOptions::default() };
     for membership in memberships {
         let (kafka, options, handle) = (patient(kafka), options.clone(), tokio::runtime::Handle::current());
+        let connect = connect.clone();
         let (speed, history, reached) = (Arc::clone(&speed), Arc::clone(history), reached.clone());
         let control = speed.control.part();
         let count = move || -> Result<(), tidemark_topic::Error> {
-            let consumer = kafka.consumer(membership.clone(), options.clone())?;
+            let consumer = connect(&kafka, membership.clone(), options.clone())?;
             tidemark_speed_layer::run::run(consumer, &*history, reached.clone(), &speed, &handle)
         };
         threads.start("speed", move || rejoining(&control, false, count).context("the speed layer ended"))?;
     }
     let connect = {
         let kafka = kafka.clone();
-        move || kafka.consumer(Membership::all(), ConsumerOptions { traced: false, ..options.clone() })
+        move || connect(&kafka, Membership::all(), ConsumerOptions { traced: false, ..options.clone() })
     };
     let yard = LogYard { rules: Arc::clone(rules), connect: Arc::new(connect) };
     tokio::spawn(tidemark_speed_layer::run::close_epochs(Arc::clone(&speed), Arc::clone(history), yard, reached.clone()));
@@ -197,19 +280,20 @@ pub fn start_speed(
 /// Starts to write history. `alone`: no other process can have the group's name.
 pub fn start_batch(
     config: &Config,
-    servers: &Servers,
+    ground: &Ground,
     instance: Option<String>,
     alone: bool,
     batch: Batch,
     threads: &mut Threads,
 ) -> Result<()> {
-    let (history, rules, limits) = (Arc::clone(&servers.history), Arc::clone(&servers.rules), config.block_limits()?);
-    let (kafka, membership) = (patient(&servers.kafka), config.kafka.membership(&config.kafka.batch_group(&rules), instance));
+    let (history, rules, limits) = (Arc::clone(&ground.history), Arc::clone(&ground.rules), config.block_limits()?);
+    let connect = ground.connect();
+    let (kafka, membership) = (patient(&ground.kafka), config.kafka.membership(&config.kafka.batch_group(&rules), instance));
     let options =
         ConsumerOptions { queued_kbytes: config.kafka.queued_kbytes, traced: tidemark_traces::is_on(), ..ConsumerOptions::default() };
     let (control, handle) = (batch.control.clone(), tokio::runtime::Handle::current());
     let run = move || -> Result<(), Stopped> {
-        let consumer = kafka.consumer(membership.clone(), options.clone())?;
+        let consumer = connect(&kafka, membership.clone(), options.clone())?;
         let (history, rules) = (Arc::clone(&history), Arc::clone(&rules));
         Ok(tidemark_batch_layer::run(consumer, history, rules, limits, batch.clone(), handle.clone())?)
     };

@@ -21,7 +21,7 @@ use tidemark_history::block::BlockBuilder;
 use tidemark_history::clickhouse::{ClickHouse, Server};
 use tidemark_history::ledger::{Entry, LedgerRow};
 use tidemark_history::raw;
-use tidemark_history::rows::{RawKind, RawRecord};
+use tidemark_history::rows::{RawEvent, RawKind, RawRecord};
 use tidemark_history::{EpochCells, History as _, Marks};
 use tidemark_speed_layer::gathered::Gathered;
 use tidemark_speed_layer::tide::Tide;
@@ -237,7 +237,7 @@ async fn a_history_of_the_first_version_is_taken_over() {
     let check_old = async || {
         let records = history.raw(Partition(7), range).await.expect("read");
         assert!(
-            matches!(&records[..], [RawRecord { kind: RawKind::Event { event_id, user_id, .. }, .. }] if event_id == "a-1" && user_id == "N14228"),
+            matches!(&records[..], [RawRecord { kind: RawKind::Event(RawEvent { event_id, user_id, .. }), .. }] if event_id == "a-1" && user_id == "N14228"),
             "{records:?}"
         );
     };

@@ -64,7 +64,7 @@ impl Lane {
         }
     }
 
-    /// The first record that is needed.
+    /// The first record that is needed next.
     pub fn begin_at(&self) -> NextOffset {
         self.read
     }

@@ -6,6 +6,7 @@ use crate::lane::{BlockLimits, Lane, fit};
 use crate::metrics::Meters;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tidemark_core::cut::Cut;
 use tidemark_core::generation::Rules;
@@ -42,6 +43,8 @@ pub struct Batch {
     pub control: Control,
     /// H: every offset below is in history, roll-ups included.
     reached: watch::Sender<Cut>,
+    /// Records in the log that have not been read, of the partitions here.
+    unread: Arc<AtomicU64>,
     /// Records that say whose work they are, on their way into history.
     writing: Arc<Journeys>,
     pub meters: Meters,
@@ -52,6 +55,7 @@ impl Default for Batch {
         Self {
             control: Control::default(),
             reached: watch::Sender::new(Cut::default()),
+            unread: Arc::default(),
             writing: Arc::default(),
             meters: Meters::default(),
         }
@@ -62,6 +66,11 @@ impl Batch {
     /// H of each partition, as it grows.
     pub fn reached(&self) -> watch::Receiver<Cut> {
         self.reached.subscribe()
+    }
+
+    /// Records in the log that have not been read, of the partitions here. Those that have been read are in history soon.
+    pub fn lag(&self) -> u64 {
+        self.unread.load(Ordering::Relaxed)
     }
 
     fn reach(&self, partition: Partition, committed: &Committed) {
@@ -140,6 +149,8 @@ impl<C: Consumer, H: History> Loop<C, H> {
             self.batch.meters.rebalances.inc();
             if ours { self.assigned(&partitions)? } else { self.gone(&partitions)? }
         }
+        let unread = |(&partition, lane): (&Partition, &Lane)| Some(self.consumer.known_end(partition)?.since(lane.begin_at()));
+        self.batch.unread.store(self.lanes.iter().filter_map(unread).sum(), Ordering::Relaxed);
         fit(&mut self.lanes, self.limits.max_bytes);
         if !self.paused {
             self.launch_due();

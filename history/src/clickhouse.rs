@@ -1,9 +1,11 @@
 //! The door to ClickHouse: its HTTP interface, by the official client. The embedded engine speaks the same.
 
+mod archive;
 mod disk;
 pub mod metrics;
 mod nodes;
 
+pub use archive::Archive;
 pub use disk::Occupied;
 pub use nodes::{Server, Tables};
 
@@ -11,9 +13,9 @@ use crate::answers::{CellRow, CellsRow, CountRow, CountsRow, EpochCellRow, rows_
 use crate::block::DUPLICATE;
 use crate::ledger::{Entry, LedgerRow};
 use crate::raw::Epochs;
-use crate::rows::{Found, Month, PartKey, RawKind, RawRecord, RowBlock, RowCount, Table};
+use crate::rows::{Found, Month, PartKey, RawEvent, RawKind, RawPayload, RawRecord, RowBlock, RowCount, Table};
 use crate::sql::Select;
-use crate::{DeadLetter, DeadLetterQuery, EpochCells, Error, History, Marks, schema, sql};
+use crate::{Contents, DeadLetter, DeadLetterQuery, EpochCells, Error, History, Marks, schema, sql};
 use clickhouse::Row;
 use nodes::{Node, Nodes, QUERY_DEADLINE};
 use serde::Deserialize;
@@ -39,8 +41,7 @@ pub const INSERT_DEADLINE: Duration = Duration::from_secs(20);
 pub struct ClickHouse {
     nodes: Arc<Nodes>,
     tables: Tables,
-    topic: String,
-    rules: Rules,
+    rules: Arc<Rules>,
 }
 
 #[derive(Row, Deserialize)]
@@ -53,6 +54,21 @@ struct ExtentRow {
 #[derive(Row, Deserialize)]
 struct FoundRow {
     part: u32,
+    n: u64,
+    fold: u64,
+}
+
+#[derive(Row, Deserialize)]
+struct TallyRow {
+    events: u64,
+    duplicates: u64,
+    dead_letters: u64,
+    holes: u64,
+}
+
+#[derive(Row, Deserialize)]
+struct ContentsRow {
+    run: u64,
     n: u64,
     fold: u64,
 }
@@ -106,67 +122,17 @@ struct EventRow {
     product_id: String,
     user_id: String,
     order_amount: Option<i64>,
-}
-
-#[derive(Row, Deserialize)]
-struct GenerationRow {
-    topic: String,
-    rules: String,
+    properties: Vec<(String, String)>,
 }
 
 impl ClickHouse {
-    /// Connects, creates what is missing, and refuses a history that was written under other rules.
+    /// The history of the first generation, by these rules; what is missing is made.
     pub async fn open(server: &Server, topic: &str, rules: Rules) -> Result<Self, Error> {
-        let database = &server.database;
-        if !database.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') || database.is_empty() {
-            return Err(Error::OtherRules(format!("`{database}` cannot be a database name; use letters, digits and _")));
-        }
-        if server.urls.is_empty() {
-            return Err(Error::OtherRules("no server of ClickHouse is named".into()));
-        }
-        let create = format!("CREATE DATABASE IF NOT EXISTS {database}{}", server.tables.on_cluster());
-        Nodes::new(server, None).primary(async |node| node.execute(&create).await).await?;
-        let nodes = Arc::new(Nodes::new(server, Some(database)));
-        let history = Self { nodes, tables: server.tables.clone(), topic: topic.to_owned(), rules };
-        history.migrate().await?;
-        Ok(history)
+        Archive::open(server, topic).await?.history(Arc::new(rules)).await
     }
 
     pub fn rules(&self) -> &Rules {
         &self.rules
-    }
-
-    async fn migrate(&self) -> Result<(), Error> {
-        self.execute(&schema::generations(&self.tables)).await?;
-        let generation = self.rules.generation;
-        let known: Vec<GenerationRow> =
-            self.select(&format!("SELECT topic, rules FROM generations WHERE generation = {generation}")).await?;
-        let ours = schema::rules_text(&self.rules);
-        for row in &known {
-            if row.topic != self.topic {
-                return Err(Error::OtherRules(format!(
-                    "this history belongs to topic `{}`, not `{}`; use another database (clickhouse.database)",
-                    row.topic, self.topic
-                )));
-            }
-            if row.rules != ours {
-                return Err(Error::OtherRules(format!(
-                    "this history was counted by other rules, and counts of two kinds must not be mixed.\n  history: {}\n  config:  {ours}\nrestore the settings, or use another data directory or database",
-                    row.rules
-                )));
-            }
-        }
-        for (version, statements) in schema::migrations(&self.rules, &self.tables) {
-            for statement in statements {
-                self.execute(&statement).await?;
-            }
-            let (topic, rules) = (sql::literal(&self.topic), sql::literal(&ours));
-            let done = format!(
-                "SELECT {generation}, {version}, {topic}, {rules} WHERE (SELECT count() FROM generations WHERE generation = {generation} AND schema_version = {version}) = 0"
-            );
-            self.execute(&format!("INSERT INTO generations (generation, schema_version, topic, rules) {done}")).await?;
-        }
-        Ok(())
     }
 
     async fn execute(&self, statement: &str) -> Result<(), Error> {
@@ -265,9 +231,37 @@ fn exception_code(text: &str) -> Option<u32> {
 }
 
 impl ClickHouse {
+    fn events(&self) -> String {
+        schema::events_table(self.rules.generation)
+    }
+
+    fn dead_letters_table(&self) -> String {
+        schema::dead_letters_table(self.rules.generation)
+    }
+
     /// Where counting began, of partitions of which the topic no longer had its first records then.
     pub async fn begun(&self) -> Result<Marks, Error> {
         self.marks_of("min(epoch)", "'begun'").await
+    }
+
+    /// What the closed epochs come to.
+    pub async fn closed(&self) -> Result<Tally, Error> {
+        self.catch_up_with_ledger().await?;
+        let generation = self.rules.generation;
+        let rows: Vec<TallyRow> = self
+            .select(&format!(
+                "SELECT sum(e) AS events, sum(d) AS duplicates, sum(l) AS dead_letters, sum(h) AS holes FROM (SELECT any(events) AS e, any(duplicates) AS d, any(dead_letters) AS l, any(holes) AS h FROM ledger WHERE generation = {generation} AND entry = 'closed' GROUP BY partition, epoch)"
+            ))
+            .await?;
+        let of =
+            |row: &TallyRow| Tally { events: row.events, duplicates: row.duplicates, dead_letters: row.dead_letters, holes: row.holes };
+        Ok(rows.first().map(of).unwrap_or_default())
+    }
+
+    /// The bytes that this generation's tables take.
+    pub async fn bytes_on_disk(&self) -> Result<u64, Error> {
+        let own: Vec<String> = schema::rollup_tables(&self.rules).chain([self.events(), self.dead_letters_table()]).collect();
+        Ok(self.tables_on_disk().await?.iter().filter(|of| own.contains(&of.name)).map(|of| of.bytes).sum())
     }
 
     /// A mark of each partition that has such entries in the ledger.
@@ -285,8 +279,8 @@ impl ClickHouse {
 impl History for ClickHouse {
     async fn insert(&self, block: &RowBlock, token: &str) -> Result<(), Error> {
         let (table, columns) = match block.table {
-            Table::Events => ("events", schema::EVENT_COLUMNS),
-            Table::DeadLetters => ("dead_letters", schema::DEAD_LETTER_COLUMNS),
+            Table::Events => (self.events(), schema::EVENT_COLUMNS),
+            Table::DeadLetters => (self.dead_letters_table(), schema::DEAD_LETTER_COLUMNS),
         };
         let insert = async |node: &Node| {
             let sending = async {
@@ -317,13 +311,14 @@ impl History for ClickHouse {
 
     async fn found(&self, partition: Partition, range: OffsetRange) -> Result<Found, Error> {
         // What is found missing is written again: it must not be there, only not here yet.
-        let base = ["events", "dead_letters"].map(str::to_owned).into_iter();
-        self.catch_up(&base.chain(schema::rollup_tables(&self.rules)).collect::<Vec<_>>()).await?;
+        let (events, dead_letters) = (self.events(), self.dead_letters_table());
+        self.catch_up(&[events.clone(), dead_letters.clone()].into_iter().chain(schema::rollup_tables(&self.rules)).collect::<Vec<_>>())
+            .await?;
         let place = sql::in_range(partition, range.from().get(), range.to().get());
         let events = format!(
-            "SELECT toYYYYMM(timestamp) AS part, count() AS n, sum(intHash64(offset)) AS fold FROM events WHERE {place} GROUP BY part"
+            "SELECT toYYYYMM(timestamp) AS part, count() AS n, sum(intHash64(offset)) AS fold FROM {events} WHERE {place} GROUP BY part"
         );
-        let dead = format!("SELECT toUInt32(0) AS part, count() AS n, sum(intHash64(offset)) AS fold FROM dead_letters WHERE {place}");
+        let dead = format!("SELECT toUInt32(0) AS part, count() AS n, sum(intHash64(offset)) AS fold FROM {dead_letters} WHERE {place}");
         let rows: Vec<FoundRow> = self.select(&format!("{events} UNION ALL {dead}")).await?;
         let part = |part| if part == 0 { PartKey::DeadLetters } else { PartKey::Events(Month(part)) };
         Ok(rows.into_iter().filter(|row| row.n > 0).map(|row| (part(row.part), RowCount { rows: row.n, fold: row.fold })).collect())
@@ -398,11 +393,12 @@ impl History for ClickHouse {
     }
 
     async fn answer_raw(&self, question: &Question, epochs: Epochs, marks: &Marks, cut: &Cut) -> Result<Rows, Error> {
-        self.catch_up(&["events".to_owned()]).await?;
+        let generation = self.rules.generation;
+        self.catch_up(&[self.events()]).await?;
         let ask = async |node: &Node| {
-            let extent = || sql::extent_raw(epochs, marks, cut);
+            let extent = || sql::extent_raw(generation, epochs, marks, cut);
             let Some(starts) = calendar_starts(node, question, extent).await? else { return Ok(Rows::new()) };
-            let query = node.client().query(&sql::answer_raw(question, epochs, marks, cut, &starts));
+            let query = node.client().query(&sql::answer_raw(generation, question, epochs, marks, cut, &starts));
             Ok(rows_of(node.within(QUERY_DEADLINE, query.fetch_all::<CellRow>()).await?))
         };
         self.nodes.primary(ask).await
@@ -447,7 +443,8 @@ impl History for ClickHouse {
     }
 
     async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetter>, Error> {
-        self.catch_up(&["dead_letters".to_owned()]).await?;
+        let table = self.dead_letters_table();
+        self.catch_up(std::slice::from_ref(&table)).await?;
         let mut place = String::from("1");
         if let Some(partition) = query.partition {
             place += &format!(" AND partition = {partition}");
@@ -459,7 +456,7 @@ impl History for ClickHouse {
             place += &format!(" AND (toUnixTimestamp64Milli(record_timestamp), partition, offset) < ({at}, {partition}, {offset})");
         }
         let text = format!(
-            "SELECT partition, offset, toUnixTimestamp64Milli(record_timestamp) AS at, toString(reason) AS reason, payload FROM dead_letters WHERE {place} ORDER BY at DESC, partition DESC, offset DESC LIMIT {}",
+            "SELECT partition, offset, toUnixTimestamp64Milli(record_timestamp) AS at, toString(reason) AS reason, payload FROM {table} WHERE {place} ORDER BY at DESC, partition DESC, offset DESC LIMIT {}",
             query.limit
         );
         let rows: Vec<DeadLetterRow> = self.select(&text).await?;
@@ -473,14 +470,22 @@ impl History for ClickHouse {
         Ok(rows.into_iter().map(letter).collect())
     }
 
+    async fn contents(&self, partition: Partition, range: OffsetRange, bits: u8) -> Result<Contents, Error> {
+        self.catch_up(&[self.events(), self.dead_letters_table()]).await?;
+        let place = sql::in_range(partition, range.from().get(), range.to().get());
+        let rows: Vec<ContentsRow> = self.select(&sql::contents(self.rules.generation, &place, bits)).await?;
+        Ok(rows.into_iter().map(|row| (row.run, RowCount { rows: row.n, fold: row.fold })).collect())
+    }
+
     async fn raw(&self, partition: Partition, range: OffsetRange) -> Result<Vec<RawRecord>, Error> {
-        self.catch_up(&["events".to_owned(), "dead_letters".to_owned()]).await?;
+        let (events, dead_letters) = (self.events(), self.dead_letters_table());
+        self.catch_up(&[events.clone(), dead_letters.clone()]).await?;
         let place = sql::in_range(partition, range.from().get(), range.to().get());
         let events: Vec<EventRow> = self
-            .select(&format!("SELECT offset, event_id, toString(event_type) AS event_type, toUnixTimestamp64Milli(timestamp) AS at, product_id, user_id, order_amount FROM events WHERE {place} ORDER BY offset"))
+            .select(&format!("SELECT offset, event_id, toString(event_type) AS event_type, toUnixTimestamp64Milli(timestamp) AS at, product_id, user_id, order_amount, CAST(properties, 'Map(String, String)') AS properties FROM {events} WHERE {place} ORDER BY offset"))
             .await?;
         let dead: Vec<DeadLetterRow> = self
-            .select(&format!("SELECT partition, offset, toUnixTimestamp64Milli(record_timestamp) AS at, toString(reason) AS reason, payload FROM dead_letters WHERE {place} ORDER BY offset"))
+            .select(&format!("SELECT partition, offset, toUnixTimestamp64Milli(record_timestamp) AS at, toString(reason) AS reason, payload FROM {dead_letters} WHERE {place} ORDER BY offset"))
             .await?;
         let mut records: Vec<RawRecord> = events.into_iter().map(event_record).collect();
         for row in dead {
@@ -492,21 +497,23 @@ impl History for ClickHouse {
 }
 
 fn event_record(row: EventRow) -> RawRecord {
-    let kind = RawKind::Event {
+    let event = RawEvent {
         event_id: row.event_id,
         event_type: row.event_type,
         timestamp_ms: row.at,
         product_id: row.product_id,
         user_id: row.user_id,
         order_amount: row.order_amount.map(Amount::from_ten_thousandths),
+        properties: row.properties,
     };
-    RawRecord { offset: Offset::new(row.offset), kind }
+    RawRecord { offset: Offset::new(row.offset), kind: RawKind::Event(event) }
 }
 
 fn dead_record(row: DeadLetterRow) -> Result<RawRecord, Error> {
+    let payload = RawPayload { payload: row.payload, record_timestamp_ms: row.at };
     let kind = match Reject::of_reason(&row.reason) {
-        Some(reject) => RawKind::DeadLetter(reject),
-        None if row.reason == DUPLICATE => RawKind::Duplicate { payload: row.payload, record_timestamp_ms: row.at },
+        Some(reject) => RawKind::DeadLetter(reject, payload),
+        None if row.reason == DUPLICATE => RawKind::Duplicate(payload),
         None => return Err(Error::Nonsense(format!("a dead letter for the reason `{}`", row.reason))),
     };
     Ok(RawRecord { offset: Offset::new(row.offset), kind })

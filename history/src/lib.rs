@@ -7,6 +7,7 @@
 mod answers;
 pub mod block;
 pub mod clickhouse;
+pub mod generations;
 pub mod ledger;
 pub mod memory;
 pub mod raw;
@@ -16,7 +17,7 @@ mod sql;
 
 use crate::ledger::LedgerRow;
 use crate::raw::Epochs;
-use crate::rows::{Found, RowBlock};
+use crate::rows::{Found, RowBlock, RowCount};
 use std::collections::BTreeMap;
 use std::future::Future;
 use tidemark_core::cell::Cell;
@@ -29,6 +30,9 @@ use tidemark_core::window::Level;
 
 /// The mark of each partition, as the ledger has it.
 pub type Marks = BTreeMap<Partition, Mark>;
+
+/// By the number of a run of offsets: how many of them have a row, and the sum of the rows' hashes.
+pub type Contents = BTreeMap<u64, RowCount>;
 
 /// Which cells are meant: those of a view at a level, of one epoch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -126,6 +130,10 @@ pub trait History: Send + Sync + 'static {
     fn ledger(&self, partition: Partition, epoch: Epoch) -> impl Future<Output = Result<Vec<LedgerRow>, Error>> + Send;
 
     fn dead_letters(&self, query: &DeadLetterQuery) -> impl Future<Output = Result<Vec<DeadLetter>, Error>> + Send;
+
+    /// The content of the raw rows of an offset range, by runs of 2^`bits` offsets: how many offsets have a row, and a sum of
+    /// hashes of all that the rows say. A row that is there twice counts once; runs without rows are absent.
+    fn contents(&self, partition: Partition, range: OffsetRange, bits: u8) -> impl Future<Output = Result<Contents, Error>> + Send;
 
     /// What became of the records of an offset range, in order of offset, for what Kafka no longer has.
     fn raw(&self, partition: Partition, range: OffsetRange) -> impl Future<Output = Result<Vec<rows::RawRecord>, Error>> + Send;

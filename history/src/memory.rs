@@ -7,8 +7,8 @@
 use crate::block::DUPLICATE;
 use crate::ledger::{Entry, LedgerRow};
 use crate::raw::Epochs;
-use crate::rows::{Found, Month, PartKey, RawKind, RawRecord, RowBlock, Table};
-use crate::{DeadLetter, DeadLetterQuery, EpochCells, Error, History, Marks};
+use crate::rows::{Found, Month, PartKey, RawEvent, RawKind, RawPayload, RawRecord, RowBlock, RowCount, Table};
+use crate::{Contents, DeadLetter, DeadLetterQuery, EpochCells, Error, History, Marks};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -405,6 +405,23 @@ impl History for MemoryHistory {
         std::future::ready(Ok(letters))
     }
 
+    async fn contents(&self, partition: Partition, range: OffsetRange, bits: u8) -> Result<Contents, Error> {
+        self.turn().await;
+        let (mut contents, mut seen) = (Contents::new(), BTreeSet::new());
+        for row in self.in_range(partition, range) {
+            let offset = row.place().1;
+            if seen.insert(offset) {
+                let run = contents.entry(offset.get() >> bits).or_default();
+                let hash = std::hash::BuildHasher::hash_one(
+                    &std::hash::BuildHasherDefault::<std::hash::DefaultHasher>::default(),
+                    format!("{row:?}"),
+                );
+                run.merge(RowCount { rows: 1, fold: hash });
+            }
+        }
+        Ok(contents)
+    }
+
     async fn raw(&self, partition: Partition, range: OffsetRange) -> Result<Vec<RawRecord>, Error> {
         self.turn().await;
         let mut records: Vec<RawRecord> = self.in_range(partition, range).into_iter().map(raw_record).collect();
@@ -417,12 +434,17 @@ fn raw_record(row: Stored) -> RawRecord {
     let (_, offset) = row.place();
     let kind = match row {
         Stored::Event { timestamp_ms, event_id, values: [event_type, product_id, user_id], amount, .. } => {
-            RawKind::Event { event_id, event_type, timestamp_ms, product_id, user_id, order_amount: amount }
+            // Properties are not kept here: nothing counts them.
+            let properties = Vec::new();
+            RawKind::Event(RawEvent { event_id, event_type, timestamp_ms, product_id, user_id, order_amount: amount, properties })
         }
         Stored::DeadLetter { reason, payload, record_timestamp_ms, .. } if reason == DUPLICATE => {
-            RawKind::Duplicate { payload, record_timestamp_ms }
+            RawKind::Duplicate(RawPayload { payload, record_timestamp_ms })
         }
-        Stored::DeadLetter { reason, .. } => RawKind::DeadLetter(Reject::of_reason(&reason).expect("a reason that a reject has given")),
+        Stored::DeadLetter { reason, payload, record_timestamp_ms, .. } => {
+            let reject = Reject::of_reason(&reason).expect("a reason that a reject has given");
+            RawKind::DeadLetter(reject, RawPayload { payload, record_timestamp_ms })
+        }
     };
     RawRecord { offset, kind }
 }

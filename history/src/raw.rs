@@ -65,7 +65,8 @@ pub async fn answer(
     }
 }
 
-async fn sound(history: &impl History, rules: &Rules, reached: &Cut) -> Result<Cut, Error> {
+/// The cut, below every epoch that is being repaired: there, raw events may be incomplete.
+pub async fn sound(history: &impl History, rules: &Rules, reached: &Cut) -> Result<Cut, Error> {
     let mut cut = reached.clone();
     for (partition, epoch) in history.repairing().await? {
         cut.set(partition, cut.get(partition).min(rules.epoch_bits.start_of(epoch)));

@@ -6,7 +6,6 @@
 
 use crate::clickhouse::Tables;
 use crate::sql;
-use std::fmt::Write as _;
 use tidemark_core::generation::{Generation, Rules};
 use tidemark_core::view::{Dimension, View};
 use tidemark_core::window::Level;
@@ -22,6 +21,24 @@ const DEDUPLICATION_WINDOW: u32 = 10_000;
 pub const EVENT_COLUMNS: &str = "partition, offset, event_id, event_type, timestamp, product_id, user_id, order_amount, properties";
 pub const DEAD_LETTER_COLUMNS: &str = "partition, offset, record_timestamp, reason, payload";
 
+/// Raw events of a generation. The first one's have no number: people ask them by name, as they ask [`RAW_EVENTS`].
+pub fn events_table(generation: Generation) -> String {
+    numbered("events", generation)
+}
+
+/// Its dead letters.
+pub fn dead_letters_table(generation: Generation) -> String {
+    numbered("dead_letters", generation)
+}
+
+fn numbered(name: &str, generation: Generation) -> String {
+    if generation == Generation::FIRST { name.to_owned() } else { format!("{name}_g{generation}") }
+}
+
+/// What people ask for raw events and dead letters, whichever generation answers.
+const RAW_EVENTS: &str = "raw_events";
+const RAW_DEAD_LETTERS: &str = "raw_dead_letters";
+
 /// `by_type_1h_g1`
 pub fn rollup_table(view: &View, level: Level, generation: Generation) -> String {
     format!("{}_{}_g{generation}", view.name(), level.suffix())
@@ -34,7 +51,7 @@ pub fn rollup_tables(rules: &Rules) -> impl Iterator<Item = String> {
 
 /// The statements of each version, oldest first; all of them are safe to repeat.
 pub fn migrations(rules: &Rules, tables: &Tables) -> Vec<(u32, Vec<String>)> {
-    vec![(1, version_1(rules, tables)), (2, version_2(tables))]
+    vec![(1, version_1(rules, tables)), (2, version_2(rules, tables))]
 }
 
 impl Tables {
@@ -56,28 +73,71 @@ impl Tables {
 }
 
 /// Codecs that [`events`] has had since. What was written before is read as it is, and written anew when parts merge.
-fn version_2(tables: &Tables) -> Vec<String> {
+fn version_2(rules: &Rules, tables: &Tables) -> Vec<String> {
     vec![format!(
-        "ALTER TABLE events{} MODIFY COLUMN partition CODEC(T64, ZSTD(1)), MODIFY COLUMN offset CODEC(T64, ZSTD(1)), \
+        "ALTER TABLE {}{} MODIFY COLUMN partition CODEC(T64, ZSTD(1)), MODIFY COLUMN offset CODEC(T64, ZSTD(1)), \
          MODIFY COLUMN product_id CODEC(ZSTD(3)), MODIFY COLUMN user_id CODEC(ZSTD(3)), MODIFY COLUMN properties CODEC(ZSTD(3))",
+        events_table(rules.generation),
         tables.on_cluster()
     )]
 }
 
 fn version_1(rules: &Rules, tables: &Tables) -> Vec<String> {
-    let mut statements = vec![events(rules, tables), dead_letters(tables), ledger(tables)];
+    let mut statements = vec![events(rules, tables), dead_letters(rules, tables)];
     for view in rules.views.iter() {
         for level in Level::ALL {
             statements.push(rollup(view, level, rules.generation, tables));
             statements.push(filler(view, level, rules, tables));
-            statements.push(for_people(view, level, rules.generation, tables));
         }
     }
     statements
 }
 
-/// The one table that must exist before anything else can be asked.
-pub fn generations(tables: &Tables) -> String {
+/// The views for people, which show the generation that answers: all of them are safe to repeat.
+pub fn for_people(rules: &Rules, tables: &Tables) -> Vec<String> {
+    let on_cluster = tables.on_cluster();
+    let raw = [(RAW_EVENTS, events_table(rules.generation)), (RAW_DEAD_LETTERS, dead_letters_table(rules.generation))];
+    let raw = raw.map(|(name, table)| format!("CREATE OR REPLACE VIEW {name}{on_cluster} AS SELECT * FROM {table}"));
+    let merged = rules.views.iter().flat_map(|view| Level::ALL.map(|level| merged(view, level, rules.generation, tables)));
+    raw.into_iter().chain(merged).collect()
+}
+
+/// What frees a generation: fillers first, so that none writes to what is gone. What people see stays where the `live`
+/// generation shows something by that name.
+pub fn drop(rules: &Rules, live: &Rules, tables: &Tables) -> Vec<String> {
+    let on_cluster = tables.on_cluster();
+    let gone = |kind: &str, name: String| format!("DROP {kind} IF EXISTS {name}{on_cluster} SYNC");
+    let fillers = rollup_tables(rules).map(|table| format!("{table}_filler"));
+    let unseen = rules.views.iter().filter(|view| live.views.iter().all(|other| other.name() != view.name()));
+    let unseen = unseen.flat_map(|view| Level::ALL.map(|level| format!("{}_{}", view.name(), level.suffix())));
+    let base = [events_table(rules.generation), dead_letters_table(rules.generation)];
+    let tables = rollup_tables(rules).chain(base).map(|table| gone("TABLE", table));
+    fillers.chain(unseen).map(|view| gone("VIEW", view)).chain(tables).collect()
+}
+
+/// The tables that all generations share, which must exist before anything else can be asked.
+pub fn shared(tables: &Tables) -> Vec<String> {
+    vec![generations(tables), generation_states(tables), ledger(tables)]
+}
+
+/// What has become of each generation; the last row about one counts, and the last of all that says `live`.
+fn generation_states(tables: &Tables) -> String {
+    format!(
+        "CREATE TABLE IF NOT EXISTS generation_states{on_cluster} (
+    generation UInt32,
+    state Enum8('building' = 1, 'ready' = 2, 'live' = 3, 'dropped' = 4),
+    max_per_second UInt64,
+    max_lag UInt64,
+    raw_alone Bool,
+    at DateTime64(6, 'UTC') DEFAULT now64(6)
+) {engine} ORDER BY at",
+        on_cluster = tables.on_cluster(),
+        engine = tables.engine("MergeTree"),
+    )
+}
+
+/// By which rules each generation counts, and which versions of this file its tables have.
+fn generations(tables: &Tables) -> String {
     format!(
         "CREATE TABLE IF NOT EXISTS generations{on_cluster} (
     generation UInt32,
@@ -89,21 +149,6 @@ pub fn generations(tables: &Tables) -> String {
         on_cluster = tables.on_cluster(),
         engine = tables.engine("MergeTree"),
     )
-}
-
-/// What a generation counts by, as text: two texts that differ are two generations.
-pub fn rules_text(rules: &Rules) -> String {
-    let mut text = format!("epoch_bits={} dedup={}", rules.epoch_bits.get(), rules.dedup);
-    let limits = &rules.limits;
-    let _ = write!(
-        text,
-        " max_bytes={} max_depth={} earliest_ms={} max_ahead_ms={} amount_strings={}",
-        limits.max_bytes, limits.max_depth, limits.earliest_ms, limits.max_ahead_ms, limits.amount_strings
-    );
-    for view in rules.views.iter() {
-        let _ = write!(text, " view:{}={}", view.name(), names(view).join("+"));
-    }
-    text
 }
 
 fn names(view: &View) -> Vec<&'static str> {
@@ -118,7 +163,7 @@ fn deduplication() -> String {
 /// by ZSTD(3); in ids that do not, it finds what is dearer to say than the bytes themselves.
 fn events(rules: &Rules, tables: &Tables) -> String {
     format!(
-        "CREATE TABLE IF NOT EXISTS events{on_cluster} (
+        "CREATE TABLE IF NOT EXISTS {table}{on_cluster} (
     partition UInt32 CODEC(T64, ZSTD(1)),
     offset UInt64 CODEC(T64, ZSTD(1)),
     epoch UInt64 ALIAS bitShiftRight(offset, {bits}),
@@ -132,6 +177,7 @@ fn events(rules: &Rules, tables: &Tables) -> String {
     INDEX by_offset (partition, offset) TYPE minmax GRANULARITY 1
 ) {engine} PARTITION BY toYYYYMM(timestamp) ORDER BY (event_type, timestamp, product_id)
 SETTINGS {deduplication}",
+        table = events_table(rules.generation),
         on_cluster = tables.on_cluster(),
         engine = tables.engine("MergeTree"),
         bits = rules.epoch_bits.get(),
@@ -139,9 +185,9 @@ SETTINGS {deduplication}",
     )
 }
 
-fn dead_letters(tables: &Tables) -> String {
+fn dead_letters(rules: &Rules, tables: &Tables) -> String {
     format!(
-        "CREATE TABLE IF NOT EXISTS dead_letters{on_cluster} (
+        "CREATE TABLE IF NOT EXISTS {table}{on_cluster} (
     partition UInt32 CODEC(ZSTD(1)),
     offset UInt64 CODEC(Delta, ZSTD(1)),
     record_timestamp DateTime64(3, 'UTC') CODEC(Delta, ZSTD(1)),
@@ -149,6 +195,7 @@ fn dead_letters(tables: &Tables) -> String {
     payload String CODEC(ZSTD(1))
 ) {engine} ORDER BY (partition, offset)
 SETTINGS {deduplication}",
+        table = dead_letters_table(rules.generation),
         on_cluster = tables.on_cluster(),
         engine = tables.engine("MergeTree"),
         deduplication = deduplication(),
@@ -215,7 +262,7 @@ fn filler(view: &View, level: Level, rules: &Rules, tables: &Tables) -> String {
     let dimensions: String = names(view).iter().map(|d| format!("f.{d} AS {d}, ")).collect();
     let (source, window, epoch, measures) = match level.finer() {
         None => (
-            "events".to_owned(),
+            events_table(rules.generation),
             format!("toDateTime(intDiv(toUnixTimestamp64Milli(f.timestamp), {ms}) * {s}, 'UTC')", ms = level.ms(), s = level.ms() / 1000),
             format!("bitShiftRight(f.offset, {})", rules.epoch_bits.get()),
             "count() AS count, count(f.order_amount) AS amount_count, sum(ifNull(f.order_amount, toDecimal64(0, 4))) AS amount_sum, \
@@ -238,10 +285,10 @@ fn filler(view: &View, level: Level, rules: &Rules, tables: &Tables) -> String {
 }
 
 /// `SELECT * FROM by_type_1h`: for people who query ClickHouse directly. Includes epochs that are still open.
-fn for_people(view: &View, level: Level, generation: Generation, tables: &Tables) -> String {
+fn merged(view: &View, level: Level, generation: Generation, tables: &Tables) -> String {
     let dimensions = names(view).join(", ");
     format!(
-        "CREATE VIEW IF NOT EXISTS {name}_{suffix}{on_cluster} AS SELECT {dimensions}, window, sum(count) AS events, sum(amount_count) AS amounts, \
+        "CREATE OR REPLACE VIEW {name}_{suffix}{on_cluster} AS SELECT {dimensions}, window, sum(count) AS events, sum(amount_count) AS amounts, \
          sum(amount_sum) AS total, min(amount_min) AS smallest, max(amount_max) AS largest FROM {table} GROUP BY {dimensions}, window",
         name = view.name(),
         on_cluster = tables.on_cluster(),
@@ -261,7 +308,8 @@ mod tests {
         let views = Views::declare([("by_type", vec!["event_type"])]).expect("valid");
         let epoch_bits = EpochBits::new(18).expect("valid");
         let rules = Rules { generation: Generation(1), epoch_bits, views, limits: Limits::default(), dedup: true };
-        migrations(&rules, tables).into_iter().flat_map(|(_, statements)| statements).chain([generations(tables)]).collect()
+        let migrations = migrations(&rules, tables).into_iter().flat_map(|(_, statements)| statements);
+        migrations.chain(shared(tables)).chain(for_people(&rules, tables)).collect()
     }
 
     /// Both shapes come from the same declarations: what differs is where tables are made, and their engines.
@@ -277,6 +325,6 @@ mod tests {
         assert_eq!(replicated.iter().map(|text| same(text)).collect::<Vec<_>>(), statements(&Tables::Own));
         assert!(replicated.iter().all(|text| text.contains(" ON CLUSTER 'main'")), "{replicated:?}");
         let engines = replicated.iter().filter(|text| text.contains("ENGINE = Replicated")).count();
-        assert_eq!(engines, 4 + 3, "events, dead letters, ledger, generations, and a view's roll-ups");
+        assert_eq!(engines, 5 + 3, "events, dead letters, ledger, generations and their states, and a view's roll-ups");
     }
 }

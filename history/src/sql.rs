@@ -2,7 +2,7 @@
 //! [`literal`]; names are the schema's own.
 
 use crate::raw::Epochs;
-use crate::schema::{rollup_table, rollup_tables};
+use crate::schema::{dead_letters_table, events_table, rollup_table, rollup_tables};
 use crate::{EpochCells, Marks};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -257,7 +257,7 @@ fn below_cut(cut: &Cut) -> String {
 }
 
 /// Events, with what a roll-up would call their window; in open epochs one for each offset.
-fn windows(range: TimeRange, epochs: Epochs, marks: &Marks, cut: &Cut) -> String {
+fn windows(table: &str, range: TimeRange, epochs: Epochs, marks: &Marks, cut: &Cut) -> String {
     let s = Level::FiveMinutes.ms() / 1000;
     let mut place = below_cut(cut);
     // A range's edges are windows' edges, so that it is the same range of events.
@@ -272,31 +272,31 @@ fn windows(range: TimeRange, epochs: Epochs, marks: &Marks, cut: &Cut) -> String
         ms = Level::FiveMinutes.ms()
     );
     let closed = below(marks);
-    let open = format!("SELECT {columns} FROM events WHERE {place} AND NOT ({closed}) LIMIT 1 BY partition, offset");
+    let open = format!("SELECT {columns} FROM {table} WHERE {place} AND NOT ({closed}) LIMIT 1 BY partition, offset");
     match epochs {
         Epochs::Open => format!("({open})"),
-        Epochs::All => format!("(SELECT {columns} FROM events WHERE {place} AND {closed} UNION ALL {open})"),
+        Epochs::All => format!("(SELECT {columns} FROM {table} WHERE {place} AND {closed} UNION ALL {open})"),
     }
 }
 
 /// A question to raw events.
-pub fn answer_raw(question: &Question, epochs: Epochs, marks: &Marks, cut: &Cut, starts: &[i64]) -> String {
+pub fn answer_raw(generation: Generation, question: &Question, epochs: Epochs, marks: &Marks, cut: &Cut, starts: &[i64]) -> String {
     format!(
         "SELECT {bucket} AS b, {values} AS v, count() AS c, count(order_amount) AS ac, \
          sum(ifNull(order_amount, toDecimal64(0, 4))) AS s, min(order_amount) AS lo, max(order_amount) AS hi, sum(intHash64(offset)) AS f \
          FROM {events} WHERE 1{matching} GROUP BY b{group}",
         bucket = bucket(question, Level::FiveMinutes, starts),
         values = array_of(&question.group_by),
-        events = windows(question.range, epochs, marks, cut),
+        events = windows(&events_table(generation), question.range, epochs, marks, cut),
         matching = matching(question),
         group = group(&question.group_by),
     )
 }
 
-pub fn extent_raw(epochs: Epochs, marks: &Marks, cut: &Cut) -> String {
+pub fn extent_raw(generation: Generation, epochs: Epochs, marks: &Marks, cut: &Cut) -> String {
     format!(
         "SELECT toInt64(toUnixTimestamp(min(window))) * 1000 AS lo, toInt64(toUnixTimestamp(max(window))) * 1000 AS hi, count() AS n FROM {}",
-        windows(TimeRange::default(), epochs, marks, cut)
+        windows(&events_table(generation), TimeRange::default(), epochs, marks, cut)
     )
 }
 
@@ -309,6 +309,22 @@ pub fn cells(rules: &Rules, EpochCells { view, level, partition, epoch }: EpochC
         values = array_of(view.dimensions()),
         table = rollup_table(view, level, rules.generation),
     )
+}
+
+/// The content of raw rows by runs of offsets: how many there are, and a sum of hashes of all that they say.
+pub fn contents(generation: Generation, place: &str, bits: u8) -> String {
+    let of = |table: &str, said: &str| {
+        format!(
+            "SELECT bitShiftRight(offset, {bits}) AS run, cityHash64({said}) AS hash FROM {table} WHERE {place} LIMIT 1 BY partition, offset"
+        )
+    };
+    let events = of(
+        &events_table(generation),
+        "offset, event_id, toString(event_type), timestamp, product_id, user_id, isNull(order_amount), \
+         ifNull(order_amount, toDecimal64(0, 4)), toString(properties)",
+    );
+    let dead_letters = of(&dead_letters_table(generation), "offset, toString(reason), payload");
+    format!("SELECT run, count() AS n, sum(hash) AS fold FROM ({events} UNION ALL {dead_letters}) GROUP BY run")
 }
 
 pub fn extent(rules: &Rules, view: ViewId, marks: &Marks) -> String {
@@ -324,7 +340,8 @@ pub fn wipe(rules: &Rules, partition: Partition, epoch: Epoch) -> Vec<String> {
     let mut statements: Vec<String> =
         rollup_tables(rules).map(|table| format!("DELETE FROM {table} WHERE partition = {partition} AND epoch = {epoch}")).collect();
     let range = in_epoch(rules.epoch_bits, partition, epoch);
-    statements.extend(["events", "dead_letters"].map(|table| format!("DELETE FROM {table} WHERE {range}")));
+    let base = [events_table(rules.generation), dead_letters_table(rules.generation)];
+    statements.extend(base.map(|table| format!("DELETE FROM {table} WHERE {range}")));
     statements
 }
 

@@ -7,7 +7,7 @@ use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,14 +16,27 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 type Route = [(&'static str, String); 2];
 type Requests = Family<Route, Histogram, fn() -> Histogram>;
 
-/// `GET /metrics`: all that is registered, as OpenMetrics text.
-pub fn routes(registry: Registry) -> Router {
-    Router::new().route("/metrics", get(metrics)).with_state(Arc::new(registry))
+/// What a process tells: what is its own, and what belongs to the part of it that answers now, which may change.
+#[derive(Clone)]
+struct Told {
+    own: Arc<Registry>,
+    answering: Answering,
 }
 
-async fn metrics(State(registry): State<Arc<Registry>>) -> Response {
+/// Says what is registered by the part of the process that answers now.
+pub type Answering = Arc<dyn Fn() -> Arc<Registry> + Send + Sync>;
+
+/// `GET /metrics`: all that is registered, as OpenMetrics text.
+pub fn routes(own: Registry, answering: Answering) -> Router {
+    Router::new().route("/metrics", get(metrics)).with_state(Told { own: Arc::new(own), answering })
+}
+
+async fn metrics(State(told): State<Told>) -> Response {
     let mut text = String::new();
-    match encode(&mut text, &registry) {
+    let answering = (told.answering)();
+    let written =
+        encode_registry(&mut text, &told.own).and_then(|()| encode_registry(&mut text, &answering)).and_then(|()| encode_eof(&mut text));
+    match written {
         Ok(()) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("writing the metrics: {error}\n")).into_response(),
     }
@@ -65,7 +78,8 @@ mod tests {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(crate::Process));
         let router = Router::new().route("/v1/things/{id}", get(|| async { StatusCode::IM_A_TEAPOT }));
-        let router = timed(&mut registry, router.fallback(|| async { StatusCode::NOT_FOUND })).merge(routes(registry));
+        let router =
+            timed(&mut registry, router.fallback(|| async { StatusCode::NOT_FOUND })).merge(routes(registry, Arc::new(Arc::default)));
         for path in ["/v1/things/1", "/v1/things/2", "/made/up"] {
             get_text(&router, path).await;
         }

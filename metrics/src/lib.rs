@@ -7,7 +7,7 @@
 mod http;
 mod process;
 
-pub use http::{routes, timed};
+pub use http::{Answering, routes, timed};
 pub use process::Process;
 pub use prometheus_client::collector::Collector;
 pub use prometheus_client::encoding::DescriptorEncoder;

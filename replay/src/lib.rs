@@ -1,12 +1,17 @@
-//! What is done with the topic again: counted anew, to compare ([`mod@recount`]), or written into another topic ([`mod@publish`]).
+//! What is done with the topic again: counted anew, to compare ([`mod@recount`]) or to answer from then on ([`rebuild`]), or
+//! written into another topic ([`mod@publish`]).
 //!
 //! [`api`] asks a running tidemark, as any client does; `reading` reads the topic from its beginning, and what it no
-//! longer has from raw history.
+//! longer has from raw history. [`whole`] is that for the layers, which fill a new generation as they fill any;
+//! [`mod@compare`] holds two generations side by side.
 
 pub mod api;
+pub mod compare;
 pub mod publish;
 mod reading;
+pub mod rebuild;
 pub mod recount;
+pub mod whole;
 
 pub use api::{Api, ApiError};
 pub use publish::{Pace, publish};

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tidemark_core::cell::{Cell, Tally, fold_of};
 use tidemark_core::cut::Cut;
 use tidemark_core::event::Event;
-use tidemark_core::generation::Rules;
+use tidemark_core::generation::{Generation, Rules, RulesError};
 use tidemark_core::offset::{NextOffset, Offset, Partition};
 use tidemark_core::question::{Question, RowKey, Rows};
 use tidemark_core::view::{Dimension, View};
@@ -37,8 +37,10 @@ pub enum RecountError {
     History(#[from] tidemark_history::Error),
     #[error(transparent)]
     Buckets(#[from] BucketError),
-    #[error("the answers are of generation {theirs}, the configuration is of {ours}: it is not the configuration of what answers")]
-    OtherGeneration { ours: u32, theirs: u64 },
+    #[error("generation {before} answered before, and {now} does now: ask again")]
+    Switched { before: u32, now: u64 },
+    #[error(transparent)]
+    Rules(#[from] RulesError),
     #[error("partition {partition} of the topic ends at {end}, but the answer's cut is {cut}: it is not the topic that was counted")]
     Short { partition: Partition, end: NextOffset, cut: NextOffset },
     #[error("the answer's cut names partition {0}, which the topic does not have: it is not the topic that was counted")]
@@ -261,6 +263,14 @@ impl Compared<'_> {
     }
 }
 
+/// The rules by which a running tidemark counts what it answers.
+pub async fn rules_of(api: &Api) -> Result<Rules, RecountError> {
+    let status = api.get("/v1/status", &[]).await?;
+    let generation = status["generation"].as_u64().and_then(|number| u32::try_from(number).ok());
+    let (generation, text) = (generation.ok_or_else(|| api.nonsense("it names no generation"))?, status["rules"].as_str());
+    Ok(Rules::read(Generation(generation), text.ok_or_else(|| api.nonsense("it does not say by which rules it counts"))?)?)
+}
+
 /// Asks for every cell of a view in the range.
 async fn asked<'r>(api: &Api, rules: &Rules, view: &'r View, range: TimeRange) -> Result<Compared<'r>, RecountError> {
     let group_by = view.dimensions().to_vec();
@@ -272,7 +282,7 @@ async fn asked<'r>(api: &Api, rules: &Rules, view: &'r View, range: TimeRange) -
     let answer = api.get("/v1/query", &parameters).await?;
     let generation = answer["generation"].as_u64().ok_or_else(|| api.nonsense("it names no generation"))?;
     if generation != u64::from(rules.generation.0) {
-        return Err(RecountError::OtherGeneration { ours: rules.generation.0, theirs: generation });
+        return Err(RecountError::Switched { before: rules.generation.0, now: generation });
     }
     let positions = answer["cut"].as_object().ok_or_else(|| api.nonsense("it has no cut"))?;
     let position = |(partition, next): (&String, &Value)| Some((Partition(partition.parse().ok()?), NextOffset::new(next.as_u64()?)));

@@ -1,9 +1,11 @@
 //! Serving: questions over HTTP, answered from both layers at one cut.
 //!
 //! A query string becomes a [`plan`], the [`engine`] asks both layers and merges, [`answer`] writes it down; [`kept`] sends
-//! it again while nothing has moved; [`api`] is the HTTP around it.
+//! it again while nothing has moved; [`api`] is the HTTP around it. Each generation has an engine, of which one is
+//! [`answering`].
 
 pub mod answer;
+pub mod answering;
 pub mod api;
 pub mod engine;
 pub mod kept;

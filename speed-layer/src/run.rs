@@ -191,6 +191,11 @@ impl Speed {
         self.ends.iter().map(|entry| (*entry.key(), *entry.value())).collect()
     }
 
+    /// Records in the log that have not been counted, of the partitions here.
+    pub fn lag(&self) -> u64 {
+        self.status().values().map(|at| at.end.since(at.waterline.position)).sum()
+    }
+
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }

@@ -2,11 +2,14 @@
 
 use super::Member;
 use crate::config::Config;
+use crate::crew::{Crew, Part};
 use crate::http;
-use crate::parts::{self, Servers, Threads};
+use crate::parts::{self, Ground, Servers, Threads};
 use anyhow::Result;
+use std::sync::Arc;
 use tidemark_access::Access;
 use tidemark_batch_layer::Batch;
+use tidemark_history::clickhouse::ClickHouse;
 use tidemark_metrics::Registry;
 
 pub fn run(arguments: Member) -> Result<()> {
@@ -20,19 +23,42 @@ async fn batch(config: Config) -> Result<()> {
     let mut stop = std::pin::pin!(super::stop_signal());
     let access = Access::new(config.keys()?);
     let (door, url) = http::listen(&config, &access).await?;
-    let (batch, mut threads) = (Batch::default(), Threads::default());
-    let starting = async {
-        let servers = Servers::elsewhere(&config).await?;
-        parts::start_batch(&config, &servers, config.kafka.instance(), false, batch.clone(), &mut threads)?;
-        anyhow::Ok(servers.history)
-    };
-    let history = tokio::select! {
+    let starting = async { Crew::<Writing>::start(config.clone(), Servers::elsewhere(&config).await?).await };
+    let crew = tokio::select! {
         started = starting => started?,
         () = &mut stop => return Ok(()),
     };
-    let mut registry = Registry::default();
-    tidemark_batch_layer::metrics::register(&batch, &mut registry);
-    tidemark_history::clickhouse::metrics::register(&history, &mut registry);
     tracing::info!("writing history; {url}/readyz and {url}/metrics tell how it goes");
-    http::serve_layer(door, &access, registry, "batch", &batch.control, threads, stop).await
+    http::serve_layer(door, &access, "batch", |part: &Writing| &part.batch.control, crew, stop).await
+}
+
+/// One generation's history.
+struct Writing {
+    batch: Batch,
+    history: Arc<ClickHouse>,
+}
+
+impl Part for Writing {
+    async fn start(config: &Config, ground: &Ground, threads: &mut Threads) -> Result<Self> {
+        let batch = Batch::default();
+        parts::start_batch(config, ground, config.kafka.instance(), false, batch.clone(), threads)?;
+        Ok(Self { batch, history: Arc::clone(&ground.history) })
+    }
+
+    fn is_ready(&self) -> bool {
+        self.batch.control.current_trouble().is_none()
+    }
+
+    fn lag(&self) -> u64 {
+        self.batch.lag()
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        tidemark_batch_layer::metrics::register(&self.batch, registry);
+        tidemark_history::clickhouse::metrics::register(&self.history, registry);
+    }
+
+    fn stop(&self) {
+        self.batch.control.stop();
+    }
 }

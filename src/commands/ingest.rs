@@ -40,7 +40,7 @@ async fn ingest(config: Config) -> Result<()> {
     ingest.register(&mut registry);
     let events = access.guard(Scope::Ingest, tidemark_ingest::routes(ingest));
     let routes = health(kafka.admin()?).merge(events).fallback(not_found);
-    let server = Http::serve(door, &access, registry, routes, Router::new());
+    let server = Http::serve(door, &access, registry, Arc::new(Arc::default), routes, Router::new());
     tracing::info!(topic = config.kafka.topic, partitions, "ready: {url}/v1/events");
     server.serve_until(stop).await
 }

@@ -3,6 +3,7 @@
 use super::{Caller, Running};
 use crate::parts;
 use anyhow::{Context as _, Result, bail};
+use std::sync::Arc;
 use tidemark_core::window::TimeRange;
 use tidemark_history::clickhouse::ClickHouse;
 use tidemark_replay::recount;
@@ -41,8 +42,8 @@ async fn compare(arguments: Arguments) -> Result<()> {
     config.clickhouse.url = clickhouse.unwrap_or_else(|| std::mem::take(&mut config.clickhouse.url));
     let range =
         TimeRange { from_ms: from.as_deref().map(super::instant).transpose()?, to_ms: to.as_deref().map(super::instant).transpose()? };
-    let rules = config.rules()?;
     let api = caller.api(found.and_then(|found| found.http))?;
+    let rules = tidemark_replay::recount::rules_of(&api).await?;
     let kafka = config.kafka.connect(&config.kafka.bootstrap);
     let extents = kafka.admin()?.extents().await?;
     // The topic is enough if it still has its first record.
@@ -51,7 +52,7 @@ async fn compare(arguments: Arguments) -> Result<()> {
     } else if config.clickhouse.url.is_empty() {
         bail!("the topic no longer has its first records: name with --clickhouse URL the history that has them");
     } else {
-        let history = parts::open_history(&config, &config.clickhouse.url, &rules).await?;
+        let history = parts::open_archive(&config, &config.clickhouse.url).await?.history(Arc::new(rules.clone())).await?;
         let begun = history.begun().await?;
         Some((history, begun))
     };

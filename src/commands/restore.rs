@@ -5,10 +5,13 @@ use crate::config::Config;
 use crate::parts;
 use anyhow::{Result, bail};
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use tidemark_core::cut::Cut;
 use tidemark_core::generation::Rules;
 use tidemark_core::offset::{NextOffset, OffsetRange, Partition};
 use tidemark_history::History as _;
 use tidemark_history::clickhouse::ClickHouse;
+use tidemark_topic::kafka::Kafka;
 
 /// How long removing an epoch may take.
 const CLEAR_SECS: u32 = 600;
@@ -20,19 +23,30 @@ pub fn run(arguments: Deployed) -> Result<()> {
     super::runtime()?.block_on(restore(config))
 }
 
+/// Every generation begins again.
+async fn restore(config: Config) -> Result<()> {
+    let kafka = config.kafka.connect(&config.kafka.bootstrap);
+    let archive = parts::open_archive(&config, &config.clickhouse.url).await?;
+    for known in parts::generations(&config, &archive).await?.standing() {
+        let rules = &known.rules;
+        let history = archive.history(Arc::clone(rules)).await?;
+        let partitions = restore_generation(&config, &kafka, rules, &history).await?;
+        println!("generation {}: history goes on from {partitions}", rules.generation);
+    }
+    println!("start tidemark again");
+    Ok(())
+}
+
 /// The batch layer's positions may be ahead of what a restored history has, and snapshots may be of epochs that it says are
 /// open: both go back to the marks of its ledger. What is above them is written again, and compared as ever.
-async fn restore(config: Config) -> Result<()> {
-    let rules = config.rules()?;
-    let kafka = config.kafka.connect(&config.kafka.bootstrap);
-    let (batch, speed) = (config.kafka.batch_group(&rules), config.kafka.speed_group(&rules));
+async fn restore_generation(config: &Config, kafka: &Kafka, rules: &Rules, history: &ClickHouse) -> Result<Cut> {
+    let (batch, speed) = (config.kafka.batch_group(rules), config.kafka.speed_group(rules));
     let positions = kafka.group_positions(&batch)?;
     for (group, members) in [(&batch, positions.members().await?), (&speed, kafka.group_positions(&speed)?.members().await?)] {
         if members > 0 {
             bail!("{members} processes are in the group {group}: stop every tidemark of this deployment first");
         }
     }
-    let history = parts::open_history(&config, &config.clickhouse.url, &rules).await?;
     let (marks, extents) = (history.marks().await?, kafka.admin()?.extents().await?);
     let mut set = BTreeMap::new();
     for (&partition, extent) in &extents {
@@ -53,17 +67,16 @@ async fn restore(config: Config) -> Result<()> {
         set.insert(partition, whole);
     }
     for (&partition, &whole) in &set {
-        clear(&history, &rules, partition, whole, extents[&partition].end).await?;
+        clear(history, rules, partition, whole, extents[&partition].end).await?;
     }
-    let partitions: Vec<String> = set.iter().map(|(partition, whole)| format!("{partition}:{whole}")).collect();
+    let restored = set.iter().map(|(&partition, &whole)| (partition, whole)).collect();
     positions.set(set).await?;
-    if let Some(store) = parts::open_snapshots(&config, &rules).await? {
+    if let Some(store) = parts::open_snapshots(config, rules).await? {
         for partition in extents.keys() {
             store.forget(*partition).await?;
         }
     }
-    println!("history goes on from {}; start tidemark again", partitions.join(","));
-    Ok(())
+    Ok(restored)
 }
 
 /// Removes what history has of epochs that are not closed: it is written again, and must not be there twice.

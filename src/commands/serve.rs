@@ -2,16 +2,19 @@
 
 use super::Deployed;
 use crate::config::Config;
+use crate::crew::{Crew, Part};
 use crate::http::{self, Http};
-use crate::parts::{self, Servers};
+use crate::parts::{self, Ground, Servers, Threads};
 use anyhow::{Context as _, Result};
 use std::sync::Arc;
 use tidemark_access::{Access, Scope};
+use tidemark_history::clickhouse::ClickHouse;
 use tidemark_metrics::Registry;
 use tidemark_serving::api::Routes;
 use tidemark_serving::engine::{Engine, Layers};
 use tidemark_serving::live::Live;
 use tidemark_serving::snapshots::Snapshots;
+use tokio::task::JoinHandle;
 
 pub fn run(arguments: Deployed) -> Result<()> {
     super::log("serve")?;
@@ -24,26 +27,54 @@ async fn serve(config: Config) -> Result<()> {
     let mut stop = std::pin::pin!(super::stop_signal());
     let access = Access::new(config.keys()?);
     let (door, url) = http::listen(&config, &access).await?;
-    let starting = async {
-        let servers = Servers::elsewhere(&config).await?;
-        let store = parts::open_snapshots(&config, &servers.rules).await?.context("there is no Redis")?;
-        let reached = servers.follow(&config)?;
-        let Servers { rules, partitions, history, .. } = servers;
-        let snapshots = Arc::new(Snapshots::new(store, Arc::clone(&rules), partitions));
-        tokio::spawn(Arc::clone(&snapshots).follow());
-        let (topic, live) = (config.kafka.topic.clone(), Live::InRedis(snapshots));
-        anyhow::Ok(Arc::new(Engine::new(rules, topic, partitions, live, reached, history, Layers::default())))
-    };
-    let engine = tokio::select! {
+    let starting = async { Crew::<Serving>::start(config.clone(), Servers::elsewhere(&config).await?).await };
+    let mut crew = tokio::select! {
         started = starting => started?,
         () = &mut stop => return Ok(()),
     };
-    let mut registry = Registry::default();
-    tidemark_serving::metrics::register(&engine, &mut registry);
-    tidemark_history::clickhouse::metrics::register(&engine.history, &mut registry);
-    let Routes { open, read, admin } = tidemark_serving::api::routes(&engine);
+    let Routes { open, read, admin } = tidemark_serving::api::routes(&http::engines(&crew, |part: &Serving| &part.engine));
     let routes = open.merge(access.guard(Scope::Read, read)).fallback(tidemark_serving::api::not_found);
-    let server = Http::serve(door, &access, registry, routes, admin);
+    let server = Http::serve(door, &access, Registry::default(), http::answering(&crew), routes, admin);
     tracing::info!("answering: {url}/");
-    server.serve_until(stop).await
+    let outcome = tokio::select! {
+        served = server.serve_until(stop) => served,
+        error = crew.follow() => Err(error),
+    };
+    crew.stop().await;
+    outcome
+}
+
+/// One generation's answers.
+struct Serving {
+    engine: Arc<Engine<ClickHouse>>,
+    following: JoinHandle<()>,
+}
+
+impl Part for Serving {
+    async fn start(config: &Config, ground: &Ground, _: &mut Threads) -> Result<Self> {
+        let store = parts::open_snapshots(config, &ground.rules).await?.context("there is no Redis")?;
+        let reached = ground.follow(config)?;
+        let snapshots = Arc::new(Snapshots::new(store, Arc::clone(&ground.rules), ground.partitions));
+        let following = tokio::spawn(Arc::clone(&snapshots).follow());
+        let engine = parts::engine(config, ground, Live::InRedis(snapshots), reached, Layers::default());
+        Ok(Self { engine, following })
+    }
+
+    fn is_ready(&self) -> bool {
+        self.engine.live.trouble().is_none()
+    }
+
+    /// It has no layers that could be held up.
+    fn lag(&self) -> u64 {
+        0
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        tidemark_serving::metrics::register(&self.engine, registry);
+        tidemark_history::clickhouse::metrics::register(&self.engine.history, registry);
+    }
+
+    fn stop(&self) {
+        self.following.abort();
+    }
 }

@@ -2,11 +2,15 @@
 
 use super::Member;
 use crate::config::Config;
+use crate::crew::{Crew, Part};
 use crate::http;
-use crate::parts::{self, Servers, Threads};
+use crate::parts::{self, Ground, Servers, Threads};
 use anyhow::Result;
+use std::sync::Arc;
 use tidemark_access::Access;
+use tidemark_history::clickhouse::ClickHouse;
 use tidemark_metrics::Registry;
+use tidemark_speed_layer::Speed;
 
 pub fn run(arguments: Member) -> Result<()> {
     super::log("speed")?;
@@ -19,24 +23,46 @@ async fn speed(config: Config) -> Result<()> {
     let mut stop = std::pin::pin!(super::stop_signal());
     let access = Access::new(config.keys()?);
     let (door, url) = http::listen(&config, &access).await?;
-    let mut threads = Threads::default();
-    let starting = async {
-        let servers = Servers::elsewhere(&config).await?;
-        let store = parts::open_snapshots(&config, &servers.rules).await?;
-        let reached = servers.follow(&config)?;
-        let group = config.kafka.speed_group(&servers.rules);
-        let instance = |n| config.kafka.instance().map(|name| format!("{name}-{n}"));
-        let members = (0..config.speed.threads(servers.partitions).get()).map(|n| config.kafka.membership(&group, instance(n)));
-        let speed = parts::start_speed(&config, &servers, members.collect(), store, &reached, &mut threads)?;
-        anyhow::Ok((speed, servers.history))
-    };
-    let (speed, history) = tokio::select! {
+    let starting = async { Crew::<Counting>::start(config.clone(), Servers::elsewhere(&config).await?).await };
+    let crew = tokio::select! {
         started = starting => started?,
         () = &mut stop => return Ok(()),
     };
-    let mut registry = Registry::default();
-    tidemark_speed_layer::metrics::register(&speed, &mut registry);
-    tidemark_history::clickhouse::metrics::register(&history, &mut registry);
     tracing::info!("counting; {url}/readyz and {url}/metrics tell how it goes");
-    http::serve_layer(door, &access, registry, "speed", &speed.control, threads, stop).await
+    http::serve_layer(door, &access, "speed", |part: &Counting| &part.speed.control, crew, stop).await
+}
+
+/// One generation's counts.
+struct Counting {
+    speed: Arc<Speed>,
+    history: Arc<ClickHouse>,
+}
+
+impl Part for Counting {
+    async fn start(config: &Config, ground: &Ground, threads: &mut Threads) -> Result<Self> {
+        let store = parts::open_snapshots(config, &ground.rules).await?;
+        let reached = ground.follow(config)?;
+        let group = config.kafka.speed_group(&ground.rules);
+        let instance = |n| config.kafka.instance().map(|name| format!("{name}-{n}"));
+        let members = (0..config.speed.threads(ground.partitions).get()).map(|n| config.kafka.membership(&group, instance(n)));
+        let speed = parts::start_speed(config, ground, members.collect(), store, &reached, threads)?;
+        Ok(Self { speed, history: Arc::clone(&ground.history) })
+    }
+
+    fn is_ready(&self) -> bool {
+        self.speed.control.current_trouble().is_none()
+    }
+
+    fn lag(&self) -> u64 {
+        self.speed.lag()
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        tidemark_speed_layer::metrics::register(&self.speed, registry);
+        tidemark_history::clickhouse::metrics::register(&self.history, registry);
+    }
+
+    fn stop(&self) {
+        self.speed.control.stop();
+    }
 }

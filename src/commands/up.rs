@@ -2,8 +2,9 @@
 
 use super::{Deployed, stop_signal};
 use crate::config::Config;
+use crate::crew::{Crew, Part};
 use crate::http::{self, Door, Http};
-use crate::parts::{self, Servers, Threads};
+use crate::parts::{self, Ground, Servers, Threads};
 use anyhow::{Context as _, Result};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use tidemark_serving::api::Routes;
 use tidemark_serving::engine::{Engine, Layers};
 use tidemark_serving::live::Live;
 use tidemark_speed_layer::Speed;
-use tidemark_topic::kafka::{Kafka, ProducerOptions};
+use tidemark_topic::kafka::ProducerOptions;
 use tidemark_topic::{Membership, Share};
 
 #[derive(clap::Args)]
@@ -51,8 +52,8 @@ async fn up(config: Config, demo: bool) -> Result<()> {
         () = &mut stop => return Ok(()),
     };
     let outcome = tokio::select! {
-        parts = Parts::start(&config, &embedded) => match parts {
-            Ok(parts) => serve(parts, door, &url, &embedded, access, demo, stop).await,
+        started = start(&config, &embedded) => match started {
+            Ok(crew) => serve(crew, door, &url, &embedded, access, demo, stop).await,
             Err(error) => Err(error),
         },
         () = stop_signal() => Ok(()),
@@ -60,6 +61,11 @@ async fn up(config: Config, demo: bool) -> Result<()> {
     tracing::info!("stopping the engines");
     embedded.stop().await;
     outcome
+}
+
+async fn start(config: &Config, embedded: &Embedded) -> Result<Crew<Everything>> {
+    let runtime = embedded.runtime();
+    Crew::start(config.clone(), Servers::open(config, &runtime.kafka, &runtime.clickhouse).await?).await
 }
 
 async fn start_engines(config: &Config) -> Result<Embedded> {
@@ -77,44 +83,52 @@ async fn start_engines(config: &Config) -> Result<Embedded> {
     Ok(Embedded::start(dir, options).await?)
 }
 
-/// The process's parts, wired through memory.
-struct Parts {
+/// One generation's parts, wired through memory.
+struct Everything {
     engine: Arc<Engine<ClickHouse>>,
     speed: Arc<Speed>,
     batch: Batch,
-    kafka: Kafka,
-    threads: Threads,
 }
 
-impl Parts {
-    async fn start(config: &Config, embedded: &Embedded) -> Result<Self> {
-        let runtime = embedded.runtime();
-        let servers = Servers::open(config, &runtime.kafka, &runtime.clickhouse).await?;
-        let store = parts::open_snapshots(config, &servers.rules).await?;
-        let (batch, mut threads) = (Batch::default(), Threads::default());
+impl Part for Everything {
+    async fn start(config: &Config, ground: &Ground, threads: &mut Threads) -> Result<Self> {
+        let store = parts::open_snapshots(config, &ground.rules).await?;
+        let batch = Batch::default();
         let reached = batch.reached();
         let memberships =
-            Share::each(config.speed.threads(servers.partitions)).map(|share| Membership::All { group: None, share }).collect();
-        let speed = parts::start_speed(config, &servers, memberships, store, &reached, &mut threads)?;
+            Share::each(config.speed.threads(ground.partitions)).map(|share| Membership::All { group: None, share }).collect();
+        let speed = parts::start_speed(config, ground, memberships, store, &reached, threads)?;
         // A static member: a restart takes its partitions back at once, and fences a former process that still runs.
         let alone = config.kafka.bootstrap.is_empty();
-        parts::start_batch(config, &servers, Some("up".into()), alone, batch.clone(), &mut threads)?;
+        parts::start_batch(config, ground, Some("up".into()), alone, batch.clone(), threads)?;
         let layers = Layers { speed: Some(Arc::clone(&speed)), batch: Some(batch.clone()) };
-        let live = Live::Here(Arc::clone(&speed));
-        let Servers { rules, kafka, partitions, history } = servers;
-        let engine = Arc::new(Engine::new(rules, config.kafka.topic.clone(), partitions, live, reached, history, layers));
-        Ok(Self { engine, speed, batch, kafka, threads })
+        let engine = parts::engine(config, ground, Live::Here(Arc::clone(&speed)), reached, layers);
+        Ok(Self { engine, speed, batch })
     }
 
-    fn stop(self) {
+    fn is_ready(&self) -> bool {
+        self.speed.positions().iter().len() >= self.engine.partitions as usize
+    }
+
+    fn lag(&self) -> u64 {
+        self.speed.lag()
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        tidemark_speed_layer::metrics::register(&self.speed, registry);
+        tidemark_batch_layer::metrics::register(&self.batch, registry);
+        tidemark_serving::metrics::register(&self.engine, registry);
+        tidemark_history::clickhouse::metrics::register(&self.engine.history, registry);
+    }
+
+    fn stop(&self) {
         self.speed.control.stop();
         self.batch.control.stop();
-        self.threads.join();
     }
 }
 
 async fn serve(
-    mut parts: Parts,
+    mut crew: Crew<Everything>,
     door: Door,
     url: &str,
     embedded: &Embedded,
@@ -122,43 +136,31 @@ async fn serve(
     demo: bool,
     stop: impl Future<Output = ()>,
 ) -> Result<()> {
-    let producer = parts.kafka.producer(ProducerOptions::default())?;
-    let ingest = Arc::new(Ingest::new(producer, parts.engine.rules.limits.clone()));
-    let registry = registry(&parts, &ingest);
-    let Routes { open, read, admin } = tidemark_serving::api::routes(&parts.engine);
+    let (engine, kafka) = (Arc::clone(&crew.shown().borrow().live.engine), crew.kafka());
+    let ingest = Arc::new(Ingest::new(kafka.producer(ProducerOptions::default())?, engine.rules.limits.clone()));
+    let mut registry = Registry::default();
+    ingest.register(&mut registry);
+    let Routes { open, read, admin } = tidemark_serving::api::routes(&http::engines(&crew, |part: &Everything| &part.engine));
     let routes = open
         .merge(access.guard(Scope::Read, read))
         .merge(access.guard(Scope::Ingest, tidemark_ingest::routes(ingest)))
         .fallback(tidemark_serving::api::not_found);
-    let mut server = Http::serve(door, &access, registry, routes, admin);
+    let mut server = Http::serve(door, &access, registry, http::answering(&crew), routes, admin);
     embedded.set_http(url)?;
-    let ready = tokio::spawn(announce(Arc::clone(&parts.engine), url.to_owned()));
-    let demo = demo
-        .then(|| parts.kafka.producer(ProducerOptions::default()))
-        .transpose()?
-        .map(|producer| tokio::spawn(super::demo::stream(producer)));
+    let ready = tokio::spawn(announce(engine, url.to_owned()));
+    let demo =
+        demo.then(|| kafka.producer(ProducerOptions::default())).transpose()?.map(|producer| tokio::spawn(super::demo::stream(producer)));
     let outcome = tokio::select! {
         () = stop => Ok(()),
-        error = parts.threads.ended() => Err(error),
+        error = crew.follow() => Err(error),
         ended = server.ended() => ended,
     };
     tracing::info!("stopping");
     ready.abort();
     demo.inspect(tokio::task::JoinHandle::abort);
     server.close().await;
-    tokio::task::spawn_blocking(move || parts.stop()).await.context("stopping the layers")?;
+    crew.stop().await;
     outcome
-}
-
-/// What `/metrics` shows.
-fn registry<P>(parts: &Parts, ingest: &Ingest<P>) -> Registry {
-    let mut registry = Registry::default();
-    ingest.register(&mut registry);
-    tidemark_speed_layer::metrics::register(&parts.speed, &mut registry);
-    tidemark_batch_layer::metrics::register(&parts.batch, &mut registry);
-    tidemark_serving::metrics::register(&parts.engine, &mut registry);
-    tidemark_history::clickhouse::metrics::register(&parts.engine.history, &mut registry);
-    registry
 }
 
 /// Says that it is ready when a query can be answered, and what to try.

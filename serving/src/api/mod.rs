@@ -10,6 +10,7 @@ mod status;
 pub use control::steer;
 pub use health::healthz;
 
+use crate::answering::Answering;
 use crate::engine::Engine;
 use axum::Router;
 use axum::http::StatusCode;
@@ -31,18 +32,18 @@ pub struct Routes {
 }
 
 /// All resources but ingest's.
-pub fn routes<H: History>(engine: &Arc<Engine<H>>) -> Routes {
+pub fn routes<H: History>(answering: &Answering<H>) -> Routes {
     let open = Router::new()
         .route("/", get(page::page))
         .route("/healthz", get(healthz))
         .route("/readyz", get(health::readyz::<H>))
-        .with_state(Arc::clone(engine));
+        .with_state(answering.clone());
     let read = Router::new()
         .route("/v1/query", get(query::query::<H>))
         .route("/v1/status", get(status::status::<H>))
         .route("/v1/dead-letters", get(dead_letters::dead_letters::<H>))
-        .with_state(Arc::clone(engine));
-    let admin = Router::new().route("/v1/layers/{layer}/{action}", post(control::control::<H>)).with_state(Arc::clone(engine));
+        .with_state(answering.clone());
+    let admin = Router::new().route("/v1/layers/{layer}/{action}", post(control::control::<H>)).with_state(answering.clone());
     Routes { open, read, admin }
 }
 

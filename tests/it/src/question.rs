@@ -37,6 +37,7 @@ pub struct Answer {
     pub cut: Position,
     pub mark: Position,
     pub end: Position,
+    pub generation: u64,
 }
 
 impl Question {
@@ -138,7 +139,8 @@ impl Answer {
             pairs.iter().map(|(partition, next)| (partition.parse().expect("a partition"), next.as_u64().expect("an offset"))).collect()
         };
         let rows = json["rows"].as_array().expect("an answer has rows").clone();
-        Self { rows, cut: position("cut"), mark: position("mark"), end: position("end") }
+        let generation = json["generation"].as_u64().expect("the answer names its generation");
+        Self { rows, cut: position("cut"), mark: position("mark"), end: position("end"), generation }
     }
 
     /// The count of an answer that has one row.

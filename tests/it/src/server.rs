@@ -101,6 +101,13 @@ impl Site {
         self.dir.path().join("data")
     }
 
+    /// Another file beside the configuration.
+    pub fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.dir.path().join(name);
+        fs::write(&path, text).expect("writing a file");
+        path
+    }
+
     /// Starts a server and does not wait.
     fn spawn(&self, port: u16, log: &Path) -> Child {
         let file = File::options().create(true).append(true).open(log).expect("opening the server's log");

@@ -16,6 +16,7 @@ mod proof;
 mod publish;
 mod raw;
 mod read_your_write;
+mod rebuild;
 mod roles;
 mod scaled;
 mod tls;

@@ -18,7 +18,7 @@ use tidemark_history::ledger::{Entry, LedgerRow};
 use tidemark_history::memory::MemoryHistory;
 use tidemark_history::raw::Epochs;
 use tidemark_history::rows::{Found, RawRecord, RowBlock};
-use tidemark_history::{DeadLetter, DeadLetterQuery, EpochCells, Error, History, Marks};
+use tidemark_history::{Contents, DeadLetter, DeadLetterQuery, EpochCells, Error, History, Marks};
 
 /// The longest that an insert runs in the engine (`clickhouse::INSERT_DEADLINE`).
 const INSERT_MS: i64 = 20_000;
@@ -237,6 +237,10 @@ impl History for Engine {
 
     async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetter>, Error> {
         self.twin.dead_letters(query).await
+    }
+
+    async fn contents(&self, partition: Partition, range: OffsetRange, bits: u8) -> Result<Contents, Error> {
+        self.twin.contents(partition, range, bits).await
     }
 
     async fn raw(&self, partition: Partition, range: OffsetRange) -> Result<Vec<RawRecord>, Error> {

@@ -1,8 +1,7 @@
-//! `tidemark replay`
+//! `tidemark replay publish`
 
-use super::Running;
+use crate::commands::Running;
 use anyhow::{Context as _, Result, bail};
-use clap::Subcommand;
 use indicatif::ProgressBar;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,18 +12,6 @@ use tidemark_topic::kafka::{Copy, Kafka};
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Write a range of the topic into another topic of the same Kafka: each record once, with its key, headers and partition
-    Publish(Publish),
-}
-
-#[derive(clap::Args)]
-struct Publish {
     /// The topic that is written to; made if there is none, with as many partitions
     #[arg(long)]
     into: String,
@@ -53,15 +40,8 @@ struct Publish {
     running: Running,
 }
 
-pub fn run(arguments: Arguments) -> Result<()> {
-    super::log("replay")?;
-    match arguments.command {
-        Command::Publish(arguments) => super::runtime()?.block_on(run_publish(arguments)),
-    }
-}
-
-async fn run_publish(arguments: Publish) -> Result<()> {
-    let Publish { into, from, to, speed, rate, max: _, now, name, running } = arguments;
+pub async fn run(arguments: Arguments) -> Result<()> {
+    let Arguments { into, from, to, speed, rate, max: _, now, name, running } = arguments;
     let (config, _) = running.find("replay publish")?;
     let pace = match (speed, rate) {
         (Some(Speed(speed)), _) => Pace::Times(speed),
@@ -94,7 +74,7 @@ async fn run_publish(arguments: Publish) -> Result<()> {
     let copy =
         Copy { name: name.unwrap_or_else(|| format!("{} {range}", kafka.topic)), range, into, from: from_cut, to: to_cut, timed_now: now };
     let stop = Arc::new(AtomicBool::new(false));
-    let bar = super::bar("records");
+    let bar = crate::commands::bar("records");
     let work = tokio::task::spawn_blocking({
         let stop = Arc::clone(&stop);
         move || {
@@ -110,7 +90,7 @@ async fn run_publish(arguments: Publish) -> Result<()> {
     let mut work = std::pin::pin!(work);
     let published = tokio::select! {
         done = &mut work => done,
-        () = super::stop_signal() => {
+        () = crate::commands::stop_signal() => {
             stop.store(true, Ordering::Relaxed);
             work.await
         }
@@ -130,5 +110,5 @@ fn edge(kafka: &Kafka, text: Option<&str>, otherwise: &Cut) -> Result<Cut> {
         return Ok(otherwise.iter().map(or).collect());
     }
     let partitions = u32::try_from(otherwise.iter().len())?;
-    Ok(kafka.offsets_at(partitions, super::instant(text)?)?)
+    Ok(kafka.offsets_at(partitions, crate::commands::instant(text)?)?)
 }

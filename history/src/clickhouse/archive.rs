@@ -1,0 +1,183 @@
+//! All generations of a topic's history in one database.
+
+use super::nodes::{Nodes, Server};
+use super::{ClickHouse, Tables};
+use crate::generations::{Filling, Generations, State};
+use crate::{Error, schema, sql};
+use clickhouse::Row;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use std::sync::Arc;
+use tidemark_core::generation::{Generation, Rules};
+
+/// A topic's history, whichever generation.
+#[derive(Clone, Debug)]
+pub struct Archive {
+    server: Server,
+    nodes: Arc<Nodes>,
+    topic: String,
+}
+
+#[derive(Row, Deserialize)]
+struct GenerationRow {
+    generation: u32,
+    topic: String,
+    rules: String,
+}
+
+#[derive(Row, Deserialize)]
+struct StateRow {
+    generation: u32,
+    state: i8,
+    max_per_second: u64,
+    max_lag: u64,
+    raw_alone: bool,
+}
+
+impl Archive {
+    /// Connects, and makes what all generations share.
+    pub async fn open(server: &Server, topic: &str) -> Result<Self, Error> {
+        let database = &server.database;
+        if !database.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') || database.is_empty() {
+            return Err(Error::OtherRules(format!("`{database}` cannot be a database name; use letters, digits and _")));
+        }
+        if server.urls.is_empty() {
+            return Err(Error::OtherRules("no server of ClickHouse is named".into()));
+        }
+        let create = format!("CREATE DATABASE IF NOT EXISTS {database}{}", server.tables.on_cluster());
+        Nodes::new(server, None).primary(async |node| node.execute(&create).await).await?;
+        let archive = Self { server: server.clone(), nodes: Arc::new(Nodes::new(server, Some(database))), topic: topic.to_owned() };
+        archive.execute_all(schema::shared(&server.tables)).await?;
+        Ok(archive)
+    }
+
+    /// `None` before the first one has been declared.
+    pub async fn generations(&self) -> Result<Option<Generations>, Error> {
+        self.catch_up(&["generations", "generation_states"]).await?;
+        let known: Vec<GenerationRow> = self
+            .select("SELECT generation, argMin(topic, at) AS topic, argMin(rules, at) AS rules FROM generations GROUP BY generation")
+            .await?;
+        let mut rules = Vec::new();
+        for row in known {
+            self.must_be_ours(&row.topic)?;
+            let read = Rules::read(Generation(row.generation), &row.rules);
+            rules.push(Arc::new(read.map_err(|error| Error::OtherRules(format!("generation {}: {error}", row.generation)))?));
+        }
+        let states: Vec<StateRow> = self
+            .select(
+                "SELECT generation, toInt8(state) AS state, max_per_second, max_lag, raw_alone FROM generation_states ORDER BY at, state",
+            )
+            .await?;
+        let said = |row: StateRow| {
+            let state = match row.state {
+                1 => State::Building(Filling { max_per_second: row.max_per_second, max_lag: row.max_lag, raw_alone: row.raw_alone }),
+                2 => State::Ready,
+                3 => State::Live,
+                _ => State::Dropped,
+            };
+            (Generation(row.generation), state)
+        };
+        Ok(Generations::new(rules, states.into_iter().map(said)))
+    }
+
+    fn must_be_ours(&self, topic: &str) -> Result<(), Error> {
+        if topic == self.topic {
+            return Ok(());
+        }
+        Err(Error::OtherRules(format!(
+            "this history belongs to topic `{topic}`, not `{}`; use another database (clickhouse.database)",
+            self.topic
+        )))
+    }
+
+    /// Says what becomes of a generation from here on.
+    pub async fn say(&self, generation: Generation, state: State) -> Result<(), Error> {
+        let filling = if let State::Building(filling) = state { filling } else { Filling::default() };
+        let (state, Filling { max_per_second, max_lag, raw_alone }) = (state.name(), filling);
+        self.execute(&format!(
+            "INSERT INTO generation_states (generation, state, max_per_second, max_lag, raw_alone) VALUES ({generation}, '{state}', {max_per_second}, {max_lag}, {raw_alone})"
+        ))
+        .await
+    }
+
+    /// Notes that there is a generation, by these rules, unless it is known. What was noted first stands.
+    pub async fn declare(&self, rules: &Rules) -> Result<(), Error> {
+        self.note(rules, 0).await?;
+        self.must_count_by(rules).await
+    }
+
+    async fn must_count_by(&self, rules: &Rules) -> Result<(), Error> {
+        let (ours, generation) = (rules.text(), rules.generation);
+        let known: Vec<GenerationRow> = self
+            .select(&format!("SELECT generation, topic, rules FROM generations WHERE generation = {generation} ORDER BY at, rules"))
+            .await?;
+        for row in &known {
+            self.must_be_ours(&row.topic)?;
+            if row.rules != ours {
+                return Err(Error::OtherRules(format!(
+                    "generation {generation} of this history was counted by other rules, and counts of two kinds must not be mixed.\n  history: {}\n  here:    {ours}",
+                    row.rules
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    async fn note(&self, rules: &Rules, version: u32) -> Result<(), Error> {
+        let (generation, topic, text) = (rules.generation, sql::literal(&self.topic), sql::literal(&rules.text()));
+        let unless = format!("(SELECT count() FROM generations WHERE generation = {generation} AND schema_version = {version}) = 0");
+        self.execute(&format!(
+            "INSERT INTO generations (generation, schema_version, topic, rules) SELECT {generation}, {version}, {topic}, {text} WHERE {unless}"
+        ))
+        .await
+    }
+
+    /// One generation's history; what is missing of its tables is made. Refuses one that was written under other rules.
+    pub async fn history(&self, rules: Arc<Rules>) -> Result<ClickHouse, Error> {
+        self.must_count_by(&rules).await?;
+        let tables = &self.server.tables;
+        for (version, statements) in schema::migrations(&rules, tables) {
+            self.execute_all(statements).await?;
+            self.note(&rules, version).await?;
+        }
+        Ok(ClickHouse { nodes: Arc::new(Nodes::new(&self.server, Some(&self.server.database))), tables: tables.clone(), rules })
+    }
+
+    /// Shows this generation to people who query ClickHouse directly.
+    pub async fn show(&self, rules: &Rules) -> Result<(), Error> {
+        self.execute_all(schema::for_people(rules, &self.server.tables)).await
+    }
+
+    /// Deletes a generation's tables, while the `live` one answers.
+    pub async fn drop(&self, rules: &Rules, live: &Rules) -> Result<(), Error> {
+        self.execute_all(schema::drop(rules, live, &self.server.tables)).await
+    }
+
+    async fn execute(&self, statement: &str) -> Result<(), Error> {
+        self.nodes.primary(async |node| node.execute(statement).await).await
+    }
+
+    async fn execute_all(&self, statements: Vec<String>) -> Result<(), Error> {
+        for statement in statements {
+            self.execute(&statement).await?;
+        }
+        Ok(())
+    }
+
+    async fn catch_up(&self, tables: &[&str]) -> Result<(), Error> {
+        if self.server.tables == Tables::Own {
+            return Ok(());
+        }
+        for table in tables {
+            self.execute(&format!("SYSTEM SYNC REPLICA {table} LIGHTWEIGHT")).await?;
+        }
+        Ok(())
+    }
+
+    async fn select<R>(&self, query: &str) -> Result<Vec<R>, Error>
+    where
+        R: for<'a> Row<Value<'a> = R> + DeserializeOwned + Send + 'static,
+    {
+        self.nodes.primary(async |node| node.select(query).await).await
+    }
+}

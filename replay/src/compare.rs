@@ -1,0 +1,343 @@
+//! Two generations of one history, beside each other: every cell of the views that both have, and every raw row.
+//!
+//! Both are read at one cut: below the highest position at which both have closed all epochs from their roll-ups, from
+//! there up to the cut from raw events. Nothing is held but the cells of one day, or of one hour of a busy one.
+
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use tidemark_core::cell::Cell;
+use tidemark_core::cut::Cut;
+use tidemark_core::epoch::Mark;
+use tidemark_core::generation::Rules;
+use tidemark_core::offset::{NextOffset, OffsetRange, Partition};
+use tidemark_core::question::{Groups, Question, RowKey, Rows, merge_rows};
+use tidemark_core::view::{View, ViewId};
+use tidemark_core::window::{BucketError, Buckets, Step, TimeRange, rfc3339};
+use tidemark_history::raw::{Epochs, sound};
+use tidemark_history::rows::{RawKind, RawRecord};
+use tidemark_history::{Contents, Error, History, Marks};
+
+/// Differences of each kind that are listed; all are counted.
+const SHOWN: usize = 20;
+
+/// A day with more events is compared hour by hour.
+const BUSY_DAY: u64 = 1_000_000;
+
+/// Raw rows are compared by runs of 2^this offsets, a query for so many of them.
+const RUN_BITS: u8 = 12;
+const RUNS_AT_ONCE: u64 = 256;
+
+const HOUR_MS: i64 = 3_600_000;
+const DAY_MS: i64 = 24 * HOUR_MS;
+
+/// How often a repair may come between.
+const ATTEMPTS: usize = 100;
+
+/// One of the two.
+#[derive(Debug)]
+pub struct Side<'h, H> {
+    pub history: &'h H,
+    pub rules: &'h Rules,
+}
+
+impl<H> Copy for Side<'_, H> {}
+
+impl<H> Clone for Side<'_, H> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+/// A cell that differs: counted so often by the one that answers, and by the new one.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct CellDifference {
+    pub view: String,
+    /// The window's start.
+    pub window: String,
+    pub values: Vec<String>,
+    /// Count and sum; `None` where there is no such cell.
+    pub old: Option<(u64, String)>,
+    pub new: Option<(u64, String)>,
+}
+
+/// A raw row that differs, in words.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct RowDifference {
+    pub partition: u32,
+    pub offset: u64,
+    pub old: Option<String>,
+    pub new: Option<String>,
+}
+
+/// What came of one view.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct ViewComparison {
+    pub view: String,
+    /// Cells, in either.
+    pub cells: u64,
+    /// Events in them, in the new one.
+    pub events: u64,
+    pub different: u64,
+}
+
+/// What came of it all.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct Comparison {
+    /// At which both were read.
+    pub cut: String,
+    pub views: Vec<ViewComparison>,
+    /// Views that one of them has alone.
+    pub only_old: Vec<String>,
+    pub only_new: Vec<String>,
+    /// Offsets that have raw rows, in the new one.
+    pub rows: u64,
+    pub different_rows: u64,
+    /// The first of them.
+    pub cells: Vec<CellDifference>,
+    pub raw: Vec<RowDifference>,
+}
+
+impl Comparison {
+    pub fn is_equal(&self) -> bool {
+        self.different_rows == 0 && self.views.iter().all(|view| view.different == 0)
+    }
+}
+
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { cut, views, only_old, only_new, rows, different_rows, cells, raw } = self;
+        writeln!(f, "compared at the cut {cut}:")?;
+        for ViewComparison { view, cells, events, different } in views {
+            writeln!(f, "  view {view}: {cells} cells of {events} events, {different} different")?;
+        }
+        writeln!(f, "  raw: {rows} rows, {different_rows} different")?;
+        for (which, names) in [("the one that answers", only_old), ("the new one", only_new)] {
+            if !names.is_empty() {
+                writeln!(f, "  only in {which}: {}", names.join(", "))?;
+            }
+        }
+        let cell =
+            |of: &Option<(u64, String)>| of.as_ref().map_or("nothing".to_owned(), |(count, sum)| format!("count {count}, sum {sum}"));
+        for CellDifference { view, window, values, old, new } in cells {
+            writeln!(f, "  {view} {window} {}: {} was counted, now {}", values.join(" / "), cell(old), cell(new))?;
+        }
+        let row = |of: &Option<String>| of.clone().unwrap_or_else(|| "no row".to_owned());
+        for RowDifference { partition, offset, old, new } in raw {
+            writeln!(f, "  raw {partition}:{offset}: {} was there, now {}", row(old), row(new))?;
+        }
+        Ok(())
+    }
+}
+
+/// Why nothing was compared.
+#[derive(Debug, thiserror::Error)]
+pub enum CompareError {
+    #[error(transparent)]
+    History(#[from] Error),
+    #[error(transparent)]
+    Buckets(#[from] BucketError),
+    #[error("epochs are repaired again and again: see what the speed layer says")]
+    Restless,
+}
+
+/// Compares at `cut`, or a little below while an epoch is repaired; both must have history up to there. `progress` is told
+/// what is done of how much.
+pub async fn compare<A: History, B: History>(
+    old: Side<'_, A>,
+    new: Side<'_, B>,
+    cut: &Cut,
+    mut progress: impl FnMut(u64, u64),
+) -> Result<Comparison, CompareError> {
+    let mut cut = cut.clone();
+    for _ in 0..ATTEMPTS {
+        let still = sound(new.history, new.rules, &sound(old.history, old.rules, &cut).await?).await?;
+        // A repair deletes after it has been announced: one that is not in the ledger now has not touched what is read.
+        let compared = compare_at(old, new, &still, &mut progress).await?;
+        if sound(new.history, new.rules, &sound(old.history, old.rules, &still).await?).await? == still {
+            return Ok(compared);
+        }
+        cut = still;
+    }
+    Err(CompareError::Restless)
+}
+
+/// The marks of both at the highest positions where an epoch of each begins that has all below closed.
+async fn common_marks<A: History, B: History>(old: Side<'_, A>, new: Side<'_, B>, cut: &Cut) -> Result<(Marks, Marks), Error> {
+    let (olds, news) = (old.history.marks().await?, new.history.marks().await?);
+    let coarser = if old.rules.epoch_bits.get() > new.rules.epoch_bits.get() { old.rules.epoch_bits } else { new.rules.epoch_bits };
+    let mut common = (Marks::new(), Marks::new());
+    for (partition, at) in cut.iter() {
+        let position =
+            |marks: &Marks, rules: &Rules| marks.get(&partition).map_or(NextOffset::ZERO, |mark| mark.position(rules.epoch_bits));
+        let both = position(&olds, old.rules).min(position(&news, new.rules)).min(at);
+        let both = coarser.start_of(coarser.epoch_at(both));
+        common.0.insert(partition, Mark::at(old.rules.epoch_bits.epoch_at(both)));
+        common.1.insert(partition, Mark::at(new.rules.epoch_bits.epoch_at(both)));
+    }
+    Ok(common)
+}
+
+async fn compare_at<A: History, B: History>(
+    old: Side<'_, A>,
+    new: Side<'_, B>,
+    cut: &Cut,
+    progress: &mut impl FnMut(u64, u64),
+) -> Result<Comparison, CompareError> {
+    let marks = common_marks(old, new, cut).await?;
+    let mut comparison = Comparison { cut: cut.to_string(), ..Comparison::default() };
+    let same = |a: &View, b: &View| a.name() == b.name() && a.dimensions() == b.dimensions();
+    let alone = |of: &Rules, other: &Rules| -> Vec<String> {
+        of.views.iter().filter(|view| !other.views.iter().any(|known| same(view, known))).map(|view| view.name().to_owned()).collect()
+    };
+    (comparison.only_old, comparison.only_new) = (alone(old.rules, new.rules), alone(new.rules, old.rules));
+    let pair = |(a, view): (usize, &View)| new.rules.views.iter().position(|other| same(view, other)).map(|b| (ViewId(a), ViewId(b)));
+    let shared: Vec<(ViewId, ViewId)> = old.rules.views.iter().enumerate().filter_map(pair).collect();
+    let days = days(old, new, &marks, cut).await?;
+    let offsets: u64 = cut.iter().map(|(_, at)| at.get()).sum();
+    let (mut done, all) = (0, days.values().sum::<u64>() * shared.len() as u64 + offsets);
+    for &(a, b) in &shared {
+        let view = old.rules.views.get(a);
+        let mut of = ViewComparison { view: view.name().to_owned(), cells: 0, events: 0, different: 0 };
+        for (&day, &events) in &days {
+            let step = if events > BUSY_DAY { HOUR_MS } else { DAY_MS };
+            let mut from = day;
+            while from < day + DAY_MS {
+                let question = cells_of(view, from, from + step)?;
+                let was = rows_at(old, Some(a), &question, &marks.0, cut).await?;
+                let is = rows_at(new, Some(b), &question, &marks.1, cut).await?;
+                differing(view, &was, &is, &mut of, &mut comparison.cells);
+                from += step;
+            }
+            done += events;
+            progress(done, all);
+        }
+        comparison.views.push(of);
+    }
+    for (partition, to) in cut.iter() {
+        let mut at = NextOffset::ZERO;
+        while let Some(range) = OffsetRange::new(at, to.min(NextOffset::new(at.get() + (RUNS_AT_ONCE << RUN_BITS)))) {
+            compare_raw(old, new, partition, range, &mut comparison).await?;
+            done += range.span();
+            progress(done, all);
+            at = range.to();
+        }
+    }
+    Ok(comparison)
+}
+
+/// The days that have events, by their start, and about how many.
+async fn days<A: History, B: History>(
+    old: Side<'_, A>,
+    new: Side<'_, B>,
+    marks: &(Marks, Marks),
+    cut: &Cut,
+) -> Result<BTreeMap<i64, u64>, CompareError> {
+    let question = Question {
+        range: TimeRange::default(),
+        buckets: Buckets::new(Step::Day, None)?,
+        group_by: vec![],
+        filters: BTreeMap::new(),
+        only_counts: true,
+    };
+    let mut days = BTreeMap::new();
+    let smallest = |rules: &Rules| rules.views.smallest_with(&[]);
+    let was = rows_at(old, smallest(old.rules), &question, &marks.0, cut).await?;
+    let is = rows_at(new, smallest(new.rules), &question, &marks.1, cut).await?;
+    for (key, cell) in was.iter().chain(&is) {
+        let events = days.entry(key.bucket_ms).or_default();
+        *events = cell.count.max(*events);
+    }
+    Ok(days)
+}
+
+fn cells_of(view: &View, from_ms: i64, to_ms: i64) -> Result<Question, BucketError> {
+    Ok(Question {
+        range: TimeRange { from_ms: Some(from_ms), to_ms: Some(to_ms) },
+        buckets: Buckets::new(Step::FiveMinutes, None)?,
+        group_by: view.dimensions().to_vec(),
+        filters: BTreeMap::new(),
+        only_counts: false,
+    })
+}
+
+async fn rows_at<H: History>(of: Side<'_, H>, view: Option<ViewId>, question: &Question, marks: &Marks, cut: &Cut) -> Result<Rows, Error> {
+    let Some(view) = view else { return Ok(Rows::new()) };
+    let mut rows = of.history.answer(view, question, &Groups::All, marks).await?;
+    merge_rows(&mut rows, of.history.answer_raw(question, Epochs::Open, marks, cut).await?);
+    Ok(rows)
+}
+
+/// Cells differ by what they count, and by which events: by their folds.
+fn differing(view: &View, was: &Rows, is: &Rows, of: &mut ViewComparison, shown: &mut Vec<CellDifference>) {
+    let keys: BTreeSet<&RowKey> = was.keys().chain(is.keys()).collect();
+    for &key in &keys {
+        let (old, new) = (was.get(key), is.get(key));
+        of.cells += 1;
+        of.events += new.map_or(0, |cell| cell.count);
+        if old == new {
+            continue;
+        }
+        of.different += 1;
+        if shown.len() < SHOWN {
+            let figures = |cell: Option<&Cell>| cell.map(|cell| (cell.count, cell.sum.to_string()));
+            shown.push(CellDifference {
+                view: view.name().to_owned(),
+                window: rfc3339(key.bucket_ms),
+                values: key.values.iter().map(ToString::to_string).collect(),
+                old: figures(old),
+                new: figures(new),
+            });
+        }
+    }
+}
+
+async fn compare_raw<A: History, B: History>(
+    old: Side<'_, A>,
+    new: Side<'_, B>,
+    partition: Partition,
+    range: OffsetRange,
+    comparison: &mut Comparison,
+) -> Result<(), Error> {
+    let was: Contents = old.history.contents(partition, range, RUN_BITS).await?;
+    let is: Contents = new.history.contents(partition, range, RUN_BITS).await?;
+    comparison.rows += is.values().map(|run| run.rows).sum::<u64>();
+    for &run in was.keys().chain(is.keys()).collect::<BTreeSet<_>>() {
+        if was.get(&run) == is.get(&run) {
+            continue;
+        }
+        let edge = |run: u64| NextOffset::new(run << RUN_BITS);
+        let Some(run) = OffsetRange::new(edge(run).max(range.from()), edge(run + 1).min(range.to())) else { continue };
+        let rows = |rows: Vec<RawRecord>| rows.into_iter().map(|row| (row.offset, row.kind)).collect::<BTreeMap<_, _>>();
+        let (was, is) = (rows(old.history.raw(partition, run).await?), rows(new.history.raw(partition, run).await?));
+        for offset in was.keys().chain(is.keys()).collect::<BTreeSet<_>>() {
+            let (old, new) = (was.get(offset), is.get(offset));
+            if old == new {
+                continue;
+            }
+            comparison.different_rows += 1;
+            if comparison.raw.len() < SHOWN {
+                let (old, new) = (old.map(said), new.map(said));
+                comparison.raw.push(RowDifference { partition: partition.0, offset: offset.get(), old, new });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A row in words.
+fn said(kind: &RawKind) -> String {
+    match kind {
+        RawKind::Event(event) => format!(
+            "an event {} of {} with product `{}`, user `{}`, amount {}, id `{}`",
+            event.event_type,
+            rfc3339(event.timestamp_ms),
+            event.product_id,
+            event.user_id,
+            event.order_amount.map_or_else(|| "-".to_owned(), |amount| amount.to_string()),
+            event.event_id,
+        ),
+        RawKind::Duplicate(_) => "a duplicate".to_owned(),
+        RawKind::DeadLetter(reject, _) => format!("a dead letter ({})", reject.reason()),
+    }
+}

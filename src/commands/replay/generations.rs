@@ -1,0 +1,322 @@
+//! `tidemark replay rebuild`, `status`, `switch`, `rollback` and `drop`: the generations of a history.
+
+use crate::commands::{Caller, Running, stop_signal};
+use crate::config::Config;
+use crate::parts;
+use anyhow::{Context as _, Result, bail};
+use indicatif::ProgressBar;
+use serde_json::json;
+use std::io::IsTerminal as _;
+use std::sync::Arc;
+use std::time::Duration;
+use tidemark_core::generation::{Generation, Rules};
+use tidemark_history::clickhouse::Archive;
+use tidemark_history::generations::{Filling, Generations, Known, State};
+use tidemark_replay::Api;
+use tidemark_replay::rebuild::{Progress, Rebuild as Rebuilding, declare};
+use tidemark_topic::kafka::Kafka;
+
+/// How long a switch may take to be seen, and a dropped generation to be left alone.
+const SEEN_WITHIN: Duration = Duration::from_secs(90);
+
+/// Between two looks whether it is.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Between two lines of progress where nobody watches.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// Where the history is.
+#[derive(clap::Args)]
+pub struct Place {
+    #[command(flatten)]
+    running: Running,
+    /// A ClickHouse that runs elsewhere, its URL: the history
+    #[arg(long)]
+    clickhouse: Option<String>,
+    #[command(flatten)]
+    caller: Caller,
+    /// Report as JSON; progress as a line of it a second
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::Args)]
+pub struct Chosen {
+    /// The number of the generation
+    generation: u32,
+    #[command(flatten)]
+    place: Place,
+}
+
+#[derive(clap::Args)]
+pub struct Rebuild {
+    /// Records a second that are counted anew at most [default: as fast as it goes]
+    #[arg(long, value_name = "N")]
+    rate: Option<u64>,
+    /// Wait while the layers that answer are more records behind the topic than this; 0 never waits
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    max_lag: u64,
+    /// Take from raw history all that it has, though the topic may have it too
+    #[arg(long)]
+    raw: bool,
+    /// Let the new generation answer though it differs from the one that answers
+    #[arg(long)]
+    accept_diff: bool,
+    /// Stop when it is ready: `tidemark replay switch` lets it answer
+    #[arg(long)]
+    no_switch: bool,
+    #[command(flatten)]
+    place: Place,
+}
+
+/// A history that was found.
+struct Found {
+    config: Config,
+    kafka: Kafka,
+    archive: Archive,
+    generations: Generations,
+    /// `None` if nobody can be asked.
+    api: Api,
+    json: bool,
+}
+
+impl Place {
+    async fn find(self, command: &str) -> Result<Found> {
+        let Self { running, clickhouse, caller, json } = self;
+        let (mut config, found) = running.find(command)?;
+        config.clickhouse.url = clickhouse.unwrap_or_else(|| std::mem::take(&mut config.clickhouse.url));
+        if config.clickhouse.url.is_empty() {
+            bail!(
+                "{command} changes history: name its ClickHouse with --clickhouse URL, or with --data the directory of a `tidemark up` that runs"
+            );
+        }
+        let api = caller.api(found.and_then(|found| found.http))?;
+        let kafka = config.kafka.connect(&config.kafka.bootstrap);
+        let archive = parts::open_archive(&config, &config.clickhouse.url).await?;
+        let generations = archive.generations().await?;
+        let generations = generations.context("there is no history here yet: start tidemark first")?;
+        Ok(Found { config, kafka, archive, generations, api, json })
+    }
+}
+
+impl Found {
+    fn known(&self, generation: u32) -> Result<&Known> {
+        let known = self.generations.get(Generation(generation));
+        known.with_context(|| format!("there is no generation {generation}: `tidemark replay status` says which there are"))
+    }
+
+    /// Lets a generation answer, and waits until it does.
+    async fn let_answer(&self, rules: &Rules) -> Result<()> {
+        let generation = rules.generation;
+        self.archive.say(generation, State::Live).await?;
+        self.archive.show(rules).await?;
+        let until = tokio::time::Instant::now() + SEEN_WITHIN;
+        let trouble = loop {
+            let trouble = match self.api.get("/v1/status", &[]).await {
+                Ok(status) if status["generation"] == generation.0 => return Ok(()),
+                Ok(status) => format!("generation {} answers still", status["generation"]),
+                Err(error) => error.to_string(),
+            };
+            if tokio::time::Instant::now() > until {
+                break trouble;
+            }
+            tokio::time::sleep(LOOK).await;
+        };
+        bail!("history says that generation {generation} answers, but that could not be seen: {trouble}; --url names a server to look at")
+    }
+}
+
+pub async fn rebuild(arguments: Rebuild) -> Result<()> {
+    let Rebuild { rate, max_lag, raw, accept_diff, no_switch, place } = arguments;
+    let found = place.find("replay rebuild").await?;
+    let Found { config, kafka, archive, generations, json, .. } = &found;
+    let filling = Filling { max_per_second: rate.unwrap_or(0), max_lag, raw_alone: raw };
+    let (rules, known) = declare(archive, generations, &config.rules()?, filling).await?;
+    let (live, generation) = (generations.live(), rules.generation);
+    let (old, new) = (Arc::new(archive.history(Arc::clone(live)).await?), Arc::new(archive.history(Arc::clone(&rules)).await?));
+    let admin = kafka.admin()?;
+    say_sources(&found, &rules, known, raw, &old.begun().await?, &admin.extents().await?);
+    let (old_positions, new_positions) =
+        (kafka.group_positions(&config.kafka.batch_group(live))?, kafka.group_positions(&config.kafka.batch_group(&rules))?);
+    let rebuilding = Rebuilding { archive, admin: &admin, old_positions, new_positions, old, new };
+    let mut telling = Telling::new(*json);
+    let comparison = tokio::select! {
+        compared = rebuilding.until_compared(|progress| telling.show(progress)) => compared?,
+        () = stop_signal() => {
+            telling.end();
+            println!("generation {generation} is filled on; the same command goes on watching, `tidemark replay drop {generation}` gives it up");
+            return Ok(());
+        }
+    };
+    telling.end();
+    if *json {
+        println!("{}", json!({"generation": generation.0, "equal": comparison.is_equal(), "comparison": comparison}));
+    } else {
+        print!("{comparison}");
+    }
+    if !comparison.is_equal() && !accept_diff {
+        bail!(
+            "generation {generation} differs from generation {}, which goes on answering. If that is what the new rules are for, --accept-diff \
+             lets it answer all the same; `tidemark replay drop {generation}` gives it up",
+            live.generation
+        );
+    }
+    archive.say(generation, State::Ready).await?;
+    if no_switch {
+        println!("generation {generation} is ready: tidemark replay switch {generation}");
+        return Ok(());
+    }
+    found.let_answer(&rules).await?;
+    println!(
+        "generation {generation} answers. Back to generation {}: tidemark replay rollback. Once it is not needed any more: tidemark replay drop {}",
+        live.generation, live.generation
+    );
+    Ok(())
+}
+
+/// What will be read from where.
+fn say_sources(
+    found: &Found,
+    rules: &Rules,
+    known: bool,
+    raw: bool,
+    begun: &tidemark_history::Marks,
+    extents: &std::collections::BTreeMap<tidemark_core::offset::Partition, tidemark_topic::Extent>,
+) {
+    if found.json {
+        return;
+    }
+    let live = found.generations.live();
+    let (generation, text, before) = (rules.generation, rules.text(), live.text());
+    match known {
+        true => println!("generation {generation} was begun before, and is filled on"),
+        false => println!("generation {generation} is filled, while generation {} answers", live.generation),
+    }
+    match text == before {
+        true => println!("  by the same rules: {text}"),
+        false => println!("  rules before: {before}\n  rules now:    {text}"),
+    }
+    let bits = live.epoch_bits;
+    let gone: Vec<String> = extents
+        .iter()
+        .map(|(partition, extent)| (partition, begun.get(partition).map_or(0, |mark| mark.position(bits).get()), extent.start.get()))
+        .filter(|(_, from, start)| from < start)
+        .map(|(partition, from, start)| format!("{partition}:{from}-{start}"))
+        .collect();
+    match (raw, gone.is_empty()) {
+        (true, _) => println!("  from raw history, and from the topic what history has not closed yet"),
+        (false, true) => println!("  from the topic"),
+        (false, false) => println!("  from the topic, and from raw history what the topic no longer has: {}", gone.join(", ")),
+    }
+}
+
+/// Shows progress: a bar to people, lines to others.
+struct Telling {
+    json: bool,
+    bar: ProgressBar,
+    said: Option<tokio::time::Instant>,
+}
+
+impl Telling {
+    fn new(json: bool) -> Self {
+        let bar = if !json && std::io::stderr().is_terminal() { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+        Self { json, bar, said: None }
+    }
+
+    fn show(&mut self, progress: &Progress) {
+        if self.json {
+            println!("{}", serde_json::to_string(progress).unwrap_or_default());
+        } else if self.bar.is_hidden() {
+            if self.said.is_none_or(|at| at.elapsed() >= LINE_EVERY) {
+                self.said = Some(tokio::time::Instant::now());
+                println!("{progress}");
+            }
+        } else {
+            self.bar.set_message(progress.to_string());
+            self.bar.tick();
+        }
+    }
+
+    fn end(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+pub async fn status(place: Place) -> Result<()> {
+    let found = place.find("replay status").await?;
+    let mut all = Vec::new();
+    for known in found.generations.all() {
+        let state = match known.state {
+            State::Building(_) => "is being filled",
+            State::Ready => "is ready",
+            State::Live => "answers",
+            State::Dropped => "has been dropped",
+        };
+        let (generation, rules) = (known.rules.generation.0, known.rules.text());
+        if found.json {
+            all.push(json!({"generation": generation, "state": known.state.name(), "rules": rules}));
+        } else {
+            println!("generation {generation} {state}: {rules}");
+        }
+    }
+    if found.json {
+        println!("{}", json!(all));
+    }
+    Ok(())
+}
+
+pub async fn switch(Chosen { generation, place }: Chosen) -> Result<()> {
+    let found = place.find("replay switch").await?;
+    let known = found.known(generation)?;
+    match known.state {
+        State::Ready => {}
+        State::Live => bail!("generation {generation} answers already"),
+        State::Building(_) => {
+            bail!("generation {generation} has not been compared yet: `tidemark replay rebuild` with its configuration does it")
+        }
+        State::Dropped => bail!("generation {generation} has been dropped"),
+    }
+    found.let_answer(&known.rules).await?;
+    println!("generation {generation} answers");
+    Ok(())
+}
+
+pub async fn rollback(place: Place) -> Result<()> {
+    let found = place.find("replay rollback").await?;
+    let before = found.generations.before().context("no other generation has answered before, or it has been dropped")?;
+    let (now, generation) = (found.generations.live().generation, before.generation);
+    found.let_answer(before).await?;
+    println!("generation {generation} answers again. Forward: tidemark replay switch {now}");
+    Ok(())
+}
+
+pub async fn drop(Chosen { generation, place }: Chosen) -> Result<()> {
+    let found = place.find("replay drop").await?;
+    let Found { config, kafka, archive, generations, .. } = &found;
+    let rules = &found.known(generation)?.rules;
+    if generations.live().generation == rules.generation {
+        bail!("generation {generation} answers: it cannot be dropped");
+    }
+    archive.say(rules.generation, State::Dropped).await?;
+    // The layers leave their groups when they have seen it.
+    let until = tokio::time::Instant::now() + SEEN_WITHIN;
+    for group in [config.kafka.batch_group(rules), config.kafka.speed_group(rules)] {
+        let positions = kafka.group_positions(&group)?;
+        while positions.members().await? > 0 {
+            if tokio::time::Instant::now() > until {
+                bail!(
+                    "processes are still in the group {group}: once they have left or been restarted, the same command deletes the tables"
+                );
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+    archive.drop(rules, generations.live()).await?;
+    if let Some(store) = parts::open_snapshots(config, rules).await? {
+        for partition in kafka.admin()?.extents().await?.keys() {
+            store.forget(*partition).await?;
+        }
+    }
+    println!("generation {generation} has been dropped");
+    Ok(())
+}

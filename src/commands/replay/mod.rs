@@ -1,0 +1,43 @@
+//! `tidemark replay`: one file for copies of the topic, one for generations.
+
+mod generations;
+mod publish;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Count everything anew by the configuration's rules, beside what answers; compare both; and let the new one answer
+    Rebuild(generations::Rebuild),
+    /// Say which generations there are, by which rules each counts, and which one answers
+    Status(generations::Place),
+    /// Let a generation answer that is ready
+    Switch(generations::Chosen),
+    /// Let the generation answer again that did before
+    Rollback(generations::Place),
+    /// Delete a generation that does not answer, or give up filling it
+    Drop(generations::Chosen),
+    /// Write a range of the topic into another topic of the same Kafka: each record once, with its key, headers and partition
+    Publish(publish::Arguments),
+}
+
+pub fn run(arguments: Arguments) -> Result<()> {
+    super::log("replay")?;
+    super::runtime()?.block_on(async {
+        match arguments.command {
+            Command::Rebuild(arguments) => generations::rebuild(arguments).await,
+            Command::Status(place) => generations::status(place).await,
+            Command::Switch(chosen) => generations::switch(chosen).await,
+            Command::Rollback(place) => generations::rollback(place).await,
+            Command::Drop(chosen) => generations::drop(chosen).await,
+            Command::Publish(arguments) => publish::run(arguments).await,
+        }
+    })
+}

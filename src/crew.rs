@@ -1,0 +1,234 @@
+//! A process's parts, for each generation that history has: started when one is declared, stopped when one is dropped, and
+//! the one that answers shown.
+//!
+//! Nobody is told to switch: every process looks at what history says of its generations, and follows.
+
+use crate::config::Config;
+use crate::parts::{self, Ground, Servers, Threads};
+use anyhow::{Context as _, Result};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+use tidemark_core::generation::Generation;
+use tidemark_history::generations::{Generations, Known, State};
+use tidemark_metrics::Registry;
+use tidemark_replay::whole::Throttle;
+use tidemark_topic::kafka::Kafka;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// Between two looks at how far behind the generation is that answers.
+const TICK: Duration = Duration::from_millis(250);
+
+/// Ticks between two looks at the generations.
+const LOOK_EVERY: u32 = 4;
+
+/// So long the generation that has answered goes on, while the new one cannot.
+const SWITCH_WITHIN: Duration = Duration::from_secs(60);
+
+/// What a process does for one generation.
+pub trait Part: Send + Sync + Sized + 'static {
+    fn start(config: &Config, ground: &Ground, threads: &mut Threads) -> impl Future<Output = Result<Self>> + Send;
+
+    /// It can do what the generation that answers must.
+    fn is_ready(&self) -> bool;
+
+    /// Records that its layers are behind the topic.
+    fn lag(&self) -> u64;
+
+    /// What it tells Prometheus.
+    fn register(&self, registry: &mut Registry);
+
+    /// Tells its layers to stop.
+    fn stop(&self);
+}
+
+/// What a process shows of itself.
+pub struct Shown<P> {
+    /// The part of the generation that answers.
+    pub live: Arc<P>,
+    /// The others.
+    pub others: Vec<(Arc<P>, State)>,
+    pub registry: Arc<Registry>,
+}
+
+impl<P> Clone for Shown<P> {
+    fn clone(&self) -> Self {
+        Self { live: Arc::clone(&self.live), others: self.others.clone(), registry: Arc::clone(&self.registry) }
+    }
+}
+
+struct Running<P> {
+    part: Arc<P>,
+    threads: Threads,
+    throttle: Arc<Throttle>,
+}
+
+/// All parts of this process.
+pub struct Crew<P> {
+    config: Config,
+    servers: Servers,
+    generations: Generations,
+    running: BTreeMap<Generation, Running<P>>,
+    live: Generation,
+    /// When a generation went live that is not shown yet.
+    waiting: Option<Instant>,
+    shown: watch::Sender<Shown<P>>,
+}
+
+impl<P: Part> Crew<P> {
+    /// Starts the part of the generation that answers.
+    pub async fn start(config: Config, servers: Servers) -> Result<Self> {
+        let generations = parts::generations(&config, &servers.archive).await?;
+        let live = generations.live().generation;
+        let known = generations.get(live).context("the generation that answers is unknown")?;
+        let first = Running::start(&config, &servers, &generations, known).await?;
+        servers.archive.show(&known.rules).await?;
+        let shown = watch::Sender::new(Shown { live: Arc::clone(&first.part), others: Vec::new(), registry: registry(&*first.part) });
+        Ok(Self { config, servers, generations, running: BTreeMap::from([(live, first)]), live, waiting: None, shown })
+    }
+
+    pub fn shown(&self) -> watch::Receiver<Shown<P>> {
+        self.shown.subscribe()
+    }
+
+    pub fn kafka(&self) -> Kafka {
+        self.servers.kafka.clone()
+    }
+
+    /// Follows what history says, until the part of the generation that answers ends by itself; says why.
+    pub async fn follow(&mut self) -> anyhow::Error {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        for n in 0u32.. {
+            ticks.tick().await;
+            if n % LOOK_EVERY == 0 {
+                // While history does not answer, everything stays as it is.
+                if let Ok(Some(generations)) = self.servers.archive.generations().await {
+                    self.generations = generations;
+                    self.adjust().await;
+                }
+            }
+            self.throttle();
+            if let Some(error) = self.ended().await {
+                return error;
+            }
+        }
+        anyhow::anyhow!("the clock has stopped")
+    }
+
+    async fn adjust(&mut self) {
+        let standing: Vec<Known> = self.generations.standing().cloned().collect();
+        for known in &standing {
+            let generation = known.rules.generation;
+            if self.running.contains_key(&generation) {
+                continue;
+            }
+            match Running::start(&self.config, &self.servers, &self.generations, known).await {
+                Ok(running) => {
+                    tracing::info!("generation {generation} is here: {}", known.rules.text());
+                    self.running.insert(generation, running);
+                }
+                Err(error) => tracing::warn!("generation {generation} cannot be worked on now: {error:#}"),
+            }
+        }
+        let live = self.generations.live().generation;
+        if live != self.live {
+            let since = *self.waiting.get_or_insert_with(Instant::now);
+            if self.running.get(&live).is_some_and(|running| running.part.is_ready() || since.elapsed() > SWITCH_WITHIN) {
+                tracing::info!("generation {live} answers now");
+                (self.live, self.waiting) = (live, None);
+            }
+        }
+        let gone: Vec<Generation> =
+            self.running.keys().copied().filter(|of| standing.iter().all(|known| known.rules.generation != *of)).collect();
+        for generation in gone {
+            if generation != self.live
+                && let Some(running) = self.running.remove(&generation)
+            {
+                tracing::info!("generation {generation} has been dropped");
+                running.stop().await;
+            }
+        }
+        self.show();
+    }
+
+    /// What is shown has changed, or not.
+    fn show(&self) {
+        let Some(live) = self.running.get(&self.live) else { return };
+        let state = |generation| self.generations.get(generation).map_or(State::Dropped, |known| known.state);
+        let others = self.running.iter().filter(|(generation, _)| **generation != self.live);
+        let others: Vec<(Arc<P>, State)> = others.map(|(&of, running)| (Arc::clone(&running.part), state(of))).collect();
+        self.shown.send_if_modified(|shown| {
+            let same = |a: &(Arc<P>, State), b: &(Arc<P>, State)| Arc::ptr_eq(&a.0, &b.0) && a.1 == b.1;
+            let as_before = Arc::ptr_eq(&shown.live, &live.part)
+                && shown.others.len() == others.len()
+                && shown.others.iter().zip(&others).all(|(a, b)| same(a, b));
+            if !Arc::ptr_eq(&shown.live, &live.part) {
+                shown.registry = registry(&*live.part);
+            }
+            (shown.live, shown.others) = (Arc::clone(&live.part), others);
+            !as_before
+        });
+    }
+
+    /// Lets the one that is being filled read as fast as it may.
+    fn throttle(&self) {
+        let lag = self.running.get(&self.live).map_or(0, |running| running.part.lag());
+        for (generation, running) in &self.running {
+            let filling = match self.generations.get(*generation).map(|known| known.state) {
+                Some(State::Building(filling)) => filling,
+                _ => tidemark_history::generations::Filling::default(),
+            };
+            running.throttle.allow(filling.max_per_second);
+            running.throttle.hold(filling.max_lag > 0 && lag > filling.max_lag);
+        }
+    }
+
+    /// Why the part of the generation that answers has ended, if it has. Any other begins again.
+    async fn ended(&mut self) -> Option<anyhow::Error> {
+        let ended = self.running.iter_mut().filter_map(|(&generation, running)| Some((generation, running.threads.has_ended()?)));
+        let ended: Vec<(Generation, anyhow::Error)> = ended.collect();
+        for (generation, error) in ended {
+            if generation == self.live {
+                return Some(error);
+            }
+            tracing::warn!("generation {generation}: {error:#}");
+            if let Some(running) = self.running.remove(&generation) {
+                running.stop().await;
+            }
+        }
+        None
+    }
+
+    /// Stops all parts, and waits for their threads.
+    pub async fn stop(self) {
+        self.running.values().for_each(|running| running.part.stop());
+        for running in self.running.into_values() {
+            running.stop().await;
+        }
+    }
+}
+
+impl<P: Part> Running<P> {
+    async fn start(config: &Config, servers: &Servers, generations: &Generations, known: &Known) -> Result<Self> {
+        let (throttle, mut threads) = (Arc::new(Throttle::default()), Threads::default());
+        let ground = servers.ground(generations, known, Arc::clone(&throttle)).await?;
+        let part = Arc::new(P::start(config, &ground, &mut threads).await?);
+        Ok(Self { part, threads, throttle })
+    }
+
+    async fn stop(self) {
+        self.part.stop();
+        if tokio::task::spawn_blocking(move || self.threads.join()).await.is_err() {
+            tracing::error!("a generation's threads could not be waited for");
+        }
+    }
+}
+
+fn registry<P: Part>(part: &P) -> Arc<Registry> {
+    let mut registry = Registry::default();
+    part.register(&mut registry);
+    Arc::new(registry)
+}

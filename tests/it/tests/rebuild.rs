@@ -1,0 +1,247 @@
+//! `tidemark replay rebuild` and what goes with it: a new generation beside the one that answers, compared, switched to,
+//! switched back, dropped; and refused where it differs.
+
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+use tidemark_tests::chance::Chance;
+use tidemark_tests::data;
+use tidemark_tests::question::{Answer, Question};
+use tidemark_tests::recount::Recount;
+use tidemark_tests::retention::remove;
+use tidemark_tests::sending::{Manner, Pace, by_http};
+use tidemark_tests::server::{Server, Site, binary};
+use tidemark_tests::wait;
+
+const CONFIG: &str = "[counting]\nepoch_bits = 9\n[batch]\nmax_age_ms = 200\n";
+/// Other epochs, and a view more.
+const NEW_CONFIG: &str = "[counting]\nepoch_bits = 8\n[batch]\nmax_age_ms = 200\n\
+    [[view]]\nname = \"by_type\"\ndimensions = [\"event_type\"]\n\
+    [[view]]\nname = \"by_product\"\ndimensions = [\"event_type\", \"product_id\"]\n\
+    [[view]]\nname = \"by_user\"\ndimensions = [\"user_id\"]\n";
+const BITS: [(u64, u8); 2] = [(1, 9), (2, 8)];
+const MANNER: Manner = Manner { batch: 100, clients: 1, persistent: true };
+
+/// `tidemark replay …` at a server, by the configuration that it is given, or by the server's own.
+fn replay(site: &Site, config: Option<&str>, arguments: &[&str]) -> Command {
+    let path = config.map_or_else(|| site.config(), |config| site.file("new.toml", config));
+    let mut command = Command::new(binary());
+    command.arg("replay").args(arguments).arg("--data").arg(site.data()).arg("--config").arg(path).stdin(Stdio::null());
+    command
+}
+
+fn done(mut command: Command) -> Output {
+    command.output().expect("tidemark starts")
+}
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[track_caller]
+fn succeeded(output: &Output, says: &str) {
+    assert!(output.status.success() && said(output).contains(says), "{}", said(output));
+}
+
+#[track_caller]
+fn refused(output: &Output, says: &str) {
+    assert!(!output.status.success() && said(output).contains(says), "{}", said(output));
+}
+
+fn generation(server: &Server) -> u64 {
+    server.client.status()["generation"].as_u64().expect("the status names the generation")
+}
+
+/// Asks until told to stop.
+fn ask(server: &Server, stop: &AtomicBool, asked: &AtomicUsize) -> Vec<(Question, Answer)> {
+    let (mut chance, mut taken) = (Chance::new("rebuild"), Vec::new());
+    while !stop.load(Ordering::Relaxed) {
+        let question = Question::any(&mut chance);
+        if let Some(answer) = question.try_ask(&server.client) {
+            taken.push((question, answer));
+            asked.fetch_add(1, Ordering::Relaxed);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    taken
+}
+
+/// Judges each answer by the epochs of the generation that it names; how many answers each generation gave.
+fn judge(server: &Server, taken: &[(Question, Answer)]) -> BTreeMap<u64, usize> {
+    let judges = BITS.map(|(generation, bits)| (generation, Recount::read(&server.runtime().kafka, &server.topic(), bits)));
+    let mut counts = BTreeMap::new();
+    for (generation, judge) in &judges {
+        let of: Vec<(Question, Answer)> = taken.iter().filter(|(_, answer)| answer.generation == *generation).cloned().collect();
+        judge.check_all(&of);
+        counts.insert(*generation, of.len());
+    }
+    assert_eq!(counts.values().sum::<usize>(), taken.len(), "every answer names a generation");
+    counts
+}
+
+/// Every cell, by a judge that shares no code.
+fn check_whole(server: &Server) {
+    let taken: Vec<(Question, Answer)> =
+        [Question::total(), Question::by("5m", &["event_type", "product_id"]), Question::by("1d", &["user_id"])]
+            .into_iter()
+            .map(|question| (question.clone(), question.ask(&server.client, None)))
+            .collect();
+    judge(server, &taken);
+}
+
+/// The number of rows that people see.
+fn seen(server: &Server, table: &str) -> String {
+    server.sql(&format!("SELECT toString(count()) FROM {table}"))[0][0].clone()
+}
+
+/// Events go on coming in, and questions; nothing is lost, and no answer is wrong, whichever generation gives it.
+#[test]
+fn a_rebuild_goes_on_beside_what_answers_and_then_answers() {
+    let site = Site::new(CONFIG);
+    let server = site.up();
+    let january = data::bytes("flights-2013-01.late.ndjson.gz");
+    let lines = data::lines(&january);
+    by_http(&server.client, &lines[..9000], MANNER, &Pace::free());
+    let (stop, asked) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let taken = std::thread::scope(|scope| {
+        let asking = scope.spawn(|| ask(&server, &stop, &asked));
+        scope.spawn(|| {
+            for batch in lines[9000..].chunks(100).take_while(|_| !stop.load(Ordering::Relaxed)) {
+                by_http(&server.client, batch, MANNER, &Pace::free());
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        });
+        let output = done(replay(&site, Some(NEW_CONFIG), &["rebuild"]));
+        succeeded(&output, "generation 2 answers");
+        assert!(said(&output).contains("only in the new one: by_user"), "{}", said(&output));
+        assert_eq!(generation(&server), 2);
+        let after = asked.load(Ordering::Relaxed);
+        wait::until("the new generation has answered a while", Duration::from_secs(30), || {
+            (asked.load(Ordering::Relaxed) > after + 50).then_some(())
+        });
+        succeeded(&done(replay(&site, None, &["rollback"])), "generation 1 answers again");
+        assert_eq!(generation(&server), 1);
+        let after = asked.load(Ordering::Relaxed);
+        wait::until("the old generation has answered a while", Duration::from_secs(30), || {
+            (asked.load(Ordering::Relaxed) > after + 50).then_some(())
+        });
+        succeeded(&done(replay(&site, None, &["switch", "2"])), "generation 2 answers");
+        stop.store(true, Ordering::Relaxed);
+        asking.join().expect("the asker goes on to the end")
+    });
+    let counts = judge(&server, &taken);
+    assert!(counts[&1] > 50 && counts[&2] > 50, "{counts:?}");
+    server.settled();
+    check_whole(&server);
+    // A question that only the new generation has a view for, and what people see.
+    assert_eq!(server.client.status()["views"].as_array().map(Vec::len), Some(3));
+    let events = Question::total().ask(&server.client, None).count().to_string();
+    assert_eq!(seen(&server, "raw_events"), events);
+    assert_eq!(server.sql("SELECT toString(sum(events)) FROM by_user_1d")[0][0], events);
+
+    // The layers of both go on after a restart, with either configuration; a third one is refused.
+    server.stop();
+    let server = site.up();
+    assert_eq!(generation(&server), 2);
+    server.stop();
+    site.configure(NEW_CONFIG);
+    let server = site.up();
+    assert_eq!((generation(&server), server.client.status()["other_generations"][0]["state"].as_str()), (2, Some("ready")));
+    by_http(&server.client, &lines[..100], MANNER, &Pace::free());
+    check_whole(&server);
+
+    // Dropped, the first one's tables are gone, and nothing else.
+    refused(&done(replay(&site, None, &["drop", "2"])), "it cannot be dropped");
+    succeeded(&done(replay(&site, None, &["drop", "1"])), "generation 1 has been dropped");
+    refused(&done(replay(&site, None, &["rollback"])), "no other generation");
+    refused(&done(replay(&site, None, &["switch", "1"])), "has been dropped");
+    let left = server
+        .sql("SELECT name FROM system.tables WHERE database = 'tidemark' AND (name LIKE '%\\_g1%' OR name IN ('events', 'dead_letters'))");
+    assert!(left.is_empty(), "{left:?}");
+    server.settled();
+    check_whole(&server);
+    let status = said(&done(replay(&site, None, &["status"])));
+    assert!(status.contains("generation 1 has been dropped") && status.contains("generation 2 answers"), "{status}");
+    server.stop();
+}
+
+fn spawned(mut command: Command) -> Child {
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("tidemark starts")
+}
+
+/// One is being filled, slowly: another one is refused; killed, the same goes on; given up, all is as before.
+#[test]
+fn one_rebuild_at_a_time_and_it_can_be_killed_and_given_up() {
+    let site = Site::new(CONFIG);
+    let server = site.up();
+    let january = data::bytes("flights-2013-01.late.ndjson.gz");
+    by_http(&server.client, &data::lines(&january)[..5000], MANNER, &Pace::free());
+    let mut slow = spawned(replay(&site, Some(NEW_CONFIG), &["rebuild", "--rate", "200"]));
+    let building = || server.client.status()["other_generations"][0]["state"] == "building";
+    wait::until("the new generation is begun", Duration::from_secs(30), || building().then_some(()));
+    slow.kill().and_then(|()| slow.wait()).expect("it can be killed");
+    let other = NEW_CONFIG.replace("epoch_bits = 8", "epoch_bits = 7");
+    refused(&done(replay(&site, Some(&other), &["rebuild"])), "generation 2 is being filled already");
+    refused(&done(replay(&site, None, &["switch", "2"])), "has not been compared");
+    succeeded(&done(replay(&site, None, &["drop", "2"])), "generation 2 has been dropped");
+    assert_eq!(server.client.status()["other_generations"], Value::Array(Vec::new()));
+    // The next one has a number of its own, goes on where it was killed, and waits to be switched to.
+    let mut begun = spawned(replay(&site, Some(&other), &["rebuild", "--rate", "200"]));
+    wait::until("the next generation is begun", Duration::from_secs(30), || building().then_some(()));
+    begun.kill().and_then(|()| begun.wait()).expect("it can be killed");
+    let output = done(replay(&site, Some(&other), &["rebuild", "--no-switch"]));
+    succeeded(&output, "generation 3 is ready");
+    assert!(said(&output).contains("was begun before"), "{}", said(&output));
+    assert_eq!(generation(&server), 1);
+    succeeded(&done(replay(&site, None, &["switch", "3"])), "generation 3 answers");
+    assert_eq!((generation(&server), server.client.status()["epoch_bits"].as_u64()), (3, Some(7)));
+    server.stop();
+}
+
+/// Retention has removed most of the topic: it is taken from raw history. Where somebody has changed that, it is found
+/// before the switch, which is refused.
+#[test]
+fn what_the_topic_no_longer_has_comes_from_raw_history_and_a_difference_is_found() {
+    let site = Site::new(CONFIG);
+    let server = site.up();
+    let january = data::bytes("flights-2013-01.late.ndjson.gz");
+    let lines = data::lines(&january);
+    by_http(&server.client, &lines[..9000], MANNER, &Pace::free());
+    by_http(&server.client, &lines[8950..9000], MANNER, &Pace::free());
+    server.settled();
+    let judges = BITS.map(|(_, bits)| Recount::read(&server.runtime().kafka, &server.topic(), bits));
+    let questions = [Question::total(), Question::by("5m", &["event_type", "product_id"]), Question::by("1d", &["user_id"])];
+    remove(&server, 1000);
+    let event = server.sql("SELECT partition, offset, timestamp, event_type FROM events ORDER BY offset LIMIT 1").remove(0);
+    let [partition, offset, ..] = &event[..] else { panic!("{event:?}") };
+    let change = |amount: &str| {
+        let statement = format!(
+            "ALTER TABLE events UPDATE order_amount = {amount} WHERE partition = {partition} AND offset = {offset} SETTINGS mutations_sync = 2"
+        );
+        server.sql(&statement);
+    };
+    let before = server
+        .sql(&format!("SELECT ifNull(toString(order_amount), 'NULL') FROM events WHERE partition = {partition} AND offset = {offset}"))
+        .remove(0);
+    change("98765.4321");
+    let output = done(replay(&site, Some(NEW_CONFIG), &["rebuild"]));
+    refused(&output, "generation 2 differs from generation 1");
+    let text = said(&output);
+    assert!(text.contains("from raw history what the topic no longer has: 0:0-") && text.contains("98765.4321"), "{text}");
+    assert!(text.contains("view by_type: ") && text.contains("1 different"), "{text}");
+    assert_eq!(generation(&server), 1);
+    // Put right, a new one is equal.
+    succeeded(&done(replay(&site, None, &["drop", "2"])), "generation 2 has been dropped");
+    change(&before[0]);
+    let output = done(replay(&site, Some(NEW_CONFIG), &["rebuild", "--json"]));
+    succeeded(&output, "generation 3 answers");
+    let lines: Vec<Value> = String::from_utf8_lossy(&output.stdout).lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    assert!(lines.iter().any(|line| line["phase"] == "filling") && lines.iter().any(|line| line["equal"] == true), "{lines:?}");
+    for question in &questions {
+        judges[1].check(question, &question.ask(&server.client, None)).unwrap_or_else(|what| panic!("{question:?}: {what}"));
+    }
+    assert_eq!((generation(&server), seen(&server, "raw_dead_letters")), (3, judges[1].uncounted().len().to_string()));
+    server.stop();
+}
