@@ -1,7 +1,7 @@
 //! Two generations of one history, beside each other: every cell of the views that both have, and every raw row.
 //!
 //! Both are read at one cut: below the highest position at which both have closed all epochs from their roll-ups, from
-//! there up to the cut from raw events. Nothing is held but the cells of one day, or of one hour of a busy one.
+//! there up to the cut from raw events. Nothing is held but the cells of some days, or of one hour of a busy one.
 
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,8 +21,8 @@ use tidemark_history::{Contents, Error, History, Marks};
 /// Differences of each kind that are listed; all are counted.
 const SHOWN: usize = 20;
 
-/// A day with more events is compared hour by hour.
-const BUSY_DAY: u64 = 1_000_000;
+/// Cells of about so many events are compared at once: days together, or the hours of a busy one each.
+const AT_ONCE: u64 = 250_000;
 
 /// Raw rows are compared by runs of 2^this offsets, a query for so many of them.
 const RUN_BITS: u8 = 12;
@@ -193,22 +193,17 @@ async fn compare_at<A: History, B: History>(
     (comparison.only_old, comparison.only_new) = (alone(old.rules, new.rules), alone(new.rules, old.rules));
     let pair = |(a, view): (usize, &View)| new.rules.views.iter().position(|other| same(view, other)).map(|b| (ViewId(a), ViewId(b)));
     let shared: Vec<(ViewId, ViewId)> = old.rules.views.iter().enumerate().filter_map(pair).collect();
-    let days = days(old, new, &marks, cut).await?;
+    let ranges = ranges(&days(old, new, &marks, cut).await?);
     let offsets: u64 = cut.iter().map(|(_, at)| at.get()).sum();
-    let (mut done, all) = (0, days.values().sum::<u64>() * shared.len() as u64 + offsets);
+    let (mut done, all) = (0, ranges.iter().map(|(_, events)| events).sum::<u64>() * shared.len() as u64 + offsets);
     for &(a, b) in &shared {
         let view = old.rules.views.get(a);
         let mut of = ViewComparison { view: view.name().to_owned(), cells: 0, events: 0, different: 0 };
-        for (&day, &events) in &days {
-            let step = if events > BUSY_DAY { HOUR_MS } else { DAY_MS };
-            let mut from = day;
-            while from < day + DAY_MS {
-                let question = cells_of(view, from, from + step)?;
-                let was = rows_at(old, Some(a), &question, &marks.0, cut).await?;
-                let is = rows_at(new, Some(b), &question, &marks.1, cut).await?;
-                differing(view, &was, &is, &mut of, &mut comparison.cells);
-                from += step;
-            }
+        for &(range, events) in &ranges {
+            let question = cells_of(view, range)?;
+            let was = rows_at(old, Some(a), &question, &marks.0, cut).await?;
+            let is = rows_at(new, Some(b), &question, &marks.1, cut).await?;
+            differing(view, &was, &is, &mut of, &mut comparison.cells);
             done += events;
             progress(done, all);
         }
@@ -251,9 +246,26 @@ async fn days<A: History, B: History>(
     Ok(days)
 }
 
-fn cells_of(view: &View, from_ms: i64, to_ms: i64) -> Result<Question, BucketError> {
+/// Ranges that cover these days, each with about as many events as are compared at once, or fewer.
+fn ranges(days: &BTreeMap<i64, u64>) -> Vec<(TimeRange, u64)> {
+    let mut ranges: Vec<(TimeRange, u64)> = Vec::new();
+    let range = |from, to| TimeRange { from_ms: Some(from), to_ms: Some(to) };
+    for (&day, &events) in days {
+        match ranges.last_mut() {
+            Some((last, many)) if *many + events <= AT_ONCE => {
+                *many += events;
+                last.to_ms = Some(day + DAY_MS);
+            }
+            _ if events <= AT_ONCE => ranges.push((range(day, day + DAY_MS), events)),
+            _ => ranges.extend((0..24).map(|hour| (range(day + hour * HOUR_MS, day + (hour + 1) * HOUR_MS), events / 24))),
+        }
+    }
+    ranges
+}
+
+fn cells_of(view: &View, range: TimeRange) -> Result<Question, BucketError> {
     Ok(Question {
-        range: TimeRange { from_ms: Some(from_ms), to_ms: Some(to_ms) },
+        range,
         buckets: Buckets::new(Step::FiveMinutes, None)?,
         group_by: view.dimensions().to_vec(),
         filters: BTreeMap::new(),
@@ -339,5 +351,20 @@ fn said(kind: &RawKind) -> String {
         ),
         RawKind::Duplicate(_) => "a duplicate".to_owned(),
         RawKind::DeadLetter(reject, _) => format!("a dead letter ({})", reject.reason()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_are_taken_together_until_they_are_many_and_a_busy_one_by_the_hour() {
+        let days = BTreeMap::from([(0, 100_000), (DAY_MS, 150_000), (5 * DAY_MS, 10), (6 * DAY_MS, 2_400_000), (7 * DAY_MS, 1)]);
+        let ranges: Vec<(i64, i64, u64)> =
+            ranges(&days).iter().map(|(range, n)| (range.from_ms.unwrap_or(-1), range.to_ms.unwrap_or(-1), *n)).collect();
+        assert_eq!((ranges.len(), ranges[0]), (26, (0, 2 * DAY_MS, 250_000)));
+        assert_eq!((ranges[1], ranges[25]), ((5 * DAY_MS, 6 * DAY_MS, 10), (7 * DAY_MS - HOUR_MS, 8 * DAY_MS, 100_001)));
+        assert!(ranges[2..].windows(2).all(|two| two[0].1 == two[1].0 && two[0].2 == 100_000), "{ranges:?}");
     }
 }

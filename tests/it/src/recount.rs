@@ -53,6 +53,8 @@ pub struct Recount {
     /// Per partition the first offset that is not in the log.
     pub ends: BTreeMap<u32, u64>,
     epoch_bits: u8,
+    /// Partitions and places of the events in a window, so that a question about some windows need not look at all.
+    windows: BTreeMap<i64, Vec<(u32, usize)>>,
 }
 
 impl Recount {
@@ -66,7 +68,7 @@ impl Recount {
 
     /// Reads the topic as if nothing had ever stood before what is there.
     pub fn read_what_is_left(kafka: &str, topic: &str, epoch_bits: u8) -> Self {
-        let mut this = Self { partitions: BTreeMap::new(), ends: BTreeMap::new(), epoch_bits };
+        let mut this = Self { partitions: BTreeMap::new(), ends: BTreeMap::new(), epoch_bits, windows: BTreeMap::new() };
         let consumer: BaseConsumer = ClientConfig::new()
             .set("bootstrap.servers", kafka)
             .set("group.id", "recount")
@@ -85,6 +87,13 @@ impl Recount {
         }
         consumer.assign(&list).expect("the partitions are free to read");
         this.take_all(&consumer);
+        for (&partition, records) in &this.partitions {
+            for (at, (_, verdict)) in records.iter().enumerate() {
+                if let Verdict::Event(event) = verdict {
+                    this.windows.entry(event.window_ms).or_default().push((partition, at));
+                }
+            }
+        }
         this
     }
 
@@ -106,6 +115,15 @@ impl Recount {
 
     fn verdicts(&self) -> impl Iterator<Item = (u32, u64, &Verdict)> {
         self.partitions.iter().flat_map(|(partition, records)| records.iter().map(|(offset, verdict)| (*partition, *offset, verdict)))
+    }
+
+    /// The events of the windows that a question is about, with their partitions and offsets.
+    fn events_of<'a>(&'a self, question: &Question) -> impl Iterator<Item = (u32, u64, &'a Event)> {
+        let windows = self.windows.range(question.from_ms.unwrap_or(i64::MIN)..question.to_ms.unwrap_or(i64::MAX));
+        windows.flat_map(|(_, places)| places).filter_map(|&(partition, at)| match &self.partitions[&partition][at] {
+            (offset, Verdict::Event(event)) => Some((partition, *offset, event)),
+            _ => None,
+        })
     }
 
     pub fn events(&self) -> impl Iterator<Item = &Event> {
@@ -165,8 +183,7 @@ impl Recount {
     fn rows(&self, question: &Question, answer: &Answer) -> Vec<(Key, Cell)> {
         let mut buckets: HashMap<i64, i64> = HashMap::new();
         let mut rows: BTreeMap<Key, Cell> = BTreeMap::new();
-        for (partition, offset, verdict) in self.verdicts() {
-            let Verdict::Event(event) = verdict else { continue };
+        for (partition, offset, event) in self.events_of(question) {
             if offset >= answer.cut[&partition] || !event.matches(question) {
                 continue;
             }

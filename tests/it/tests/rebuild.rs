@@ -5,9 +5,11 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tidemark_tests::chance::Chance;
 use tidemark_tests::data;
+use tidemark_tests::figure::figure;
+use tidemark_tests::freshness::{Freshness, quantile};
 use tidemark_tests::question::{Answer, Question};
 use tidemark_tests::recount::Recount;
 use tidemark_tests::retention::remove;
@@ -70,9 +72,12 @@ fn ask(server: &Server, stop: &AtomicBool, asked: &AtomicUsize) -> Vec<(Question
 
 /// Judges each answer by the epochs of the generation that it names; how many answers each generation gave.
 fn judge(server: &Server, taken: &[(Question, Answer)]) -> BTreeMap<u64, usize> {
-    let judges = BITS.map(|(generation, bits)| (generation, Recount::read(&server.runtime().kafka, &server.topic(), bits)));
+    judged(&BITS.map(|(generation, bits)| (generation, Recount::read(&server.runtime().kafka, &server.topic(), bits))), taken)
+}
+
+fn judged(judges: &[(u64, Recount)], taken: &[(Question, Answer)]) -> BTreeMap<u64, usize> {
     let mut counts = BTreeMap::new();
-    for (generation, judge) in &judges {
+    for (generation, judge) in judges {
         let of: Vec<(Question, Answer)> = taken.iter().filter(|(_, answer)| answer.generation == *generation).cloned().collect();
         judge.check_all(&of);
         counts.insert(*generation, of.len());
@@ -243,5 +248,100 @@ fn what_the_topic_no_longer_has_comes_from_raw_history_and_a_difference_is_found
         judges[1].check(question, &question.ask(&server.client, None)).unwrap_or_else(|what| panic!("{question:?}: {what}"));
     }
     assert_eq!((generation(&server), seen(&server, "raw_dead_letters")), (3, judges[1].uncounted().len().to_string()));
+    server.stop();
+}
+
+/// The years that the flights of 2013 are sent for.
+const YEARS: std::ops::RangeInclusive<i64> = 2004..=2013;
+const PER_SECOND: u64 = 2_000;
+const LARGE: &str = "[counting]\nepoch_bits = 16\n";
+const DAY_MS: i64 = 86_400_000;
+
+/// A question about up to two weeks of some year: no answer is large, and none hard to recount.
+fn of_two_weeks(chance: &mut Chance) -> Question {
+    let year = *chance.pick(&YEARS.collect::<Vec<_>>());
+    let new_year: jiff::Timestamp = format!("{year}-01-01T00:00:00Z").parse().expect("an instant");
+    let from_ms = new_year.as_millisecond() + i64::try_from(chance.below(350 * 288)).expect("small") * 300_000;
+    let to_ms = from_ms + (1 + i64::try_from(chance.below(14)).expect("small")) * DAY_MS;
+    Question { from_ms: Some(from_ms), to_ms: Some(to_ms), ..Question::any(chance) }
+}
+
+/// Asks until told to stop, or so often; the answers, and how long each took.
+fn ask_about_two_weeks(server: &Server, name: &str, goes_on: impl Fn(usize) -> bool) -> (Vec<(Question, Answer)>, Vec<Duration>) {
+    let (mut chance, mut taken, mut took) = (Chance::new(name), Vec::new(), Vec::new());
+    while goes_on(taken.len()) {
+        let question = of_two_weeks(&mut chance);
+        let began = Instant::now();
+        if let Some(answer) = question.try_ask(&server.client) {
+            took.push(began.elapsed());
+            taken.push((question, answer));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    took.sort();
+    (taken, took)
+}
+
+/// The program's own recount, year by year: every cell of every view.
+fn recounted(site: &Site) {
+    for year in YEARS {
+        let mut command = Command::new(binary());
+        command.arg("recount").arg("--data").arg(site.data()).arg("--config").arg(site.config());
+        command.args(["--from", &format!("{year}-01-01T00:00:00Z"), "--to", &format!("{}-01-01T00:00:00Z", year + 1)]);
+        succeeded(&done(command), "all equal");
+    }
+}
+
+/// What issue 6 says: three million events and more, other epochs and another view, while events and questions come in.
+#[test]
+#[ignore = "minutes of work: make accept-replay"]
+fn three_million_events_are_counted_anew_while_all_goes_on() {
+    let site = Site::new(LARGE);
+    let server = site.up();
+    let packed = data::text("flights-2013.ndjson.zst");
+    for year in YEARS {
+        let text = packed.replace("\"timestamp\":\"2013-", &format!("\"timestamp\":\"{year}-")).replace("nyc-", &format!("nyc-{year}-"));
+        by_http(&server.client, &data::lines(text.as_bytes()), Manner { batch: 5000, clients: 2, persistent: true }, &Pace::free());
+    }
+    server.settled();
+    let (freshness, stop, switched) = (Freshness::default(), AtomicBool::new(false), AtomicBool::new(false));
+    let taken = std::thread::scope(|scope| {
+        let sending = scope.spawn(|| freshness.send(&server.client, PER_SECOND, 100, &stop));
+        let (mut taken, idle) = ask_about_two_weeks(&server, "before", |n| n < 1000);
+        figure(
+            "answers before the rebuild, 2,000 events/s coming in: p50, p95",
+            format!("{:.1?}, {:.1?}", quantile(&idle, 0.5), quantile(&idle, 0.95)),
+        );
+        let asking = scope.spawn(|| ask_about_two_weeks(&server, "meanwhile", |n| n < 2000 || !switched.load(Ordering::Relaxed)));
+        let began = Instant::now();
+        let output = done(replay(
+            &site,
+            Some(&NEW_CONFIG.replace("epoch_bits = 8", "epoch_bits = 15").replace("[batch]\nmax_age_ms = 200\n", "")),
+            &["rebuild", "--json"],
+        ));
+        let took = began.elapsed();
+        succeeded(&output, "generation 2 answers");
+        switched.store(true, Ordering::Relaxed);
+        let lines: Vec<Value> =
+            String::from_utf8_lossy(&output.stdout).lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let last = lines.iter().rev().find(|line| line["phase"] == "closing" || line["phase"] == "filling").expect("progress was told");
+        figure("rebuild, from the command to the answer", format!("{took:.1?}, {} records", last["done"]));
+        figure("filled, in the mean, records/s", format!("{:.0}", last["mean_rate"].as_f64().expect("a rate")));
+        let (meanwhile, busy) = asking.join().expect("the asker goes on to the end");
+        figure("answers during the rebuild: p50, p95", format!("{:.1?}, {:.1?}", quantile(&busy, 0.5), quantile(&busy, 0.95)));
+        taken.extend(meanwhile);
+        taken.extend(ask_about_two_weeks(&server, "after", |n| n < 300).0);
+        succeeded(&done(replay(&site, None, &["rollback"])), "generation 1 answers again");
+        taken.extend(ask_about_two_weeks(&server, "back", |n| n < 300).0);
+        succeeded(&done(replay(&site, None, &["switch", "2"])), "generation 2 answers");
+        taken.extend(ask_about_two_weeks(&server, "forward", |n| n < 300).0);
+        stop.store(true, Ordering::Relaxed);
+        sending.join().expect("the sender goes on to the end");
+        assert!(quantile(&busy, 0.95) <= 2 * quantile(&idle, 0.95), "answers were held up");
+        taken
+    });
+    let judges = [(1, 16), (2, 15)].map(|(generation, bits)| (generation, Recount::read(&server.runtime().kafka, &server.topic(), bits)));
+    figure("answers equal to the recount at their cuts, by generation", format!("{:?}", judged(&judges, &taken)));
+    recounted(&site);
     server.stop();
 }
