@@ -1,6 +1,6 @@
 # The doors to everything here; the work itself is in scripts/. `make` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup build up test check bench bench-micro bench-compare accept-main accept-speed accept-scale
+.PHONY: help setup build up test check bench bench-micro bench-compare accept-main accept-speed accept-scale accept-replay
 
 # Further words for the program: make up ARGS="--listen 127.0.0.1:9000"
 ARGS ?=
@@ -48,3 +48,6 @@ accept-speed: setup build ## how fast everything must be, and is: target and res
 
 accept-scale: setup build ## every role in processes of its own, killed, scaled and cut off: answers judged, freshness measured
 	tests/accept-scale.sh
+
+accept-replay: setup build ## three million events counted anew under load, killed, compared; a topic published again
+	tests/accept-replay.sh

@@ -24,12 +24,12 @@ const CONFIG: &str = "[kafka]\npartitions = 4\nsession_timeout_ms = 6000\n[count
 const MANNER: Manner = Manner { batch: 20, clients: 1, persistent: true };
 
 /// A deployment: two doors, and of each layer and of serving what a test wants.
-struct Deployment {
-    cluster: Cluster,
-    ingest: Vec<Role>,
-    speed: Vec<Role>,
-    batch: Vec<Role>,
-    serve: Vec<Role>,
+pub(crate) struct Deployment {
+    pub(crate) cluster: Cluster,
+    pub(crate) ingest: Vec<Role>,
+    pub(crate) speed: Vec<Role>,
+    pub(crate) batch: Vec<Role>,
+    pub(crate) serve: Vec<Role>,
     /// Speed layers that have been added.
     named: usize,
 }
@@ -40,7 +40,7 @@ impl Deployment {
         Self::with(&config, brokers, counts, &Way::default())
     }
 
-    fn with(config: &str, brokers: u16, counts: [usize; 4], way: &Way) -> Self {
+    pub(crate) fn with(config: &str, brokers: u16, counts: [usize; 4], way: &Way) -> Self {
         let cluster = Cluster::start(brokers);
         fs::write(cluster.dir().join("config.toml"), config).expect("writing the configuration");
         let roles = |role: &str, n: usize| (0..n).map(|n| Role::by(&cluster, role, &format!("{role}-{n}"), way)).collect();
@@ -90,7 +90,7 @@ impl Deployment {
     }
 
     /// Waits until every serving node answers from Redis, at this position.
-    fn wait_live(&self, position: &Position) {
+    pub(crate) fn wait_live(&self, position: &Position) {
         for serve in &self.serve {
             wait::until("a serving node answers from snapshots, up to the position", Duration::from_secs(60), || {
                 let status = serve.client.status();
