@@ -24,6 +24,9 @@ const TICK: Duration = Duration::from_millis(250);
 /// Ticks between two looks at the generations.
 const LOOK_EVERY: u32 = 4;
 
+/// How long history may take to say it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// So long the generation that has answered goes on, while the new one cannot.
 const SWITCH_WITHIN: Duration = Duration::from_secs(60);
 
@@ -84,7 +87,10 @@ impl<P: Part> Crew<P> {
         let live = generations.live().generation;
         let known = generations.get(live).context("the generation that answers is unknown")?;
         let first = Running::start(&config, &servers, &generations, known).await?;
-        servers.archive.show(&known.rules).await?;
+        // Others that start now say the same at the same time.
+        if let Err(error) = servers.archive.show(&known.rules).await {
+            tracing::warn!("the views for people could not be made, another start will: {error}");
+        }
         let shown = watch::Sender::new(Shown { live: Arc::clone(&first.part), others: Vec::new(), registry: registry(&*first.part) });
         Ok(Self { config, servers, generations, running: BTreeMap::from([(live, first)]), live, waiting: None, shown })
     }
@@ -105,7 +111,8 @@ impl<P: Part> Crew<P> {
             ticks.tick().await;
             if n % LOOK_EVERY == 0 {
                 // While history does not answer, everything stays as it is.
-                if let Ok(Some(generations)) = self.servers.archive.generations().await {
+                let looked = tokio::time::timeout(PATIENCE, self.servers.archive.generations()).await;
+                if let Ok(Ok(Some(generations))) = looked {
                     self.generations = generations;
                     self.adjust().await;
                 }

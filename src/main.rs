@@ -33,7 +33,9 @@ enum Command {
     Serve(commands::Deployed),
     /// Send NDJSON files (plain, .gz or .zst) to a running tidemark
     Send(commands::send::Arguments),
-    /// Do again what a topic went through: write a range of it into another topic, at any pace
+    /// Say what a change of the configuration needs: nothing, or that everything is counted anew; how long, and how much disk
+    Plan(commands::Place),
+    /// Do again what a topic went through: count it anew by other rules, or write a range of it into another topic
     Replay(commands::replay::Arguments),
     /// Count the topic anew, and compare with what a running tidemark answers, cell by cell
     Recount(commands::recount::Arguments),
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         Command::Batch(arguments) => commands::batch::run(arguments),
         Command::Serve(arguments) => commands::serve::run(arguments),
         Command::Send(arguments) => commands::send::run(arguments),
+        Command::Plan(place) => commands::plan::run(place),
         Command::Replay(arguments) => commands::replay::run(arguments),
         Command::Recount(arguments) => commands::recount::run(arguments),
         Command::Restore(arguments) => commands::restore::run(arguments),

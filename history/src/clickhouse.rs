@@ -5,7 +5,7 @@ mod disk;
 pub mod metrics;
 mod nodes;
 
-pub use archive::Archive;
+pub use archive::{Archive, Filled};
 pub use disk::Occupied;
 pub use nodes::{Server, Tables};
 

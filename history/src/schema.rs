@@ -21,7 +21,7 @@ const DEDUPLICATION_WINDOW: u32 = 10_000;
 pub const EVENT_COLUMNS: &str = "partition, offset, event_id, event_type, timestamp, product_id, user_id, order_amount, properties";
 pub const DEAD_LETTER_COLUMNS: &str = "partition, offset, record_timestamp, reason, payload";
 
-/// Raw events of a generation. The first one's have no number: people ask them by name, as they ask [`RAW_EVENTS`].
+/// Raw events of a generation. The first one's have no number, as they had before there could be others.
 pub fn events_table(generation: Generation) -> String {
     numbered("events", generation)
 }

@@ -3,10 +3,12 @@
 //!
 //! [`api`] asks a running tidemark, as any client does; `reading` reads the topic from its beginning, and what it no
 //! longer has from raw history. [`whole`] is that for the layers, which fill a new generation as they fill any;
-//! [`mod@compare`] holds two generations side by side.
+//! [`mod@compare`] holds two generations side by side, and [`plan`] says beforehand what
+//! it comes to.
 
 pub mod api;
 pub mod compare;
+pub mod plan;
 pub mod publish;
 mod reading;
 pub mod rebuild;

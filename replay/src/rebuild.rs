@@ -318,7 +318,8 @@ impl fmt::Display for Progress {
     }
 }
 
-fn time(seconds: u64) -> String {
+/// A time for people.
+pub(crate) fn time(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds} s"),
         120..7200 => format!("{} min", seconds.div_ceil(60)),

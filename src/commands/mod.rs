@@ -5,6 +5,7 @@ pub mod bench;
 pub mod demo;
 pub mod ingest;
 pub mod key;
+pub mod plan;
 pub mod recount;
 pub mod replay;
 pub mod restore;
@@ -159,6 +160,31 @@ impl Caller {
     fn api(self, found: Option<String>) -> Result<tidemark_replay::Api> {
         let url = self.url.or(found).unwrap_or_else(|| Self::DEFAULT_URL.to_owned());
         Ok(tidemark_replay::Api::new(&url, self.key.as_deref(), self.ca.as_deref())?)
+    }
+}
+
+/// A tidemark that runs, and where its history is.
+#[derive(clap::Args)]
+pub struct Place {
+    #[command(flatten)]
+    running: Running,
+    /// A ClickHouse that runs elsewhere, its URL: the history
+    #[arg(long)]
+    clickhouse: Option<String>,
+    #[command(flatten)]
+    caller: Caller,
+    /// The report as JSON; progress, too, a line a second
+    #[arg(long)]
+    json: bool,
+}
+
+impl Place {
+    /// The configuration with the servers' addresses, a client of the tidemark, and whether JSON is wanted.
+    fn find(self, command: &str) -> Result<(Config, tidemark_replay::Api, bool)> {
+        let Self { running, clickhouse, caller, json } = self;
+        let (mut config, found) = running.find(command)?;
+        config.clickhouse.url = clickhouse.unwrap_or_else(|| std::mem::take(&mut config.clickhouse.url));
+        Ok((config, caller.api(found.and_then(|found| found.http))?, json))
     }
 }
 

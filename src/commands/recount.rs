@@ -1,6 +1,6 @@
 //! `tidemark recount`
 
-use super::{Caller, Running};
+use super::Place;
 use crate::parts;
 use anyhow::{Context as _, Result, bail};
 use std::sync::Arc;
@@ -20,15 +20,7 @@ pub struct Arguments {
     #[arg(long)]
     to: Option<String>,
     #[command(flatten)]
-    running: Running,
-    /// A ClickHouse that runs elsewhere, its URL: the history of what the topic no longer has
-    #[arg(long)]
-    clickhouse: Option<String>,
-    #[command(flatten)]
-    caller: Caller,
-    /// The report as JSON
-    #[arg(long)]
-    json: bool,
+    place: Place,
 }
 
 pub fn run(arguments: Arguments) -> Result<()> {
@@ -37,12 +29,10 @@ pub fn run(arguments: Arguments) -> Result<()> {
 }
 
 async fn compare(arguments: Arguments) -> Result<()> {
-    let Arguments { from, to, running, clickhouse, caller, json } = arguments;
-    let (mut config, found) = running.find("recount")?;
-    config.clickhouse.url = clickhouse.unwrap_or_else(|| std::mem::take(&mut config.clickhouse.url));
+    let Arguments { from, to, place } = arguments;
+    let (config, api, json) = place.find("recount")?;
     let range =
         TimeRange { from_ms: from.as_deref().map(super::instant).transpose()?, to_ms: to.as_deref().map(super::instant).transpose()? };
-    let api = caller.api(found.and_then(|found| found.http))?;
     let rules = tidemark_replay::recount::rules_of(&api).await?;
     let kafka = config.kafka.connect(&config.kafka.bootstrap);
     let extents = kafka.admin()?.extents().await?;

@@ -25,6 +25,13 @@ struct GenerationRow {
     rules: String,
 }
 
+/// What filling a generation came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Row, Deserialize)]
+pub struct Filled {
+    pub records: u64,
+    pub took_ms: u64,
+}
+
 #[derive(Row, Deserialize)]
 struct StateRow {
     generation: u32,
@@ -78,6 +85,20 @@ impl Archive {
             (Generation(row.generation), state)
         };
         Ok(Generations::new(rules, states.into_iter().map(said)))
+    }
+
+    /// How long it took to fill the last generation that has become ready, and how many records its closed epochs had then.
+    pub async fn last_filled(&self) -> Result<Option<Filled>, Error> {
+        let last = "SELECT generation AS g, minIf(at, state = 'building') AS begun, minIf(at, state = 'ready') AS ready FROM generation_states \
+                    GROUP BY g HAVING countIf(state = 'building') > 0 AND countIf(state = 'ready') > 0 ORDER BY g DESC LIMIT 1";
+        let rows: Vec<Filled> = self
+            .select(&format!(
+                "SELECT sum(n) AS records, toUInt64(max(ms)) AS took_ms FROM (SELECT any(events + duplicates + dead_letters) AS n, \
+                 any(dateDiff('millisecond', begun, ready)) AS ms FROM ledger, ({last}) AS last \
+                 WHERE generation = g AND entry = 'closed' AND ledger.at <= ready GROUP BY partition, epoch)"
+            ))
+            .await?;
+        Ok(rows.into_iter().find(|filled| filled.records > 0))
     }
 
     fn must_be_ours(&self, topic: &str) -> Result<(), Error> {

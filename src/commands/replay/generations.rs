@@ -1,6 +1,6 @@
 //! `tidemark replay rebuild`, `status`, `switch`, `rollback` and `drop`: the generations of a history.
 
-use crate::commands::{Caller, Running, stop_signal};
+use crate::commands::{Place, stop_signal};
 use crate::config::Config;
 use crate::parts;
 use anyhow::{Context as _, Result, bail};
@@ -24,21 +24,6 @@ const LOOK: Duration = Duration::from_millis(250);
 
 /// Between two lines of progress where nobody watches.
 const LINE_EVERY: Duration = Duration::from_secs(10);
-
-/// Where the history is.
-#[derive(clap::Args)]
-pub struct Place {
-    #[command(flatten)]
-    running: Running,
-    /// A ClickHouse that runs elsewhere, its URL: the history
-    #[arg(long)]
-    clickhouse: Option<String>,
-    #[command(flatten)]
-    caller: Caller,
-    /// Report as JSON; progress as a line of it a second
-    #[arg(long)]
-    json: bool,
-}
 
 #[derive(clap::Args)]
 pub struct Chosen {
@@ -75,31 +60,25 @@ struct Found {
     kafka: Kafka,
     archive: Archive,
     generations: Generations,
-    /// `None` if nobody can be asked.
+    /// A server of it.
     api: Api,
     json: bool,
 }
 
-impl Place {
-    async fn find(self, command: &str) -> Result<Found> {
-        let Self { running, clickhouse, caller, json } = self;
-        let (mut config, found) = running.find(command)?;
-        config.clickhouse.url = clickhouse.unwrap_or_else(|| std::mem::take(&mut config.clickhouse.url));
+impl Found {
+    async fn at(place: Place, command: &str) -> Result<Self> {
+        let (config, api, json) = place.find(command)?;
         if config.clickhouse.url.is_empty() {
             bail!(
-                "{command} changes history: name its ClickHouse with --clickhouse URL, or with --data the directory of a `tidemark up` that runs"
+                "{command} wants the history: name its ClickHouse with --clickhouse URL, or with --data the directory of a `tidemark up` that runs"
             );
         }
-        let api = caller.api(found.and_then(|found| found.http))?;
         let kafka = config.kafka.connect(&config.kafka.bootstrap);
         let archive = parts::open_archive(&config, &config.clickhouse.url).await?;
-        let generations = archive.generations().await?;
-        let generations = generations.context("there is no history here yet: start tidemark first")?;
-        Ok(Found { config, kafka, archive, generations, api, json })
+        let generations = archive.generations().await?.context("there is no history here yet: start tidemark first")?;
+        Ok(Self { config, kafka, archive, generations, api, json })
     }
-}
 
-impl Found {
     fn known(&self, generation: u32) -> Result<&Known> {
         let known = self.generations.get(Generation(generation));
         known.with_context(|| format!("there is no generation {generation}: `tidemark replay status` says which there are"))
@@ -128,7 +107,7 @@ impl Found {
 
 pub async fn rebuild(arguments: Rebuild) -> Result<()> {
     let Rebuild { rate, max_lag, raw, accept_diff, no_switch, place } = arguments;
-    let found = place.find("replay rebuild").await?;
+    let found = Found::at(place, "replay rebuild").await?;
     let Found { config, kafka, archive, generations, json, .. } = &found;
     let filling = Filling { max_per_second: rate.unwrap_or(0), max_lag, raw_alone: raw };
     let (rules, known) = declare(archive, generations, &config.rules()?, filling).await?;
@@ -243,7 +222,7 @@ impl Telling {
 }
 
 pub async fn status(place: Place) -> Result<()> {
-    let found = place.find("replay status").await?;
+    let found = Found::at(place, "replay status").await?;
     let mut all = Vec::new();
     for known in found.generations.all() {
         let state = match known.state {
@@ -266,7 +245,7 @@ pub async fn status(place: Place) -> Result<()> {
 }
 
 pub async fn switch(Chosen { generation, place }: Chosen) -> Result<()> {
-    let found = place.find("replay switch").await?;
+    let found = Found::at(place, "replay switch").await?;
     let known = found.known(generation)?;
     match known.state {
         State::Ready => {}
@@ -282,7 +261,7 @@ pub async fn switch(Chosen { generation, place }: Chosen) -> Result<()> {
 }
 
 pub async fn rollback(place: Place) -> Result<()> {
-    let found = place.find("replay rollback").await?;
+    let found = Found::at(place, "replay rollback").await?;
     let before = found.generations.before().context("no other generation has answered before, or it has been dropped")?;
     let (now, generation) = (found.generations.live().generation, before.generation);
     found.let_answer(before).await?;
@@ -291,13 +270,17 @@ pub async fn rollback(place: Place) -> Result<()> {
 }
 
 pub async fn drop(Chosen { generation, place }: Chosen) -> Result<()> {
-    let found = place.find("replay drop").await?;
+    let found = Found::at(place, "replay drop").await?;
     let Found { config, kafka, archive, generations, .. } = &found;
     let rules = &found.known(generation)?.rules;
     if generations.live().generation == rules.generation {
         bail!("generation {generation} answers: it cannot be dropped");
     }
+    if let Some((building, _)) = generations.building().filter(|(building, _)| building.generation != rules.generation) {
+        bail!("generation {} is being filled, perhaps from this one's raw history: wait for it, or drop it first", building.generation);
+    }
     archive.say(rules.generation, State::Dropped).await?;
+    eprintln!("waiting until the layers have left generation {generation}, up to {} s", SEEN_WITHIN.as_secs());
     // The layers leave their groups when they have seen it.
     let until = tokio::time::Instant::now() + SEEN_WITHIN;
     for group in [config.kafka.batch_group(rules), config.kafka.speed_group(rules)] {

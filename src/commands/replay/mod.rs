@@ -17,11 +17,11 @@ enum Command {
     /// Count everything anew by the configuration's rules, beside what answers; compare both; and let the new one answer
     Rebuild(generations::Rebuild),
     /// Say which generations there are, by which rules each counts, and which one answers
-    Status(generations::Place),
+    Status(super::Place),
     /// Let a generation answer that is ready
     Switch(generations::Chosen),
     /// Let the generation answer again that did before
-    Rollback(generations::Place),
+    Rollback(super::Place),
     /// Delete a generation that does not answer, or give up filling it
     Drop(generations::Chosen),
     /// Write a range of the topic into another topic of the same Kafka: each record once, with its key, headers and partition

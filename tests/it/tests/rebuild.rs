@@ -37,6 +37,13 @@ fn replay(site: &Site, config: Option<&str>, arguments: &[&str]) -> Command {
     command
 }
 
+/// `tidemark plan` with a configuration.
+fn planned(site: &Site, config: &str) -> Output {
+    let mut command = Command::new(binary());
+    command.arg("plan").arg("--data").arg(site.data()).arg("--config").arg(site.file("planned.toml", config));
+    done(command)
+}
+
 fn done(mut command: Command) -> Output {
     command.output().expect("tidemark starts")
 }
@@ -190,6 +197,12 @@ fn one_rebuild_at_a_time_and_it_can_be_killed_and_given_up() {
     let server = site.up();
     let january = data::bytes("flights-2013-01.late.ndjson.gz");
     by_http(&server.client, &data::lines(&january)[..5000], MANNER, &Pace::free());
+    // What it would come to is said before.
+    succeeded(&planned(&site, CONFIG), "nothing: generation 1");
+    let plan = planned(&site, NEW_CONFIG);
+    succeeded(&plan, "5000 records, 0 of them from raw history");
+    succeeded(&plan, "view by_user: new, by user_id");
+    succeeded(&plan, "time: not known");
     let mut slow = spawned(replay(&site, Some(NEW_CONFIG), &["rebuild", "--rate", "200"]));
     let building = || server.client.status()["other_generations"][0]["state"] == "building";
     wait::until("the new generation is begun", Duration::from_secs(30), || building().then_some(()));
@@ -209,6 +222,7 @@ fn one_rebuild_at_a_time_and_it_can_be_killed_and_given_up() {
     assert_eq!(generation(&server), 1);
     succeeded(&done(replay(&site, None, &["switch", "3"])), "generation 3 answers");
     assert_eq!((generation(&server), server.client.status()["epoch_bits"].as_u64()), (3, Some(7)));
+    succeeded(&planned(&site, NEW_CONFIG), "records/s of the last one here");
     server.stop();
 }
 
