@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tidemark_core::generation::Generation;
 use tidemark_history::generations::{Generations, Known, State};
-use tidemark_metrics::Registry;
+use tidemark_metrics::{Collector, DescriptorEncoder, Page, Registry};
 use tidemark_replay::whole::Throttle;
 use tidemark_topic::kafka::Kafka;
 use tokio::sync::watch;
@@ -42,6 +42,9 @@ pub trait Part: Send + Sync + Sized + 'static {
 
     /// What it tells Prometheus.
     fn register(&self, registry: &mut Registry);
+
+    /// Its layers let others go before, or not.
+    fn gently(&self, gentle: bool);
 
     /// Tells its layers to stop.
     fn stop(&self);
@@ -91,7 +94,7 @@ impl<P: Part> Crew<P> {
         if let Err(error) = servers.archive.show(&known.rules).await {
             tracing::warn!("the views for people could not be made, another start will: {error}");
         }
-        let shown = watch::Sender::new(Shown { live: Arc::clone(&first.part), others: Vec::new(), registry: registry(&*first.part) });
+        let shown = watch::Sender::new(Shown { live: Arc::clone(&first.part), others: Vec::new(), registry: registry(&*first.part, live) });
         Ok(Self { config, servers, generations, running: BTreeMap::from([(live, first)]), live, waiting: None, shown })
     }
 
@@ -173,21 +176,24 @@ impl<P: Part> Crew<P> {
                 && shown.others.len() == others.len()
                 && shown.others.iter().zip(&others).all(|(a, b)| same(a, b));
             if !Arc::ptr_eq(&shown.live, &live.part) {
-                shown.registry = registry(&*live.part);
+                shown.registry = registry(&*live.part, self.live);
             }
             (shown.live, shown.others) = (Arc::clone(&live.part), others);
             !as_before
         });
     }
 
-    /// Lets the one that is being filled read as fast as it may.
+    /// Lets the one that is being filled read as fast as it may, and ask one thing of history at a time, so that answers and
+    /// what has just come in go before.
     fn throttle(&self) {
         let lag = self.running.get(&self.live).map_or(0, |running| running.part.lag());
         for (generation, running) in &self.running {
             let filling = match self.generations.get(*generation).map(|known| known.state) {
-                Some(State::Building(filling)) => filling,
-                _ => tidemark_history::generations::Filling::default(),
+                Some(State::Building(filling)) => Some(filling),
+                _ => None,
             };
+            running.part.gently(filling.is_some());
+            let filling = filling.unwrap_or_default();
             running.throttle.allow(filling.max_per_second);
             running.throttle.hold(filling.max_lag > 0 && lag > filling.max_lag);
         }
@@ -234,8 +240,20 @@ impl<P: Part> Running<P> {
     }
 }
 
-fn registry<P: Part>(part: &P) -> Arc<Registry> {
+fn registry<P: Part>(part: &P, generation: Generation) -> Arc<Registry> {
     let mut registry = Registry::default();
     part.register(&mut registry);
+    registry.register_collector(Box::new(Answers(generation)));
     Arc::new(registry)
+}
+
+/// The generation of what else is told.
+#[derive(Debug)]
+struct Answers(Generation);
+
+impl Collector for Answers {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
+        let help = "The generation that answers, and that the figures of layers are of";
+        Page(encoder).gauge(("tidemark_generation", help), u64::from(self.0.0))
+    }
 }

@@ -247,7 +247,8 @@ impl<C: Consumer, H: History> Loop<C, H> {
                     break;
                 }
                 let Some((block, intent)) = lane.due(Instant::now(), &self.limits) else { break };
-                while self.in_flight.contains(partition) || self.in_flight.len() >= self.limits.in_flight {
+                let most = if self.batch.control.is_gentle() { 1 } else { self.limits.in_flight };
+                while self.in_flight.contains(partition) || self.in_flight.len() >= most {
                     let message = self.in_flight.next();
                     self.heed(message);
                 }

@@ -76,7 +76,7 @@ pub struct Progress {
     /// A second: of late, and since this began to watch.
     pub rate: f64,
     pub mean_rate: f64,
-    /// Seconds to go, at the better and at the worse of the two rates; `None` while nothing moves.
+    /// Seconds to go, at the better and at the worse of the two rates; `None` while nothing moves, or nothing is left.
     pub to_go: Option<(u64, u64)>,
     /// Records that the generation which answers has, and this one has not.
     pub behind: u64,
@@ -159,7 +159,7 @@ fn rated(of: &Progress, done: u64, all: u64, mean_rate: f64, rate: Option<f64>) 
     let rate = rate.unwrap_or(mean_rate);
     let left = all.saturating_sub(done) as f64;
     let (slow, fast) = (rate.min(mean_rate), rate.max(mean_rate));
-    let to_go = (slow > 0.0).then(|| ((left / fast).ceil() as u64, (left / slow).ceil() as u64));
+    let to_go = (slow > 0.0 && left > 0.0).then(|| ((left / fast).ceil() as u64, (left / slow).ceil() as u64));
     Progress { done, all, rate, mean_rate, to_go, ..of.clone() }
 }
 

@@ -480,8 +480,9 @@ pub async fn close_epochs<H: History>(speed: Arc<Speed>, history: Arc<H>, yard: 
         let history_at = reached.borrow_and_update().clone();
         let _ = changed.borrow_and_update();
         let partitions: Vec<Partition> = speed.partitions.iter().map(|entry| *entry.key()).collect();
+        let at_once = if control.is_gentle() { 1 } else { CLOSE_AT_ONCE };
         let closing = |partition| close_partition(&speed, &*history, &yard, partition, history_at.get(partition));
-        let ends: Vec<_> = stream::iter(partitions.into_iter().map(closing)).buffer_unordered(CLOSE_AT_ONCE).collect().await;
+        let ends: Vec<_> = stream::iter(partitions.into_iter().map(closing)).buffer_unordered(at_once).collect().await;
         control.trouble(ends.iter().find_map(|end| end.as_ref().err()).cloned());
         let all_done = ends.iter().all(|end| matches!(end, Ok(true)));
         tokio::select! {

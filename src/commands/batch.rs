@@ -58,6 +58,10 @@ impl Part for Writing {
         tidemark_history::clickhouse::metrics::register(&self.history, registry);
     }
 
+    fn gently(&self, gentle: bool) {
+        self.batch.control.gently(gentle);
+    }
+
     fn stop(&self) {
         self.batch.control.stop();
     }

@@ -74,6 +74,9 @@ impl Part for Serving {
         tidemark_history::clickhouse::metrics::register(&self.engine.history, registry);
     }
 
+    /// It has no layers.
+    fn gently(&self, _: bool) {}
+
     fn stop(&self) {
         self.following.abort();
     }

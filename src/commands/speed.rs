@@ -62,6 +62,10 @@ impl Part for Counting {
         tidemark_history::clickhouse::metrics::register(&self.history, registry);
     }
 
+    fn gently(&self, gentle: bool) {
+        self.speed.control.gently(gentle);
+    }
+
     fn stop(&self) {
         self.speed.control.stop();
     }

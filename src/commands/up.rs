@@ -121,6 +121,11 @@ impl Part for Everything {
         tidemark_history::clickhouse::metrics::register(&self.engine.history, registry);
     }
 
+    fn gently(&self, gentle: bool) {
+        self.speed.control.gently(gentle);
+        self.batch.control.gently(gentle);
+    }
+
     fn stop(&self) {
         self.speed.control.stop();
         self.batch.control.stop();

@@ -21,6 +21,7 @@ pub struct Control {
 struct Layer {
     stopping: AtomicBool,
     paused: AtomicBool,
+    gentle: AtomicBool,
     /// Guards what the layer's parts say of themselves; held for no longer than it takes to say it.
     parts: Mutex<BTreeMap<usize, Part>>,
     /// The part that is made next; the first one's number is 0.
@@ -73,6 +74,15 @@ impl Control {
         self.layer.paused.load(Ordering::Acquire)
     }
 
+    /// A gentle layer asks one thing of history at a time: what others ask goes before.
+    pub fn gently(&self, gentle: bool) {
+        self.layer.gentle.store(gentle, Ordering::Relaxed);
+    }
+
+    pub fn is_gentle(&self) -> bool {
+        self.layer.gentle.load(Ordering::Relaxed)
+    }
+
     /// Says what holds this part up, or that nothing does any more; logged when it changes.
     pub fn trouble(&self, trouble: Option<String>) {
         let mut parts = self.layer.parts.lock();
@@ -122,11 +132,12 @@ mod tests {
     }
 
     #[test]
-    fn all_parts_stop_and_pause_together() {
+    fn all_parts_stop_pause_and_are_gentle_together() {
         let layer = Control::default();
         let part = layer.part();
         layer.pause(true);
+        layer.gently(true);
         part.stop();
-        assert!(part.is_paused() && layer.is_stopping());
+        assert!(part.is_paused() && part.is_gentle() && layer.is_stopping());
     }
 }

@@ -109,8 +109,16 @@ pub async fn rebuild(arguments: Rebuild) -> Result<()> {
     let Rebuild { rate, max_lag, raw, accept_diff, no_switch, place } = arguments;
     let found = Found::at(place, "replay rebuild").await?;
     let Found { config, kafka, archive, generations, json, .. } = &found;
+    let wanted = config.rules()?;
+    if let Some(ready) = generations.standing().find(|known| known.state == State::Ready && known.rules.text() == wanted.text()) {
+        let ready = ready.rules.generation;
+        bail!(
+            "generation {ready} counts by this configuration, and is ready: `tidemark replay switch {ready}` lets it answer; \
+             to have it all counted anew, `tidemark replay drop {ready}` first"
+        );
+    }
     let filling = Filling { max_per_second: rate.unwrap_or(0), max_lag, raw_alone: raw };
-    let (rules, known) = declare(archive, generations, &config.rules()?, filling).await?;
+    let (rules, known) = declare(archive, generations, &wanted, filling).await?;
     let (live, generation) = (generations.live(), rules.generation);
     let (old, new) = (Arc::new(archive.history(Arc::clone(live)).await?), Arc::new(archive.history(Arc::clone(&rules)).await?));
     let admin = kafka.admin()?;
