@@ -15,7 +15,7 @@ use crate::ledger::{Entry, LedgerRow};
 use crate::raw::Epochs;
 use crate::rows::{Found, Month, PartKey, RawEvent, RawKind, RawPayload, RawRecord, RowBlock, RowCount, Table};
 use crate::sql::Select;
-use crate::{Contents, DeadLetter, DeadLetterQuery, EpochCells, Error, History, Marks, schema, sql};
+use crate::{Contents, DeadLetter, DeadLetterQuery, Digest, EpochCells, Error, History, Marks, schema, sql};
 use clickhouse::Row;
 use nodes::{Node, Nodes, QUERY_DEADLINE};
 use serde::Deserialize;
@@ -31,7 +31,7 @@ use tidemark_core::generation::Rules;
 use tidemark_core::offset::{Offset, OffsetRange, Partition};
 use tidemark_core::question::{Groups, Question, Rows};
 use tidemark_core::view::ViewId;
-use tidemark_core::window::Level;
+use tidemark_core::window::{Level, TimeRange};
 
 /// Below the batch group's session timeout, so that an owner that loses its partition has no insert of unknown fate.
 pub const INSERT_DEADLINE: Duration = Duration::from_secs(20);
@@ -71,6 +71,13 @@ struct ContentsRow {
     run: u64,
     n: u64,
     fold: u64,
+}
+
+#[derive(Row, Deserialize)]
+struct DigestRow {
+    cells: u64,
+    events: u64,
+    hash: u64,
 }
 
 #[derive(PartialEq, Row, Deserialize)]
@@ -475,6 +482,13 @@ impl History for ClickHouse {
         let place = sql::in_range(partition, range.from().get(), range.to().get());
         let rows: Vec<ContentsRow> = self.select(&sql::contents(self.rules.generation, &place, bits)).await?;
         Ok(rows.into_iter().map(|row| (row.run, RowCount { rows: row.n, fold: row.fold })).collect())
+    }
+
+    async fn digest(&self, view: ViewId, range: TimeRange, marks: &Marks) -> Result<Digest, Error> {
+        let table = schema::rollup_table(self.rules.views.get(view), Level::FiveMinutes, self.rules.generation);
+        self.catch_up(&[table]).await?;
+        let rows: Vec<DigestRow> = self.select(&sql::digest(&self.rules, view, range, marks)).await?;
+        Ok(rows.first().map(|&DigestRow { cells, events, hash }| Digest { cells, events, hash }).unwrap_or_default())
     }
 
     async fn raw(&self, partition: Partition, range: OffsetRange) -> Result<Vec<RawRecord>, Error> {

@@ -26,13 +26,22 @@ use tidemark_core::epoch::{Epoch, Mark};
 use tidemark_core::offset::{Offset, OffsetRange, Partition};
 use tidemark_core::question::{Groups, Question, RowKey, Rows};
 use tidemark_core::view::ViewId;
-use tidemark_core::window::Level;
+use tidemark_core::window::{Level, TimeRange};
 
 /// The mark of each partition, as the ledger has it.
 pub type Marks = BTreeMap<Partition, Mark>;
 
 /// By the number of a run of offsets: how many of them have a row, and the sum of the rows' hashes.
 pub type Contents = BTreeMap<u64, RowCount>;
+
+/// What cells come to: two that are equal stand for the same cells.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Digest {
+    pub cells: u64,
+    pub events: u64,
+    /// The sum of hashes of all that the cells say.
+    pub hash: u64,
+}
 
 /// Which cells are meant: those of a view at a level, of one epoch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -134,6 +143,9 @@ pub trait History: Send + Sync + 'static {
     /// The content of the raw rows of an offset range, by runs of 2^`bits` offsets: how many offsets have a row, and a sum of
     /// hashes of all that the rows say. A row that is there twice counts once; runs without rows are absent.
     fn contents(&self, partition: Partition, range: OffsetRange, bits: u8) -> impl Future<Output = Result<Contents, Error>> + Send;
+
+    /// What a view's closed cells of a range of 5-minute windows come to, those below `marks`.
+    fn digest(&self, view: ViewId, range: TimeRange, marks: &Marks) -> impl Future<Output = Result<Digest, Error>> + Send;
 
     /// What became of the records of an offset range, in order of offset, for what Kafka no longer has.
     fn raw(&self, partition: Partition, range: OffsetRange) -> impl Future<Output = Result<Vec<rows::RawRecord>, Error>> + Send;

@@ -8,7 +8,7 @@ use crate::block::DUPLICATE;
 use crate::ledger::{Entry, LedgerRow};
 use crate::raw::Epochs;
 use crate::rows::{Found, Month, PartKey, RawEvent, RawKind, RawPayload, RawRecord, RowBlock, RowCount, Table};
-use crate::{Contents, DeadLetter, DeadLetterQuery, EpochCells, Error, History, Marks};
+use crate::{Contents, DeadLetter, DeadLetterQuery, Digest, EpochCells, Error, History, Marks};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -22,7 +22,7 @@ use tidemark_core::generation::Rules;
 use tidemark_core::offset::{Offset, OffsetRange, Partition};
 use tidemark_core::question::{Groups, Question, RowKey, Rows};
 use tidemark_core::view::{Dimension, ViewId};
-use tidemark_core::window::{Level, WindowStart};
+use tidemark_core::window::{Level, TimeRange, WindowStart};
 
 /// One stored row.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -412,14 +412,29 @@ impl History for MemoryHistory {
             let offset = row.place().1;
             if seen.insert(offset) {
                 let run = contents.entry(offset.get() >> bits).or_default();
-                let hash = std::hash::BuildHasher::hash_one(
-                    &std::hash::BuildHasherDefault::<std::hash::DefaultHasher>::default(),
-                    format!("{row:?}"),
-                );
-                run.merge(RowCount { rows: 1, fold: hash });
+                run.merge(RowCount { rows: 1, fold: hash_of(&format!("{row:?}")) });
             }
         }
         Ok(contents)
+    }
+
+    async fn digest(&self, view: ViewId, range: TimeRange, marks: &Marks) -> Result<Digest, Error> {
+        self.turn().await;
+        let (mut cells, state) = (Rows::new(), self.state());
+        for ((id, level, partition, epoch), rows) in &state.rollups {
+            let closed = marks.get(partition).is_some_and(|mark| mark.is_closed(*epoch));
+            if *id == view && *level == Level::FiveMinutes && closed {
+                let within = rows.iter().filter(|(key, _)| range.contains(WindowStart::containing(key.bucket_ms)));
+                within.for_each(|(key, cell)| cells.entry(key.clone()).or_insert(Cell::EMPTY).merge(cell));
+            }
+        }
+        let mut digest = Digest::default();
+        for said in &cells {
+            digest.cells += 1;
+            digest.events += said.1.count;
+            digest.hash = digest.hash.wrapping_add(hash_of(&format!("{said:?}")));
+        }
+        Ok(digest)
     }
 
     async fn raw(&self, partition: Partition, range: OffsetRange) -> Result<Vec<RawRecord>, Error> {
@@ -428,6 +443,10 @@ impl History for MemoryHistory {
         records.sort_by_key(|record| record.offset);
         Ok(records)
     }
+}
+
+fn hash_of(text: &str) -> u64 {
+    std::hash::BuildHasher::hash_one(&std::hash::BuildHasherDefault::<std::hash::DefaultHasher>::default(), text)
 }
 
 fn raw_record(row: Stored) -> RawRecord {

@@ -327,6 +327,19 @@ pub fn contents(generation: Generation, place: &str, bits: u8) -> String {
     format!("SELECT run, count() AS n, sum(hash) AS fold FROM ({events} UNION ALL {dead_letters}) GROUP BY run")
 }
 
+/// The closed cells of a range, whole, in one row.
+pub fn digest(rules: &Rules, view: ViewId, range: TimeRange, marks: &Marks) -> String {
+    let view = rules.views.get(view);
+    let (table, group) = (rollup_table(view, Level::FiveMinutes, rules.generation), group(view.dimensions()));
+    let amounts = ["lo", "hi"].map(|edge| format!("isNull({edge}), ifNull({edge}, toDecimal64(0, 4))")).join(", ");
+    format!(
+        "SELECT count() AS cells, sum(c) AS events, sum(cityHash64(window{group}, c, ac, s, {amounts}, f)) AS hash FROM \
+         (SELECT window{group}, {CELL} FROM {table} WHERE {}{} GROUP BY window{group})",
+        below(marks),
+        within(range),
+    )
+}
+
 pub fn extent(rules: &Rules, view: ViewId, marks: &Marks) -> String {
     let table = rollup_table(rules.views.get(view), Level::FiveMinutes, rules.generation);
     format!(

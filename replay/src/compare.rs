@@ -1,7 +1,8 @@
 //! Two generations of one history, beside each other: every cell of the views that both have, and every raw row.
 //!
 //! Both are read at one cut: below the highest position at which both have closed all epochs from their roll-ups, from
-//! there up to the cut from raw events. Nothing is held but the cells of some days, or of one hour of a busy one.
+//! there up to the cut from raw events. The engine says what the cells of some days come to, or of one hour of a busy one;
+//! only where that differs, and where open epochs have events, are they fetched.
 
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -193,18 +194,24 @@ async fn compare_at<A: History, B: History>(
     (comparison.only_old, comparison.only_new) = (alone(old.rules, new.rules), alone(new.rules, old.rules));
     let pair = |(a, view): (usize, &View)| new.rules.views.iter().position(|other| same(view, other)).map(|b| (ViewId(a), ViewId(b)));
     let shared: Vec<(ViewId, ViewId)> = old.rules.views.iter().enumerate().filter_map(pair).collect();
-    let ranges = ranges(&days(old, new, &marks, cut).await?);
+    let parts = parts(&days(old, new, &marks, cut).await?);
     let offsets: u64 = cut.iter().map(|(_, at)| at.get()).sum();
-    let (mut done, all) = (0, ranges.iter().map(|(_, events)| events).sum::<u64>() * shared.len() as u64 + offsets);
+    let (mut done, all) = (0, parts.iter().map(|part| part.events).sum::<u64>() * shared.len() as u64 + offsets);
     for &(a, b) in &shared {
         let view = old.rules.views.get(a);
         let mut of = ViewComparison { view: view.name().to_owned(), cells: 0, events: 0, different: 0 };
-        for &(range, events) in &ranges {
-            let question = cells_of(view, range)?;
-            let was = rows_at(old, Some(a), &question, &marks.0, cut).await?;
-            let is = rows_at(new, Some(b), &question, &marks.1, cut).await?;
-            differing(view, &was, &is, &mut of, &mut comparison.cells);
-            done += events;
+        for part in &parts {
+            let is = new.history.digest(b, part.range, &marks.1).await?;
+            if !part.open && old.history.digest(a, part.range, &marks.0).await? == is {
+                of.cells += is.cells;
+                of.events += is.events;
+            } else {
+                let question = cells_of(view, part.range)?;
+                let was = rows_at(old, a, &question, &marks.0, cut).await?;
+                let is = rows_at(new, b, &question, &marks.1, cut).await?;
+                differing(view, &was, &is, &mut of, &mut comparison.cells);
+            }
+            done += part.events;
             progress(done, all);
         }
         comparison.views.push(of);
@@ -221,13 +228,20 @@ async fn compare_at<A: History, B: History>(
     Ok(comparison)
 }
 
-/// The days that have events, by their start, and about how many.
+/// A day's events: about how many, and whether some are of open epochs.
+#[derive(Clone, Copy, Default)]
+struct Day {
+    events: u64,
+    open: bool,
+}
+
+/// The days that have events, by their start.
 async fn days<A: History, B: History>(
     old: Side<'_, A>,
     new: Side<'_, B>,
     marks: &(Marks, Marks),
     cut: &Cut,
-) -> Result<BTreeMap<i64, u64>, CompareError> {
+) -> Result<BTreeMap<i64, Day>, CompareError> {
     let question = Question {
         range: TimeRange::default(),
         buckets: Buckets::new(Step::Day, None)?,
@@ -235,32 +249,58 @@ async fn days<A: History, B: History>(
         filters: BTreeMap::new(),
         only_counts: true,
     };
-    let mut days = BTreeMap::new();
-    let smallest = |rules: &Rules| rules.views.smallest_with(&[]);
-    let was = rows_at(old, smallest(old.rules), &question, &marks.0, cut).await?;
-    let is = rows_at(new, smallest(new.rules), &question, &marks.1, cut).await?;
-    for (key, cell) in was.iter().chain(&is) {
-        let events = days.entry(key.bucket_ms).or_default();
-        *events = cell.count.max(*events);
+    let (was, mut is) = (days_of(old, &question, &marks.0, cut).await?, days_of(new, &question, &marks.1, cut).await?);
+    for (day, of) in was {
+        let new = is.entry(day).or_default();
+        *new = Day { events: new.events.max(of.events), open: new.open || of.open };
+    }
+    Ok(is)
+}
+
+async fn days_of<H: History>(of: Side<'_, H>, question: &Question, marks: &Marks, cut: &Cut) -> Result<BTreeMap<i64, Day>, Error> {
+    let mut days: BTreeMap<i64, Day> = BTreeMap::new();
+    let closed = match of.rules.views.smallest_with(&[]) {
+        Some(view) => of.history.answer(view, question, &Groups::All, marks).await?,
+        None => Rows::new(),
+    };
+    let open = of.history.answer_raw(question, Epochs::Open, marks, cut).await?;
+    for (rows, is_open) in [(closed, false), (open, true)] {
+        for (key, cell) in rows {
+            let day = days.entry(key.bucket_ms).or_default();
+            *day = Day { events: day.events + cell.count, open: day.open || is_open };
+        }
     }
     Ok(days)
 }
 
+/// What is compared at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Part {
+    range: TimeRange,
+    /// About.
+    events: u64,
+    /// Some may be of open epochs.
+    open: bool,
+}
+
 /// Ranges that cover these days, each with about as many events as are compared at once, or fewer.
-fn ranges(days: &BTreeMap<i64, u64>) -> Vec<(TimeRange, u64)> {
-    let mut ranges: Vec<(TimeRange, u64)> = Vec::new();
+fn parts(days: &BTreeMap<i64, Day>) -> Vec<Part> {
+    let mut parts: Vec<Part> = Vec::new();
     let range = |from, to| TimeRange { from_ms: Some(from), to_ms: Some(to) };
-    for (&day, &events) in days {
-        match ranges.last_mut() {
-            Some((last, many)) if *many + events <= AT_ONCE => {
-                *many += events;
-                last.to_ms = Some(day + DAY_MS);
+    for (&day, &Day { events, open }) in days {
+        match parts.last_mut() {
+            Some(last) if last.events + events <= AT_ONCE && last.open == open => {
+                last.events += events;
+                last.range.to_ms = Some(day + DAY_MS);
             }
-            _ if events <= AT_ONCE => ranges.push((range(day, day + DAY_MS), events)),
-            _ => ranges.extend((0..24).map(|hour| (range(day + hour * HOUR_MS, day + (hour + 1) * HOUR_MS), events / 24))),
+            _ if events <= AT_ONCE => parts.push(Part { range: range(day, day + DAY_MS), events, open }),
+            _ => {
+                let hour = |hour| range(day + hour * HOUR_MS, day + (hour + 1) * HOUR_MS);
+                parts.extend((0..24).map(|n| Part { range: hour(n), events: events / 24, open }));
+            }
         }
     }
-    ranges
+    parts
 }
 
 fn cells_of(view: &View, range: TimeRange) -> Result<Question, BucketError> {
@@ -273,8 +313,7 @@ fn cells_of(view: &View, range: TimeRange) -> Result<Question, BucketError> {
     })
 }
 
-async fn rows_at<H: History>(of: Side<'_, H>, view: Option<ViewId>, question: &Question, marks: &Marks, cut: &Cut) -> Result<Rows, Error> {
-    let Some(view) = view else { return Ok(Rows::new()) };
+async fn rows_at<H: History>(of: Side<'_, H>, view: ViewId, question: &Question, marks: &Marks, cut: &Cut) -> Result<Rows, Error> {
     let mut rows = of.history.answer(view, question, &Groups::All, marks).await?;
     merge_rows(&mut rows, of.history.answer_raw(question, Epochs::Open, marks, cut).await?);
     Ok(rows)
@@ -360,11 +399,15 @@ mod tests {
 
     #[test]
     fn days_are_taken_together_until_they_are_many_and_a_busy_one_by_the_hour() {
-        let days = BTreeMap::from([(0, 100_000), (DAY_MS, 150_000), (5 * DAY_MS, 10), (6 * DAY_MS, 2_400_000), (7 * DAY_MS, 1)]);
-        let ranges: Vec<(i64, i64, u64)> =
-            ranges(&days).iter().map(|(range, n)| (range.from_ms.unwrap_or(-1), range.to_ms.unwrap_or(-1), *n)).collect();
-        assert_eq!((ranges.len(), ranges[0]), (26, (0, 2 * DAY_MS, 250_000)));
-        assert_eq!((ranges[1], ranges[25]), ((5 * DAY_MS, 6 * DAY_MS, 10), (7 * DAY_MS - HOUR_MS, 8 * DAY_MS, 100_001)));
-        assert!(ranges[2..].windows(2).all(|two| two[0].1 == two[1].0 && two[0].2 == 100_000), "{ranges:?}");
+        let day = |events| Day { events, open: false };
+        let mut days = BTreeMap::from([(0, day(100_000)), (DAY_MS, day(150_000)), (5 * DAY_MS, day(10)), (6 * DAY_MS, day(2_400_000))]);
+        days.extend([(7 * DAY_MS, day(1)), (8 * DAY_MS, Day { events: 2, open: true })]);
+        let parts = parts(&days);
+        let part = |n: usize| (parts[n].range.from_ms.unwrap_or(-1), parts[n].range.to_ms.unwrap_or(-1), parts[n].events);
+        assert_eq!((parts.len(), part(0)), (27, (0, 2 * DAY_MS, 250_000)));
+        assert_eq!((part(1), part(25)), ((5 * DAY_MS, 6 * DAY_MS, 10), (7 * DAY_MS - HOUR_MS, 8 * DAY_MS, 100_001)));
+        assert!(parts[2..26].windows(2).all(|two| two[0].range.to_ms == two[1].range.from_ms && two[0].events == 100_000), "{parts:?}");
+        // Days of open epochs stand alone: their cells are fetched.
+        assert_eq!(parts.iter().map(|part| part.open).collect::<Vec<_>>()[25..], [false, true]);
     }
 }

@@ -14,11 +14,12 @@ use tidemark_core::epoch::Epoch;
 use tidemark_core::offset::{OffsetRange, Partition};
 use tidemark_core::question::{Groups, Question, Rows};
 use tidemark_core::view::ViewId;
+use tidemark_core::window::TimeRange;
 use tidemark_history::ledger::{Entry, LedgerRow};
 use tidemark_history::memory::MemoryHistory;
 use tidemark_history::raw::Epochs;
 use tidemark_history::rows::{Found, RawRecord, RowBlock};
-use tidemark_history::{Contents, DeadLetter, DeadLetterQuery, EpochCells, Error, History, Marks};
+use tidemark_history::{Contents, DeadLetter, DeadLetterQuery, Digest, EpochCells, Error, History, Marks};
 
 /// The longest that an insert runs in the engine (`clickhouse::INSERT_DEADLINE`).
 const INSERT_MS: i64 = 20_000;
@@ -241,6 +242,10 @@ impl History for Engine {
 
     async fn contents(&self, partition: Partition, range: OffsetRange, bits: u8) -> Result<Contents, Error> {
         self.twin.contents(partition, range, bits).await
+    }
+
+    async fn digest(&self, view: ViewId, range: TimeRange, marks: &Marks) -> Result<Digest, Error> {
+        self.twin.digest(view, range, marks).await
     }
 
     async fn raw(&self, partition: Partition, range: OffsetRange) -> Result<Vec<RawRecord>, Error> {
