@@ -119,9 +119,9 @@ impl Kafka {
         tidemark_topic::kafka::Kafka { client_options, ..tidemark_topic::kafka::Kafka::new(bootstrap, &self.topic) }
     }
 
-    /// The group of the batch layer, whose committed positions are H.
+    /// The group of the batch layer, whose committed positions are H: one for all generations that share raw events.
     pub fn batch_group(&self, rules: &Rules) -> String {
-        format!("{}-batch-g{}", self.group, rules.generation)
+        format!("{}-batch-g{}", self.group, rules.raw())
     }
 
     /// The group in which speed layers of their own share the topic.
@@ -327,6 +327,7 @@ impl Config {
         }
         Ok(Rules {
             generation: Generation(1),
+            widens: None,
             epoch_bits: EpochBits::new(self.counting.epoch_bits).context("counting.epoch_bits")?,
             views,
             limits: Limits { max_bytes, max_depth, earliest_ms, max_ahead_ms, amount_strings: order_amount_strings, ..Limits::default() },

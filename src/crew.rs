@@ -1,17 +1,18 @@
 //! A process's parts, for each generation that history has: started when one is declared, stopped when one is dropped, and
-//! the one that answers shown.
+//! the one that answers shown. Generations that share raw events have one batch layer in common.
 //!
 //! Nobody is told to switch: every process looks at what history says of its generations, and follows.
 
 use crate::config::Config;
 use crate::parts::{self, Ground, Servers, Threads};
 use anyhow::{Context as _, Result};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
+use tidemark_batch_layer::Batch;
 use tidemark_core::generation::Generation;
-use tidemark_history::generations::{Generations, Known, State};
+use tidemark_history::generations::{Filling, Generations, Known, State};
 use tidemark_metrics::{Collector, DescriptorEncoder, Page, Registry};
 use tidemark_replay::whole::Throttle;
 use tidemark_topic::kafka::Kafka;
@@ -30,9 +31,22 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// So long the generation that has answered goes on, while the new one cannot.
 const SWITCH_WITHIN: Duration = Duration::from_secs(60);
 
+/// How a process is a member of the batch layer's group.
+pub struct Writer {
+    /// The name that it keeps, if it does.
+    pub instance: Option<String>,
+    /// No other process can have that name.
+    pub alone: bool,
+}
+
 /// What a process does for one generation.
 pub trait Part: Send + Sync + Sized + 'static {
-    fn start(config: &Config, ground: &Ground, threads: &mut Threads) -> impl Future<Output = Result<Self>> + Send;
+    /// `None` of a process that writes no history.
+    fn writer(_: &Config) -> Option<Writer> {
+        None
+    }
+
+    fn start(config: &Config, ground: &Ground, batch: &Batch, threads: &mut Threads) -> impl Future<Output = Result<Self>> + Send;
 
     /// It can do what the generation that answers must.
     fn is_ready(&self) -> bool;
@@ -71,12 +85,21 @@ struct Running<P> {
     throttle: Arc<Throttle>,
 }
 
+/// A batch layer at work.
+struct Writing {
+    batch: Batch,
+    threads: Threads,
+    throttle: Arc<Throttle>,
+}
+
 /// All parts of this process.
 pub struct Crew<P> {
     config: Config,
     servers: Servers,
     generations: Generations,
     running: BTreeMap<Generation, Running<P>>,
+    /// By the generation that has the raw events.
+    writing: BTreeMap<Generation, Writing>,
     live: Generation,
     /// When a generation went live that is not shown yet.
     waiting: Option<Instant>,
@@ -89,13 +112,15 @@ impl<P: Part> Crew<P> {
         let generations = parts::generations(&config, &servers.archive).await?;
         let live = generations.live().generation;
         let known = generations.get(live).context("the generation that answers is unknown")?;
-        let first = Running::start(&config, &servers, &generations, known).await?;
+        let writing = Writing::start::<P>(&config, &servers, &generations, known.rules.raw()).await?;
+        let first = Running::start(&config, &servers, &generations, known, &writing.batch).await?;
         // Others that start now say the same at the same time.
         if let Err(error) = servers.archive.show(&known.rules).await {
             tracing::warn!("the views for people could not be made, another start will: {error}");
         }
         let shown = watch::Sender::new(Shown { live: Arc::clone(&first.part), others: Vec::new(), registry: registry(&*first.part, live) });
-        Ok(Self { config, servers, generations, running: BTreeMap::from([(live, first)]), live, waiting: None, shown })
+        let writing = BTreeMap::from([(known.rules.raw(), writing)]);
+        Ok(Self { config, servers, generations, running: BTreeMap::from([(live, first)]), writing, live, waiting: None, shown })
     }
 
     pub fn shown(&self) -> watch::Receiver<Shown<P>> {
@@ -135,7 +160,7 @@ impl<P: Part> Crew<P> {
             if self.running.contains_key(&generation) {
                 continue;
             }
-            match Running::start(&self.config, &self.servers, &self.generations, known).await {
+            match self.begin(known).await {
                 Ok(running) => {
                     tracing::info!("generation {generation} is here: {}", known.rules.text());
                     self.running.insert(generation, running);
@@ -161,7 +186,26 @@ impl<P: Part> Crew<P> {
                 running.stop().await;
             }
         }
+        self.rest().await;
         self.show();
+    }
+
+    async fn begin(&mut self, known: &Known) -> Result<Running<P>> {
+        let raw = known.rules.raw();
+        if !self.writing.contains_key(&raw) {
+            self.writing.insert(raw, Writing::start::<P>(&self.config, &self.servers, &self.generations, raw).await?);
+        }
+        Running::start(&self.config, &self.servers, &self.generations, known, &self.writing[&raw].batch).await
+    }
+
+    /// Batch layers that no generation needs any more stop.
+    async fn rest(&mut self) {
+        let raw = |generation| self.generations.get(generation).map(|known| known.rules.raw());
+        let needed: BTreeSet<Generation> = self.running.keys().copied().filter_map(raw).collect();
+        let gone: Vec<Generation> = self.writing.keys().copied().filter(|raw| !needed.contains(raw)).collect();
+        for writing in gone.iter().filter_map(|raw| self.writing.remove(raw)).collect::<Vec<_>>() {
+            writing.stop().await;
+        }
     }
 
     /// What is shown has changed, or not.
@@ -187,22 +231,41 @@ impl<P: Part> Crew<P> {
     /// what has just come in go before.
     fn throttle(&self) {
         let lag = self.running.get(&self.live).map_or(0, |running| running.part.lag());
-        for (generation, running) in &self.running {
-            let filling = match self.generations.get(*generation).map(|known| known.state) {
-                Some(State::Building(filling)) => Some(filling),
-                _ => None,
-            };
-            running.part.gently(filling.is_some());
+        let filling = |generation| match self.generations.get(generation).map(|known| known.state) {
+            Some(State::Building(filling)) => Some(filling),
+            _ => None,
+        };
+        let set = |throttle: &Throttle, filling: Option<Filling>| {
             let filling = filling.unwrap_or_default();
-            running.throttle.allow(filling.max_per_second);
-            running.throttle.hold(filling.max_lag > 0 && lag > filling.max_lag);
+            throttle.allow(filling.max_per_second);
+            throttle.hold(filling.max_lag > 0 && lag > filling.max_lag);
+        };
+        for (generation, running) in &self.running {
+            running.part.gently(filling(*generation).is_some());
+            set(&running.throttle, filling(*generation));
+        }
+        for (raw, writing) in &self.writing {
+            writing.batch.control.gently(filling(*raw).is_some());
+            set(&writing.throttle, filling(*raw));
         }
     }
 
-    /// Why the part of the generation that answers has ended, if it has. Any other begins again.
+    /// Why the part of the generation that answers has ended, if it has, or its batch layer. Any other begins again.
     async fn ended(&mut self) -> Option<anyhow::Error> {
-        let ended = self.running.iter_mut().filter_map(|(&generation, running)| Some((generation, running.threads.has_ended()?)));
-        let ended: Vec<(Generation, anyhow::Error)> = ended.collect();
+        let raw = |generation| self.generations.get(generation).map_or(generation, |known| known.rules.raw());
+        let writers = self.writing.iter_mut().filter_map(|(&raw, writing)| Some((raw, writing.threads.has_ended()?)));
+        let writers: Vec<(Generation, anyhow::Error)> = writers.collect();
+        let parts = self.running.iter_mut().filter_map(|(&generation, running)| Some((generation, running.threads.has_ended()?)));
+        let mut ended: Vec<(Generation, anyhow::Error)> = parts.collect();
+        for (of, error) in writers {
+            if of == raw(self.live) {
+                return Some(error);
+            }
+            tracing::warn!("the batch layer of generation {of}: {error:#}");
+            // It begins again with those that need it.
+            let gone = self.running.keys().copied().filter(|generation| raw(*generation) == of);
+            ended.extend(gone.map(|generation| (generation, anyhow::anyhow!("its batch layer has ended"))));
+        }
         for (generation, error) in ended {
             if generation == self.live {
                 return Some(error);
@@ -212,31 +275,58 @@ impl<P: Part> Crew<P> {
                 running.stop().await;
             }
         }
+        self.rest().await;
         None
     }
 
     /// Stops all parts, and waits for their threads.
     pub async fn stop(self) {
         self.running.values().for_each(|running| running.part.stop());
+        self.writing.values().for_each(|writing| writing.batch.control.stop());
         for running in self.running.into_values() {
             running.stop().await;
+        }
+        for writing in self.writing.into_values() {
+            writing.stop().await;
         }
     }
 }
 
 impl<P: Part> Running<P> {
-    async fn start(config: &Config, servers: &Servers, generations: &Generations, known: &Known) -> Result<Self> {
+    async fn start(config: &Config, servers: &Servers, generations: &Generations, known: &Known, batch: &Batch) -> Result<Self> {
         let (throttle, mut threads) = (Arc::new(Throttle::default()), Threads::default());
         let ground = servers.ground(generations, known, Arc::clone(&throttle)).await?;
-        let part = Arc::new(P::start(config, &ground, &mut threads).await?);
+        let part = Arc::new(P::start(config, &ground, batch, &mut threads).await?);
         Ok(Self { part, threads, throttle })
     }
 
     async fn stop(self) {
         self.part.stop();
-        if tokio::task::spawn_blocking(move || self.threads.join()).await.is_err() {
-            tracing::error!("a generation's threads could not be waited for");
+        joined(self.threads).await;
+    }
+}
+
+impl Writing {
+    /// The batch layer of the generations that share one's raw events; where this process writes none, one that stands still.
+    async fn start<P: Part>(config: &Config, servers: &Servers, generations: &Generations, raw: Generation) -> Result<Self> {
+        let (batch, throttle, mut threads) = (Batch::default(), Arc::new(Throttle::default()), Threads::default());
+        if let Some(writer) = P::writer(config) {
+            let known = generations.get(raw).context("the generation that has the raw events is unknown")?;
+            let ground = servers.ground(generations, known, Arc::clone(&throttle)).await?;
+            parts::start_batch(config, &ground, writer, batch.clone(), &mut threads)?;
         }
+        Ok(Self { batch, threads, throttle })
+    }
+
+    async fn stop(self) {
+        self.batch.control.stop();
+        joined(self.threads).await;
+    }
+}
+
+async fn joined(threads: Threads) {
+    if tokio::task::spawn_blocking(move || threads.join()).await.is_err() {
+        tracing::error!("a generation's threads could not be waited for");
     }
 }
 

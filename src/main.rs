@@ -33,8 +33,10 @@ enum Command {
     Serve(commands::Deployed),
     /// Send NDJSON files (plain, .gz or .zst) to a running tidemark
     Send(commands::send::Arguments),
-    /// Say what a change of the configuration needs: nothing, or that everything is counted anew; how long, and how much disk
+    /// Say what a change of the configuration needs: nothing, a view more, or everything counted anew; how long, and how much disk
     Plan(commands::Place),
+    /// Do what a change of the configuration needs, beside what answers; then let it answer
+    Apply(commands::replay::generations::Apply),
     /// Do again what a topic went through: count it anew by other rules, or write a range of it into another topic
     Replay(commands::replay::Arguments),
     /// Count the topic anew, and compare with what a running tidemark answers, cell by cell
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         Command::Serve(arguments) => commands::serve::run(arguments),
         Command::Send(arguments) => commands::send::run(arguments),
         Command::Plan(place) => commands::plan::run(place),
+        Command::Apply(arguments) => commands::plan::apply(arguments),
         Command::Replay(arguments) => commands::replay::run(arguments),
         Command::Recount(arguments) => commands::recount::run(arguments),
         Command::Restore(arguments) => commands::restore::run(arguments),

@@ -1,6 +1,7 @@
 //! The parts that processes are made of, each wired the same way wherever it runs.
 
 use crate::config::Config;
+use crate::crew::Writer;
 use anyhow::{Context as _, Result, anyhow, bail};
 use std::sync::Arc;
 use std::time::Duration;
@@ -277,15 +278,9 @@ pub fn start_speed(
     Ok(speed)
 }
 
-/// Starts to write history. `alone`: no other process can have the group's name.
-pub fn start_batch(
-    config: &Config,
-    ground: &Ground,
-    instance: Option<String>,
-    alone: bool,
-    batch: Batch,
-    threads: &mut Threads,
-) -> Result<()> {
+/// Starts to write history.
+pub fn start_batch(config: &Config, ground: &Ground, writer: Writer, batch: Batch, threads: &mut Threads) -> Result<()> {
+    let Writer { instance, alone } = writer;
     let (history, rules, limits) = (Arc::clone(&ground.history), Arc::clone(&ground.rules), config.block_limits()?);
     let connect = ground.connect();
     let (kafka, membership) = (patient(&ground.kafka), config.kafka.membership(&config.kafka.batch_group(&rules), instance));

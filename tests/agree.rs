@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tidemark_core::cut::Cut;
 use tidemark_core::epoch::{Epoch, EpochBits, Mark};
 use tidemark_core::event::Limits;
-use tidemark_core::generation::{Generation, Rules};
+use tidemark_core::generation::{Generation, Rules, Widening};
 use tidemark_core::judge::Judge;
 use tidemark_core::offset::{NextOffset, Offset, OffsetRange, Partition};
 use tidemark_core::question::{Groups, Question, Rows};
@@ -18,11 +18,11 @@ use tidemark_core::view::{Dimension, ViewId, Views};
 use tidemark_core::window::{Buckets, Level, Step, TimeRange, WINDOW_MS};
 use tidemark_embedded::{DataDir, Embedded, EmbeddedOptions, EngineCommand};
 use tidemark_history::block::BlockBuilder;
-use tidemark_history::clickhouse::{ClickHouse, Server};
+use tidemark_history::clickhouse::{Archive, ClickHouse, Server};
 use tidemark_history::ledger::{Entry, LedgerRow};
 use tidemark_history::raw;
 use tidemark_history::rows::{RawEvent, RawKind, RawRecord};
-use tidemark_history::{EpochCells, History as _, Marks};
+use tidemark_history::{EpochCells, History as _, Marks, Wiped};
 use tidemark_speed_layer::gathered::Gathered;
 use tidemark_speed_layer::tide::Tide;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -77,7 +77,14 @@ fn question() -> impl Strategy<Value = (ViewId, Question)> {
 
 fn rules() -> Rules {
     let views = Views::declare([("by_type", vec!["event_type"]), ("by_product", vec!["event_type", "product_id"])]).expect("valid");
-    Rules { generation: Generation(1), epoch_bits: EpochBits::new(BITS).expect("valid"), views, limits: Limits::default(), dedup: true }
+    Rules {
+        generation: Generation(1),
+        widens: None,
+        epoch_bits: EpochBits::new(BITS).expect("valid"),
+        views,
+        limits: Limits::default(),
+        dedup: true,
+    }
 }
 
 /// Feeds the same records to both layers' code.
@@ -263,6 +270,62 @@ async fn a_history_of_the_first_version_is_taken_over() {
     embedded.stop().await;
 }
 
+/// A view that is added later is filled by the engine to the same cells, once, however often it is told; what comes later
+/// fills it by itself.
+#[tokio::test]
+async fn an_added_view_is_filled_to_the_same_cells() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let embedded = engine(dir.path()).await;
+    let archive = Archive::open(&server(&embedded, "widened"), "agree").await.expect("opened");
+    let narrow = Arc::new(rules());
+    archive.declare(&narrow).await.expect("declared");
+    let history = archive.history(Arc::clone(&narrow)).await.expect("opened");
+    let payload = |n: i64| {
+        let (user, at) = (n % 7, FROM + n * 3_600_000);
+        Some(format!(r#"{{"event_type":"UA","user_id":"it's {user}?","timestamp":{at},"event_id":"{n}","order_amount":{n}.5}}"#))
+    };
+    let records: Vec<Option<String>> = (0..64).map(payload).collect();
+    let write = async |partition: u32| {
+        let block = both(Partition(partition), &narrow, &records).1.finish().0.expect("the epoch is not empty");
+        for rows in block.inserts(&block.part_keys()) {
+            history.insert(&rows, &format!("widened/{partition}")).await.expect("inserted");
+        }
+    };
+    write(0).await;
+    let views = [("by_user", vec!["user_id"]), ("by_type", vec!["event_type"]), ("by_product", vec!["event_type", "product_id"])];
+    let since = Cut::from_iter([(Partition(0), narrow.epoch_bits.end_of(Epoch(0)))]);
+    let widens = Some(Widening { rules: Arc::clone(&narrow), since });
+    let wide = Rules { generation: Generation(2), widens, views: Views::declare(views).expect("valid"), ..(*narrow).clone() };
+    archive.declare(&wide).await.expect("declared");
+    let known = archive.generations().await.expect("read").expect("there are two");
+    let wide = Arc::clone(&known.get(Generation(2)).expect("it has been declared").rules);
+    assert_eq!((wide.raw(), wide.kept().collect::<Vec<_>>()), (Generation(1), vec![ViewId(0)]));
+    let widened = archive.history(Arc::clone(&wide)).await.expect("opened");
+    write(1).await;
+    for _ in 0..3 {
+        widened.fill(ViewId(0), Partition(0), Epoch(0), "again and again").await.expect("filled");
+    }
+    let check = async |partition: u32| {
+        let (mut tide, _) = both(Partition(partition), &wide, &records);
+        let segment = tide.closable(wide.epoch_bits.end_of(Epoch(0))).expect("complete");
+        for view in wide.views.ids() {
+            for level in Level::ALL {
+                let of = EpochCells { view, level, partition: Partition(partition), epoch: Epoch(0) };
+                assert_eq!(widened.cells(of).await.expect("cells"), segment.expected(view, level).rows(), "{partition} {view:?} {level:?}");
+            }
+        }
+    };
+    check(0).await;
+    check(1).await;
+    // Deleted and filled again: the view that has been added, and nothing else.
+    widened.wipe(Partition(0), Epoch(0), Wiped::AddedSince(Generation(1)), 60).await.expect("wiped");
+    let of = |view| EpochCells { view: ViewId(view), level: Level::Hour, partition: Partition(0), epoch: Epoch(0) };
+    assert!(widened.cells(of(0)).await.expect("cells").is_empty() && !widened.cells(of(1)).await.expect("cells").is_empty());
+    widened.fill(ViewId(0), Partition(0), Epoch(0), "another").await.expect("filled");
+    check(0).await;
+    embedded.stop().await;
+}
+
 /// Two servers of one history, of which one lags behind: it answers nothing before it has all that is closed, and when the
 /// other one is gone it answers alone.
 #[tokio::test]
@@ -286,7 +349,15 @@ async fn a_replica_answers_only_when_it_has_all_that_is_closed() {
             history.insert(&rows, "replicas").await.expect("inserted");
         }
         let (tally, fold) = (segment.tally(), segment.fold());
-        let row = LedgerRow { partition: Partition(0), epoch: Epoch(0), entry: Entry::Closed, tally, fold, at_ms: NOW };
+        let row = LedgerRow {
+            generation: Generation(1),
+            partition: Partition(0),
+            epoch: Epoch(0),
+            entry: Entry::Closed,
+            tally,
+            fold,
+            at_ms: NOW,
+        };
         history.record(&row).await.expect("recorded");
     };
     write(&ahead).await;

@@ -164,7 +164,7 @@ mod tests {
     fn lane(partition: u32, intent: Option<Intent>) -> (Partition, Lane) {
         let views = Views::declare([("by_type", vec!["event_type"])]).expect("valid views");
         let epoch_bits = EpochBits::new(18).expect("a valid size");
-        let rules = Rules { generation: Generation(1), epoch_bits, views, limits: Limits::default(), dedup: true };
+        let rules = Rules { generation: Generation(1), widens: None, epoch_bits, views, limits: Limits::default(), dedup: true };
         (Partition(partition), Lane::new(&rules, Partition(partition), NextOffset::ZERO, intent))
     }
 

@@ -30,7 +30,7 @@ fn event(n: u64) -> String {
 fn allocations(dedup: bool) -> (u64, usize, usize) {
     let views = Views::declare([("by_type", vec!["event_type"])]).expect("valid");
     let epoch_bits = EpochBits::new(18).expect("valid");
-    let rules = Rules { generation: Generation(1), epoch_bits, views, limits: Limits::default(), dedup };
+    let rules = Rules { generation: Generation(1), widens: None, epoch_bits, views, limits: Limits::default(), dedup };
     let limits = BlockLimits { max_rows: 2 * TAKEN, max_age: Duration::from_secs(3_600), ..BlockLimits::default() };
     let mut lane = Lane::new(&rules, Partition(0), NextOffset::ZERO, None);
     let payloads: Vec<String> = (0..WARM + TAKEN).map(event).collect();

@@ -224,6 +224,7 @@ mod tests {
     fn an_id_counts_once_in_an_epoch_and_the_next() {
         let rules = |dedup| Rules {
             generation: crate::generation::Generation(1),
+            widens: None,
             epoch_bits: EpochBits::new(2).expect("in range"),
             views: crate::view::Views::declare([("by_type", vec!["event_type"])]).expect("a view"),
             limits: Default::default(),

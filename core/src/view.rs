@@ -133,6 +133,11 @@ impl Views {
         &self.0[id.0]
     }
 
+    /// The view of this name, if it has these dimensions.
+    pub fn find(&self, view: &View) -> Option<ViewId> {
+        self.0.iter().position(|known| known == view).map(ViewId)
+    }
+
     /// The view with the fewest dimensions that has all of `wanted`, the first declared among equals.
     pub fn smallest_with(&self, wanted: &[Dimension]) -> Option<ViewId> {
         let covers = |view: &View| wanted.iter().all(|d| view.dimensions.contains(d));

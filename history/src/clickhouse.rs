@@ -15,7 +15,7 @@ use crate::ledger::{Entry, LedgerRow};
 use crate::raw::Epochs;
 use crate::rows::{Found, Month, PartKey, RawEvent, RawKind, RawPayload, RawRecord, RowBlock, RowCount, Table};
 use crate::sql::Select;
-use crate::{Contents, DeadLetter, DeadLetterQuery, Digest, EpochCells, Error, History, Marks, schema, sql};
+use crate::{Contents, DeadLetter, DeadLetterQuery, Digest, EpochCells, Error, History, Marks, Wiped, schema, sql};
 use clickhouse::Row;
 use nodes::{Node, Nodes, QUERY_DEADLINE};
 use serde::Deserialize;
@@ -27,7 +27,7 @@ use tidemark_core::cell::{Cell, Tally};
 use tidemark_core::cut::Cut;
 use tidemark_core::epoch::{Epoch, Mark};
 use tidemark_core::event::Reject;
-use tidemark_core::generation::Rules;
+use tidemark_core::generation::{Generation, Rules};
 use tidemark_core::offset::{Offset, OffsetRange, Partition};
 use tidemark_core::question::{Groups, Question, Rows};
 use tidemark_core::view::ViewId;
@@ -100,6 +100,7 @@ struct EpochRow {
 
 #[derive(Row, Deserialize)]
 struct LedgerTableRow {
+    generation: u32,
     entry: i8,
     events: u64,
     duplicates: u64,
@@ -239,11 +240,16 @@ fn exception_code(text: &str) -> Option<u32> {
 
 impl ClickHouse {
     fn events(&self) -> String {
-        schema::events_table(self.rules.generation)
+        schema::events_table(&self.rules)
     }
 
     fn dead_letters_table(&self) -> String {
-        schema::dead_letters_table(self.rules.generation)
+        schema::dead_letters_table(&self.rules)
+    }
+
+    /// All roll-ups.
+    fn rollups(&self) -> impl Iterator<Item = String> {
+        schema::rollup_tables(&self.rules, self.rules.views.ids())
     }
 
     /// Where counting began, of partitions of which the topic no longer had its first records then.
@@ -265,9 +271,10 @@ impl ClickHouse {
         Ok(rows.first().map(of).unwrap_or_default())
     }
 
-    /// The bytes that this generation's tables take.
+    /// The bytes that this generation's tables take, without those that it shares with the one it widens.
     pub async fn bytes_on_disk(&self) -> Result<u64, Error> {
-        let own: Vec<String> = schema::rollup_tables(&self.rules).chain([self.events(), self.dead_letters_table()]).collect();
+        let raw = if self.rules.widens.is_none() { vec![self.events(), self.dead_letters_table()] } else { vec![] };
+        let own: Vec<String> = schema::rollup_tables(&self.rules, self.rules.kept()).chain(raw).collect();
         Ok(self.tables_on_disk().await?.iter().filter(|of| own.contains(&of.name)).map(|of| of.bytes).sum())
     }
 
@@ -319,8 +326,7 @@ impl History for ClickHouse {
     async fn found(&self, partition: Partition, range: OffsetRange) -> Result<Found, Error> {
         // What is found missing is written again: it must not be there, only not here yet.
         let (events, dead_letters) = (self.events(), self.dead_letters_table());
-        self.catch_up(&[events.clone(), dead_letters.clone()].into_iter().chain(schema::rollup_tables(&self.rules)).collect::<Vec<_>>())
-            .await?;
+        self.catch_up(&[events.clone(), dead_letters.clone()].into_iter().chain(self.rollups()).collect::<Vec<_>>()).await?;
         let place = sql::in_range(partition, range.from().get(), range.to().get());
         let events = format!(
             "SELECT toYYYYMM(timestamp) AS part, count() AS n, sum(intHash64(offset)) AS fold FROM {events} WHERE {place} GROUP BY part"
@@ -346,10 +352,10 @@ impl History for ClickHouse {
         self.nodes.primary(rows).await
     }
 
-    async fn wipe(&self, partition: Partition, epoch: Epoch, deadline_secs: u32) -> Result<(), Error> {
+    async fn wipe(&self, partition: Partition, epoch: Epoch, what: Wiped, deadline_secs: u32) -> Result<(), Error> {
         // One deadline for all statements: none may outlive what the repair has announced.
         let until = Instant::now() + Duration::from_secs(deadline_secs.into());
-        for statement in sql::wipe(&self.rules, partition, epoch) {
+        for statement in sql::wipe(&self.rules, partition, epoch, what) {
             let left = Duration::from_secs(until.saturating_duration_since(Instant::now()).as_secs());
             let delete = async |node: &Node| {
                 if left.is_zero() {
@@ -363,6 +369,25 @@ impl History for ClickHouse {
             self.nodes.primary(delete).await?;
         }
         Ok(())
+    }
+
+    async fn fill(&self, view: ViewId, partition: Partition, epoch: Epoch, token: &str) -> Result<(), Error> {
+        self.catch_up(&[self.events()]).await?;
+        let statement = schema::fill(&self.rules, view, &sql::in_epoch(self.rules.epoch_bits, partition, epoch));
+        let fill = async |node: &Node| {
+            let mut fill = node
+                .reading(&statement)
+                .with_setting("insert_deduplication_token", token)
+                .with_setting("insert_deduplicate", "1")
+                .with_setting("deduplicate_blocks_in_dependent_materialized_views", "1")
+                .with_setting("max_partitions_per_insert_block", "0")
+                .with_setting("wait_end_of_query", "1");
+            if self.tables != Tables::Own {
+                fill = fill.with_setting("insert_quorum", "auto");
+            }
+            node.within(INSERT_DEADLINE, fill.execute()).await
+        };
+        self.nodes.primary(fill).await
     }
 
     async fn answer(&self, view: ViewId, question: &Question, groups: &Groups, marks: &Marks) -> Result<Rows, Error> {
@@ -390,22 +415,21 @@ impl History for ClickHouse {
 
     async fn repairing(&self) -> Result<Vec<(Partition, Epoch)>, Error> {
         self.catch_up_with_ledger().await?;
-        let generation = self.rules.generation;
+        let family = sql::family(&self.rules);
         let rows: Vec<EpochRow> = self
             .select(&format!(
-                "SELECT partition, epoch FROM ledger WHERE generation = {generation} GROUP BY partition, epoch HAVING countIf(entry = 'repair') > 0 AND countIf(entry = 'closed') = 0"
+                "SELECT partition, epoch FROM ledger WHERE {family} GROUP BY partition, epoch HAVING countIf(entry = 'repair') > 0 AND countIf(entry = 'closed') = 0"
             ))
             .await?;
         Ok(rows.into_iter().map(|row| (Partition(row.partition), Epoch(row.epoch))).collect())
     }
 
     async fn answer_raw(&self, question: &Question, epochs: Epochs, marks: &Marks, cut: &Cut) -> Result<Rows, Error> {
-        let generation = self.rules.generation;
         self.catch_up(&[self.events()]).await?;
         let ask = async |node: &Node| {
-            let extent = || sql::extent_raw(generation, epochs, marks, cut);
+            let extent = || sql::extent_raw(&self.rules, epochs, marks, cut);
             let Some(starts) = calendar_starts(node, question, extent).await? else { return Ok(Rows::new()) };
-            let query = node.client().query(&sql::answer_raw(generation, question, epochs, marks, cut, &starts));
+            let query = node.client().query(&sql::answer_raw(&self.rules, question, epochs, marks, cut, &starts));
             Ok(rows_of(node.within(QUERY_DEADLINE, query.fetch_all::<CellRow>()).await?))
         };
         self.nodes.primary(ask).await
@@ -417,9 +441,8 @@ impl History for ClickHouse {
             Entry::Repair { deadline_ms } => ("repair", deadline_ms),
             Entry::Begun => ("begun", 0),
         };
-        let LedgerRow { partition, epoch, tally, fold, at_ms, .. } = row;
+        let LedgerRow { generation, partition, epoch, tally, fold, at_ms, .. } = row;
         let Tally { events, duplicates, dead_letters, holes } = tally;
-        let generation = self.rules.generation;
         self.execute(&format!(
             "INSERT INTO ledger VALUES ({generation}, {partition}, {epoch}, '{entry}', {events}, {duplicates}, {dead_letters}, {holes}, {fold}, fromUnixTimestamp64Milli({deadline_ms}, 'UTC'), fromUnixTimestamp64Milli({at_ms}, 'UTC'))"
         ))
@@ -428,9 +451,9 @@ impl History for ClickHouse {
 
     async fn ledger(&self, partition: Partition, epoch: Epoch) -> Result<Vec<LedgerRow>, Error> {
         self.catch_up_with_ledger().await?;
-        let generation = self.rules.generation;
+        let family = sql::family(&self.rules);
         let query = format!(
-            "SELECT toInt8(entry) AS entry, events, duplicates, dead_letters, holes, fold, toUnixTimestamp64Milli(deadline) AS deadline, toUnixTimestamp64Milli(at) AS at FROM ledger WHERE generation = {generation} AND partition = {partition} AND epoch = {epoch} ORDER BY at"
+            "SELECT generation, toInt8(entry) AS entry, events, duplicates, dead_letters, holes, fold, toUnixTimestamp64Milli(deadline) AS deadline, toUnixTimestamp64Milli(at) AS at FROM ledger WHERE {family} AND partition = {partition} AND epoch = {epoch} ORDER BY at"
         );
         let rows: Vec<LedgerTableRow> = self.select(&query).await?;
         let entry = |row: &LedgerTableRow| match row.entry {
@@ -439,6 +462,7 @@ impl History for ClickHouse {
             _ => Entry::Begun,
         };
         let of = |row: LedgerTableRow| LedgerRow {
+            generation: Generation(row.generation),
             partition,
             epoch,
             entry: entry(&row),
@@ -480,12 +504,12 @@ impl History for ClickHouse {
     async fn contents(&self, partition: Partition, range: OffsetRange, bits: u8) -> Result<Contents, Error> {
         self.catch_up(&[self.events(), self.dead_letters_table()]).await?;
         let place = sql::in_range(partition, range.from().get(), range.to().get());
-        let rows: Vec<ContentsRow> = self.select(&sql::contents(self.rules.generation, &place, bits)).await?;
+        let rows: Vec<ContentsRow> = self.select(&sql::contents(&self.rules, &place, bits)).await?;
         Ok(rows.into_iter().map(|row| (row.run, RowCount { rows: row.n, fold: row.fold })).collect())
     }
 
     async fn digest(&self, view: ViewId, range: TimeRange, marks: &Marks) -> Result<Digest, Error> {
-        let table = schema::rollup_table(self.rules.views.get(view), Level::FiveMinutes, self.rules.generation);
+        let table = schema::rollup_table(&self.rules, view, Level::FiveMinutes);
         self.catch_up(&[table]).await?;
         let rows: Vec<DigestRow> = self.select(&sql::digest(&self.rules, view, range, marks)).await?;
         Ok(rows.first().map(|&DigestRow { cells, events, hash }| Digest { cells, events, hash }).unwrap_or_default())

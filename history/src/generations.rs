@@ -18,6 +18,10 @@ pub enum State {
 }
 
 impl State {
+    pub fn is_building(self) -> bool {
+        matches!(self, Self::Building(_))
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Building(_) => "building",
@@ -127,7 +131,7 @@ mod tests {
     fn rules(generation: u32) -> Arc<Rules> {
         let views = Views::declare([("by_type", vec!["event_type"])]).expect("valid");
         let epoch_bits = EpochBits::new(8).expect("valid");
-        Arc::new(Rules { generation: Generation(generation), epoch_bits, views, limits: Limits::default(), dedup: true })
+        Arc::new(Rules { generation: Generation(generation), widens: None, epoch_bits, views, limits: Limits::default(), dedup: true })
     }
 
     fn states(said: &[(u32, State)]) -> (u32, Vec<State>) {

@@ -2,6 +2,7 @@
 
 use tidemark_core::cell::Tally;
 use tidemark_core::epoch::{Epoch, Mark};
+use tidemark_core::generation::Generation;
 use tidemark_core::offset::Partition;
 
 /// What happened to an epoch.
@@ -19,6 +20,8 @@ pub enum Entry {
 /// One row. `at_ms` is for people, but for an announced repair's deadline, which counts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LedgerRow {
+    /// Whose layers say it.
+    pub generation: Generation,
     pub partition: Partition,
     pub epoch: Epoch,
     pub entry: Entry,

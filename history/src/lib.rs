@@ -23,6 +23,7 @@ use std::future::Future;
 use tidemark_core::cell::Cell;
 use tidemark_core::cut::Cut;
 use tidemark_core::epoch::{Epoch, Mark};
+use tidemark_core::generation::Generation;
 use tidemark_core::offset::{Offset, OffsetRange, Partition};
 use tidemark_core::question::{Groups, Question, RowKey, Rows};
 use tidemark_core::view::ViewId;
@@ -50,6 +51,15 @@ pub struct EpochCells {
     pub level: Level,
     pub partition: Partition,
     pub epoch: Epoch,
+}
+
+/// What of an epoch is deleted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wiped {
+    /// Raw rows, dead letters, and all roll-ups.
+    Everything,
+    /// The roll-ups of the views that have been added since this generation.
+    AddedSince(Generation),
 }
 
 /// A page of dead letters, newest first.
@@ -115,8 +125,11 @@ pub trait History: Send + Sync + 'static {
         }
     }
 
-    /// Deletes everything of an epoch that is above the mark: raw rows, dead letters and roll-ups.
-    fn wipe(&self, partition: Partition, epoch: Epoch, deadline_secs: u32) -> impl Future<Output = Result<(), Error>> + Send;
+    /// Deletes what there is of an epoch that is above the mark.
+    fn wipe(&self, partition: Partition, epoch: Epoch, what: Wiped, deadline_secs: u32) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Fills a view's roll-ups of an epoch from its raw rows; the same token again changes nothing.
+    fn fill(&self, view: ViewId, partition: Partition, epoch: Epoch, token: &str) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Answers by a view from the closed epochs, those below `marks`.
     fn answer(&self, view: ViewId, question: &Question, groups: &Groups, marks: &Marks)
@@ -135,7 +148,7 @@ pub trait History: Send + Sync + 'static {
 
     fn record(&self, row: &LedgerRow) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// The ledger's rows about one epoch, oldest first.
+    /// The ledger's rows about one epoch, oldest first: those of all generations that share its raw events.
     fn ledger(&self, partition: Partition, epoch: Epoch) -> impl Future<Output = Result<Vec<LedgerRow>, Error>> + Send;
 
     fn dead_letters(&self, query: &DeadLetterQuery) -> impl Future<Output = Result<Vec<DeadLetter>, Error>> + Send;

@@ -8,7 +8,7 @@ use crate::block::DUPLICATE;
 use crate::ledger::{Entry, LedgerRow};
 use crate::raw::Epochs;
 use crate::rows::{Found, Month, PartKey, RawEvent, RawKind, RawPayload, RawRecord, RowBlock, RowCount, Table};
-use crate::{Contents, DeadLetter, DeadLetterQuery, Digest, EpochCells, Error, History, Marks};
+use crate::{Contents, DeadLetter, DeadLetterQuery, Digest, EpochCells, Error, History, Marks, Wiped};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -21,7 +21,7 @@ use tidemark_core::event::Reject;
 use tidemark_core::generation::Rules;
 use tidemark_core::offset::{Offset, OffsetRange, Partition};
 use tidemark_core::question::{Groups, Question, RowKey, Rows};
-use tidemark_core::view::{Dimension, ViewId};
+use tidemark_core::view::{Dimension, View, ViewId};
 use tidemark_core::window::{Level, TimeRange, WindowStart};
 
 /// One stored row.
@@ -59,13 +59,24 @@ impl Stored {
     }
 }
 
-type RollupKey = (ViewId, Level, Partition, Epoch);
+/// What rolls raw events up: a view's, from there on.
+#[derive(Clone, Debug)]
+struct Filler {
+    view: View,
+    since: Cut,
+}
+
+/// By the place of its filler.
+type RollupKey = (usize, Level, Partition, Epoch);
 
 #[derive(Debug, Default)]
 struct State {
     base: Vec<Stored>,
+    fillers: Vec<Filler>,
     rollups: BTreeMap<RollupKey, Rows>,
     tokens: BTreeSet<(String, PartKey)>,
+    /// Of fills, by filler and token.
+    fills: BTreeSet<(usize, String)>,
     rollup_tokens: BTreeSet<(String, PartKey)>,
     ledger: Vec<LedgerRow>,
     inserts: Vec<Insert>,
@@ -94,6 +105,8 @@ enum Stage {
 #[derive(Clone, Debug)]
 pub struct MemoryHistory {
     rules: Arc<Rules>,
+    /// The filler of each view.
+    fillers: Vec<usize>,
     state: Arc<Mutex<State>>,
     /// In steps: every call waits for its turn, and inserts wait for [`MemoryHistory::step`].
     stepped: bool,
@@ -102,7 +115,23 @@ pub struct MemoryHistory {
 impl MemoryHistory {
     /// Everything happens at once.
     pub fn new(rules: Arc<Rules>) -> Self {
-        Self { rules, state: Arc::default(), stepped: false }
+        let fillers: Vec<Filler> = rules.views.iter().map(|view| Filler { view: view.clone(), since: Cut::default() }).collect();
+        let places = (0..fillers.len()).collect();
+        Self { rules, fillers: places, state: Arc::new(Mutex::new(State { fillers, ..State::default() })), stepped: false }
+    }
+
+    /// The same, as a generation sees it that widens this one.
+    pub fn widened(&self, rules: Arc<Rules>) -> Self {
+        let since = rules.widens.as_ref().map(|widened| widened.since.clone()).unwrap_or_default();
+        let place = |view: &View| match self.rules.views.find(view) {
+            Some(ViewId(shared)) => self.fillers[shared],
+            None => {
+                let fillers = &mut self.state().fillers;
+                fillers.push(Filler { view: view.clone(), since: since.clone() });
+                fillers.len() - 1
+            }
+        };
+        Self { fillers: rules.views.iter().map(place).collect(), rules, ..self.clone() }
     }
 
     /// Everything happens when the simulator says so.
@@ -136,7 +165,9 @@ impl MemoryHistory {
                 Stage::RollupToken => insert.stage = Stage::RollupRows { fresh: state.rollup_tokens.insert(token) },
                 Stage::RollupRows { fresh } => {
                     if fresh {
-                        add_to_rollups(&self.rules, &mut state.rollups, rows);
+                        for place in 0..state.fillers.len() {
+                            roll_up(&self.rules, (place, &state.fillers[place]), &mut state.rollups, rows.iter());
+                        }
                     }
                     insert.parts.remove(0);
                     insert.stage = Stage::Token;
@@ -190,17 +221,23 @@ impl MemoryHistory {
     }
 }
 
-fn add_to_rollups(rules: &Rules, rollups: &mut BTreeMap<RollupKey, Rows>, rows: &[Stored]) {
+fn roll_up<'r>(
+    rules: &Rules,
+    (place, filler): (usize, &Filler),
+    rollups: &mut BTreeMap<RollupKey, Rows>,
+    rows: impl Iterator<Item = &'r Stored>,
+) {
     for row in rows {
         let Stored::Event { partition, offset, timestamp_ms, values, amount, .. } = row else { continue };
+        let epoch = rules.epoch_bits.epoch_of(*offset);
+        if filler.since.get(*partition).includes(*offset) {
+            continue;
+        }
         let window = WindowStart::containing(*timestamp_ms);
-        for id in rules.views.ids() {
-            let dimensions = rules.views.get(id).dimensions();
-            let values: Vec<Box<str>> = dimensions.iter().map(|d| values[d.index()].as_str().into()).collect();
-            for level in Level::ALL {
-                let rows = rollups.entry((id, level, *partition, rules.epoch_bits.epoch_of(*offset))).or_default();
-                rows.entry(RowKey { bucket_ms: window.at(level).ms(), values: values.clone() }).or_default().add(fold_of(*offset), *amount);
-            }
+        let values: Vec<Box<str>> = filler.view.dimensions().iter().map(|d| values[d.index()].as_str().into()).collect();
+        for level in Level::ALL {
+            let rows = rollups.entry((place, level, *partition, epoch)).or_default();
+            rows.entry(RowKey { bucket_ms: window.at(level).ms(), values: values.clone() }).or_default().add(fold_of(*offset), *amount);
         }
     }
 }
@@ -292,22 +329,40 @@ impl History for MemoryHistory {
     async fn visit_cells(&self, of: EpochCells, mut visit: impl FnMut(i64, &[&str], &Cell) + Send) -> Result<(), Error> {
         self.turn().await;
         let EpochCells { view, level, partition, epoch } = of;
-        for (key, cell) in self.state().rollups.get(&(view, level, partition, epoch)).into_iter().flatten() {
+        for (key, cell) in self.state().rollups.get(&(self.fillers[view.0], level, partition, epoch)).into_iter().flatten() {
             visit(key.bucket_ms, &key.values.iter().map(|value| &**value).collect::<Vec<_>>(), cell);
         }
         Ok(())
     }
 
-    async fn wipe(&self, partition: Partition, epoch: Epoch, _deadline_secs: u32) -> Result<(), Error> {
-        for view in self.rules.views.ids() {
+    async fn wipe(&self, partition: Partition, epoch: Epoch, what: Wiped, _deadline_secs: u32) -> Result<(), Error> {
+        let views: Vec<ViewId> = match what {
+            Wiped::Everything => self.rules.views.ids().collect(),
+            Wiped::AddedSince(generation) => self.rules.added_since(generation).collect(),
+        };
+        for view in views {
             for level in Level::ALL {
                 self.turn().await;
-                self.state().rollups.remove(&(view, level, partition, epoch));
+                self.state().rollups.remove(&(self.fillers[view.0], level, partition, epoch));
             }
         }
         self.turn().await;
+        if what == Wiped::Everything {
+            let range = self.rules.epoch_bits.range_of(epoch);
+            self.state().base.retain(|row| row.place().0 != partition || !range.contains(row.place().1));
+        }
+        Ok(())
+    }
+
+    async fn fill(&self, view: ViewId, partition: Partition, epoch: Epoch, token: &str) -> Result<(), Error> {
+        self.turn().await;
         let range = self.rules.epoch_bits.range_of(epoch);
-        self.state().base.retain(|row| row.place().0 != partition || !range.contains(row.place().1));
+        let (place, state) = (self.fillers[view.0], &mut *self.state());
+        if state.fills.insert((place, token.to_owned())) {
+            let filler = Filler { since: Cut::default(), ..state.fillers[place].clone() };
+            let rows = state.base.iter().filter(|row| row.place().0 == partition && range.contains(row.place().1));
+            roll_up(&self.rules, (place, &filler), &mut state.rollups, rows);
+        }
         Ok(())
     }
 
@@ -318,7 +373,7 @@ impl History for MemoryHistory {
         let mut answer = Rows::new();
         for ((id, level, partition, epoch), rows) in &self.state().rollups {
             let closed = marks.get(partition).is_some_and(|mark| mark.is_closed(*epoch));
-            if *id != view || *level != Level::FiveMinutes || !closed {
+            if *id != self.fillers[view.0] || *level != Level::FiveMinutes || !closed {
                 continue;
             }
             for (key, cell) in rows {
@@ -334,7 +389,9 @@ impl History for MemoryHistory {
 
     async fn marks(&self) -> Result<Marks, Error> {
         let mut marks = Marks::new();
-        for (partition, put) in self.state().ledger.iter().filter_map(|row| Some((row.partition, row.mark()?))) {
+        let state = self.state();
+        let ours = state.ledger.iter().filter(|row| row.generation == self.rules.generation);
+        for (partition, put) in ours.filter_map(|row| Some((row.partition, row.mark()?))) {
             let mark = marks.entry(partition).or_insert(put);
             *mark = (*mark).max(put);
         }
@@ -423,7 +480,7 @@ impl History for MemoryHistory {
         let (mut cells, state) = (Rows::new(), self.state());
         for ((id, level, partition, epoch), rows) in &state.rollups {
             let closed = marks.get(partition).is_some_and(|mark| mark.is_closed(*epoch));
-            if *id == view && *level == Level::FiveMinutes && closed {
+            if *id == self.fillers[view.0] && *level == Level::FiveMinutes && closed {
                 let within = rows.iter().filter(|(key, _)| range.contains(WindowStart::containing(key.bucket_ms)));
                 within.for_each(|(key, cell)| cells.entry(key.clone()).or_insert(Cell::EMPTY).merge(cell));
             }

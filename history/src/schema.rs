@@ -6,8 +6,9 @@
 
 use crate::clickhouse::Tables;
 use crate::sql;
+use std::collections::BTreeSet;
 use tidemark_core::generation::{Generation, Rules};
-use tidemark_core::view::{Dimension, View};
+use tidemark_core::view::{Dimension, View, ViewId};
 use tidemark_core::window::Level;
 
 /// Raises when a statement of this file changes for a history that exists; [`migrations`] says how to get there.
@@ -22,13 +23,13 @@ pub const EVENT_COLUMNS: &str = "partition, offset, event_id, event_type, timest
 pub const DEAD_LETTER_COLUMNS: &str = "partition, offset, record_timestamp, reason, payload";
 
 /// Raw events of a generation. The first one's have no number, as they had before there could be others.
-pub fn events_table(generation: Generation) -> String {
-    numbered("events", generation)
+pub fn events_table(rules: &Rules) -> String {
+    numbered("events", rules.raw())
 }
 
 /// Its dead letters.
-pub fn dead_letters_table(generation: Generation) -> String {
-    numbered("dead_letters", generation)
+pub fn dead_letters_table(rules: &Rules) -> String {
+    numbered("dead_letters", rules.raw())
 }
 
 fn numbered(name: &str, generation: Generation) -> String {
@@ -40,16 +41,16 @@ const RAW_EVENTS: &str = "raw_events";
 const RAW_DEAD_LETTERS: &str = "raw_dead_letters";
 
 /// `by_type_1h_g1`
-pub fn rollup_table(view: &View, level: Level, generation: Generation) -> String {
-    format!("{}_{}_g{generation}", view.name(), level.suffix())
+pub fn rollup_table(rules: &Rules, view: ViewId, level: Level) -> String {
+    format!("{}_{}_g{}", rules.views.get(view).name(), level.suffix(), rules.keeper(view))
 }
 
-/// The roll-ups of all views, at all levels.
-pub fn rollup_tables(rules: &Rules) -> impl Iterator<Item = String> {
-    rules.views.iter().flat_map(|view| Level::ALL.map(|level| rollup_table(view, level, rules.generation)))
+/// The roll-ups of these views, at all levels.
+pub fn rollup_tables(rules: &Rules, views: impl Iterator<Item = ViewId>) -> impl Iterator<Item = String> {
+    views.flat_map(|view| Level::ALL.map(|level| rollup_table(rules, view, level)))
 }
 
-/// The statements of each version, oldest first; all of them are safe to repeat.
+/// The statements of each version, oldest first, for the tables that are a generation's own; all of them are safe to repeat.
 pub fn migrations(rules: &Rules, tables: &Tables) -> Vec<(u32, Vec<String>)> {
     vec![(1, version_1(rules, tables)), (2, version_2(rules, tables))]
 }
@@ -77,42 +78,43 @@ fn version_2(rules: &Rules, tables: &Tables) -> Vec<String> {
     vec![format!(
         "ALTER TABLE {}{} MODIFY COLUMN partition CODEC(T64, ZSTD(1)), MODIFY COLUMN offset CODEC(T64, ZSTD(1)), \
          MODIFY COLUMN product_id CODEC(ZSTD(3)), MODIFY COLUMN user_id CODEC(ZSTD(3)), MODIFY COLUMN properties CODEC(ZSTD(3))",
-        events_table(rules.generation),
+        events_table(rules),
         tables.on_cluster()
     )]
 }
 
 fn version_1(rules: &Rules, tables: &Tables) -> Vec<String> {
-    let mut statements = vec![events(rules, tables), dead_letters(rules, tables)];
-    for view in rules.views.iter() {
-        for level in Level::ALL {
-            statements.push(rollup(view, level, rules.generation, tables));
-            statements.push(filler(view, level, rules, tables));
-        }
-    }
+    let mut statements = if rules.widens.is_none() { vec![events(rules, tables), dead_letters(rules, tables)] } else { vec![] };
+    let of = |view| Level::ALL.into_iter().flat_map(move |level| [rollup(rules, view, level, tables), filler(rules, view, level, tables)]);
+    statements.extend(rules.kept().flat_map(of));
     statements
 }
 
 /// The views for people, which show the generation that answers: all of them are safe to repeat.
 pub fn for_people(rules: &Rules, tables: &Tables) -> Vec<String> {
     let on_cluster = tables.on_cluster();
-    let raw = [(RAW_EVENTS, events_table(rules.generation)), (RAW_DEAD_LETTERS, dead_letters_table(rules.generation))];
+    let raw = [(RAW_EVENTS, events_table(rules)), (RAW_DEAD_LETTERS, dead_letters_table(rules))];
     let raw = raw.map(|(name, table)| format!("CREATE OR REPLACE VIEW {name}{on_cluster} AS SELECT * FROM {table}"));
-    let merged = rules.views.iter().flat_map(|view| Level::ALL.map(|level| merged(view, level, rules.generation, tables)));
+    let merged = rules.views.ids().flat_map(|view| Level::ALL.map(|level| merged(rules, view, level, tables)));
     raw.into_iter().chain(merged).collect()
 }
 
 /// What frees a generation: fillers first, so that none writes to what is gone. What people see stays where the `live`
-/// generation shows something by that name.
-pub fn drop(rules: &Rules, live: &Rules, tables: &Tables) -> Vec<String> {
+/// generation shows something by that name, and tables stay that one of the `others` shares.
+pub fn drop(rules: &Rules, live: &Rules, others: &[&Rules], tables: &Tables) -> Vec<String> {
     let on_cluster = tables.on_cluster();
     let gone = |kind: &str, name: String| format!("DROP {kind} IF EXISTS {name}{on_cluster} SYNC");
-    let fillers = rollup_tables(rules).map(|table| format!("{table}_filler"));
+    let rolled_up = |rules: &Rules| rollup_tables(rules, rules.views.ids()).collect::<BTreeSet<_>>();
+    let raw = |rules: &Rules| [events_table(rules), dead_letters_table(rules)];
+    let in_use: BTreeSet<String> = others.iter().flat_map(|rules| rolled_up(rules).into_iter().chain(raw(rules))).collect();
+    let own = |table: &String| !in_use.contains(table);
+    let rollups: Vec<String> = rolled_up(rules).into_iter().filter(own).collect();
+    let fillers = rollups.iter().map(|table| format!("{table}_filler"));
     let unseen = rules.views.iter().filter(|view| live.views.iter().all(|other| other.name() != view.name()));
     let unseen = unseen.flat_map(|view| Level::ALL.map(|level| format!("{}_{}", view.name(), level.suffix())));
-    let base = [events_table(rules.generation), dead_letters_table(rules.generation)];
-    let tables = rollup_tables(rules).chain(base).map(|table| gone("TABLE", table));
-    fillers.chain(unseen).map(|view| gone("VIEW", view)).chain(tables).collect()
+    let views: Vec<String> = fillers.chain(unseen).map(|view| gone("VIEW", view)).collect();
+    let tables = rollups.into_iter().chain(raw(rules).into_iter().filter(own)).map(|table| gone("TABLE", table));
+    views.into_iter().chain(tables).collect()
 }
 
 /// The tables that all generations share, which must exist before anything else can be asked.
@@ -177,7 +179,7 @@ fn events(rules: &Rules, tables: &Tables) -> String {
     INDEX by_offset (partition, offset) TYPE minmax GRANULARITY 1
 ) {engine} PARTITION BY toYYYYMM(timestamp) ORDER BY (event_type, timestamp, product_id)
 SETTINGS {deduplication}",
-        table = events_table(rules.generation),
+        table = events_table(rules),
         on_cluster = tables.on_cluster(),
         engine = tables.engine("MergeTree"),
         bits = rules.epoch_bits.get(),
@@ -195,7 +197,7 @@ fn dead_letters(rules: &Rules, tables: &Tables) -> String {
     payload String CODEC(ZSTD(1))
 ) {engine} ORDER BY (partition, offset)
 SETTINGS {deduplication}",
-        table = dead_letters_table(rules.generation),
+        table = dead_letters_table(rules),
         on_cluster = tables.on_cluster(),
         engine = tables.engine("MergeTree"),
         deduplication = deduplication(),
@@ -232,7 +234,8 @@ fn column_type(dimension: Dimension) -> &'static str {
 /// Windows come first in the order: nearly every question has a range of time, and reads no other windows. Epochs follow
 /// time, so that with the index an epoch's cells are found without reading the whole table. Columns of small numbers
 /// are packed, and a fold is as good as random: heavier compression would cost time and save nothing.
-fn rollup(view: &View, level: Level, generation: Generation, tables: &Tables) -> String {
+fn rollup(rules: &Rules, id: ViewId, level: Level, tables: &Tables) -> String {
+    let view = rules.views.get(id);
     let columns: String = view.dimensions().iter().map(|&d| format!("    {d} {},\n", column_type(d))).collect();
     format!(
         "CREATE TABLE IF NOT EXISTS {table}{on_cluster} (
@@ -248,7 +251,7 @@ fn rollup(view: &View, level: Level, generation: Generation, tables: &Tables) ->
     INDEX by_epoch (epoch) TYPE minmax GRANULARITY 1
 ) {engine} PARTITION BY toYYYYMM(window) ORDER BY (window, {key}, partition, epoch)
 SETTINGS {deduplication}",
-        table = rollup_table(view, level, generation),
+        table = rollup_table(rules, id, level),
         on_cluster = tables.on_cluster(),
         engine = tables.engine("AggregatingMergeTree"),
         key = names(view).join(", "),
@@ -256,20 +259,40 @@ SETTINGS {deduplication}",
     )
 }
 
-/// In chained views every source column is qualified: an alias that shadows a column groups wrongly.
-fn filler(view: &View, level: Level, rules: &Rules, tables: &Tables) -> String {
-    let table = rollup_table(view, level, rules.generation);
+/// The first of a view's fillers takes raw events, each other the roll-up before. That of an added view leaves to [`fill`] what
+/// has been written before.
+fn filler(rules: &Rules, view: ViewId, level: Level, tables: &Tables) -> String {
+    let table = rollup_table(rules, view, level);
+    let place = match &rules.widens {
+        Some(widened) if level.finer().is_none() => format!(" WHERE NOT ({})", sql::below_cut(&widened.since, "f.")),
+        _ => String::new(),
+    };
+    let rows = rolled_up(rules, view, level, &place);
+    format!("CREATE MATERIALIZED VIEW IF NOT EXISTS {table}_filler{on_cluster} TO {table} AS {rows}", on_cluster = tables.on_cluster())
+}
+
+/// The roll-up of raw events at a `place`, by an INSERT: coarser levels follow by their fillers. In an order that is always
+/// the same, without which the engine does not heed a token.
+pub fn fill(rules: &Rules, view: ViewId, place: &str) -> String {
+    let level = Level::FiveMinutes;
+    format!("INSERT INTO {} {} ORDER BY ALL", rollup_table(rules, view, level), rolled_up(rules, view, level, &format!(" WHERE {place}")))
+}
+
+/// The columns of a roll-up, from what it is filled from. In chained views every source column is qualified: an alias that
+/// shadows a column groups wrongly.
+fn rolled_up(rules: &Rules, id: ViewId, level: Level, place: &str) -> String {
+    let view = rules.views.get(id);
     let dimensions: String = names(view).iter().map(|d| format!("f.{d} AS {d}, ")).collect();
     let (source, window, epoch, measures) = match level.finer() {
         None => (
-            events_table(rules.generation),
+            events_table(rules),
             format!("toDateTime(intDiv(toUnixTimestamp64Milli(f.timestamp), {ms}) * {s}, 'UTC')", ms = level.ms(), s = level.ms() / 1000),
             format!("bitShiftRight(f.offset, {})", rules.epoch_bits.get()),
             "count() AS count, count(f.order_amount) AS amount_count, sum(ifNull(f.order_amount, toDecimal64(0, 4))) AS amount_sum, \
              min(f.order_amount) AS amount_min, max(f.order_amount) AS amount_max, sum(intHash64(f.offset)) AS fold",
         ),
         Some(finer) => (
-            rollup_table(view, finer, rules.generation),
+            rollup_table(rules, id, finer),
             format!("toDateTime(intDiv(toUnixTimestamp(f.window), {s}) * {s}, 'UTC')", s = level.ms() / 1000),
             "f.epoch".to_owned(),
             "sum(f.count) AS count, sum(f.amount_count) AS amount_count, sum(f.amount_sum) AS amount_sum, \
@@ -278,14 +301,14 @@ fn filler(view: &View, level: Level, rules: &Rules, tables: &Tables) -> String {
     };
     let group: String = names(view).iter().map(|d| format!("f.{d}, ")).collect();
     format!(
-        "CREATE MATERIALIZED VIEW IF NOT EXISTS {table}_filler{on_cluster} TO {table} AS SELECT {dimensions}{window} AS window, \
-         f.partition AS partition, {epoch} AS epoch, {measures} FROM {source} AS f GROUP BY {group}{window}, f.partition, {epoch}",
-        on_cluster = tables.on_cluster(),
+        "SELECT {dimensions}{window} AS window, f.partition AS partition, {epoch} AS epoch, {measures} FROM {source} AS f{place} \
+         GROUP BY {group}{window}, f.partition, {epoch}"
     )
 }
 
 /// `SELECT * FROM by_type_1h`: for people who query ClickHouse directly. Includes epochs that are still open.
-fn merged(view: &View, level: Level, generation: Generation, tables: &Tables) -> String {
+fn merged(rules: &Rules, id: ViewId, level: Level, tables: &Tables) -> String {
+    let view = rules.views.get(id);
     let dimensions = names(view).join(", ");
     format!(
         "CREATE OR REPLACE VIEW {name}_{suffix}{on_cluster} AS SELECT {dimensions}, window, sum(count) AS events, sum(amount_count) AS amounts, \
@@ -293,7 +316,7 @@ fn merged(view: &View, level: Level, generation: Generation, tables: &Tables) ->
         name = view.name(),
         on_cluster = tables.on_cluster(),
         suffix = level.suffix(),
-        table = rollup_table(view, level, generation),
+        table = rollup_table(rules, id, level),
     )
 }
 
@@ -307,7 +330,7 @@ mod tests {
     fn statements(tables: &Tables) -> Vec<String> {
         let views = Views::declare([("by_type", vec!["event_type"])]).expect("valid");
         let epoch_bits = EpochBits::new(18).expect("valid");
-        let rules = Rules { generation: Generation(1), epoch_bits, views, limits: Limits::default(), dedup: true };
+        let rules = Rules { generation: Generation(1), widens: None, epoch_bits, views, limits: Limits::default(), dedup: true };
         let migrations = migrations(&rules, tables).into_iter().flat_map(|(_, statements)| statements);
         migrations.chain(shared(tables)).chain(for_people(&rules, tables)).collect()
     }

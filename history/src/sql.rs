@@ -3,7 +3,7 @@
 
 use crate::raw::Epochs;
 use crate::schema::{dead_letters_table, events_table, rollup_table, rollup_tables};
-use crate::{EpochCells, Marks};
+use crate::{EpochCells, Marks, Wiped};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use tidemark_core::cut::Cut;
@@ -11,7 +11,7 @@ use tidemark_core::epoch::{Epoch, EpochBits};
 use tidemark_core::generation::{Generation, Rules};
 use tidemark_core::offset::Partition;
 use tidemark_core::question::{Groups, Question};
-use tidemark_core::view::{Dimension, View, ViewId};
+use tidemark_core::view::{Dimension, ViewId};
 use tidemark_core::window::{Level, Step, TimeRange};
 
 const COUNT: &str = "sum(count) AS c";
@@ -44,6 +44,12 @@ fn below(marks: &Marks) -> String {
     format!("epoch < [{}][partition + 1]", list.join(", "))
 }
 
+/// `generation IN …`: the generations that share these raw events, whichever there are when it is asked.
+pub fn family(rules: &Rules) -> String {
+    let raw = rules.raw();
+    format!("generation IN (SELECT {raw} UNION ALL SELECT generation FROM generations WHERE position(rules, ' raw={raw} ') > 0)")
+}
+
 /// Between two marks of each partition.
 fn between(known: &Marks, marks: &Marks) -> String {
     format!("NOT ({}) AND {}", below(known), below(marks))
@@ -60,8 +66,8 @@ pub fn closed_between(generation: Generation, known: &Marks, marks: &Marks) -> S
 
 /// The same as the roll-ups have them: in a row for each view and level.
 pub fn held_between(rules: &Rules, known: &Marks, marks: &Marks) -> String {
-    let sums =
-        rollup_tables(rules).map(|table| format!("SELECT sum(count) AS n, sum(fold) AS fold FROM {table} WHERE {}", between(known, marks)));
+    let sums = rollup_tables(rules, rules.views.ids())
+        .map(|table| format!("SELECT sum(count) AS n, sum(fold) AS fold FROM {table} WHERE {}", between(known, marks)));
     sums.collect::<Vec<_>>().join(" UNION ALL ")
 }
 
@@ -116,8 +122,8 @@ fn bucket(question: &Question, level: Level, starts: &[i64]) -> String {
 }
 
 /// `table WHERE …`: the closed cells of one piece of the question's range.
-fn closed_cells(rules: &Rules, view: &View, question: &Question, level: Level, piece: TimeRange, marks: &Marks) -> String {
-    let table = rollup_table(view, level, rules.generation);
+fn closed_cells(rules: &Rules, view: ViewId, question: &Question, level: Level, piece: TimeRange, marks: &Marks) -> String {
+    let table = rollup_table(rules, view, level);
     format!("{table} WHERE {}{}{}", below(marks), within(piece), matching(question))
 }
 
@@ -216,7 +222,6 @@ impl<'q> Largest<'q> {
 
 /// Each piece of the range from the coarsest roll-up that fits.
 pub fn answer(rules: &Rules, view: ViewId, question: &Question, groups: &Groups, marks: &Marks, starts: &[i64]) -> Option<Select> {
-    let view = rules.views.get(view);
     let cells = |&(level, piece): &(Level, TimeRange)| closed_cells(rules, view, question, level, piece, marks);
     let pieces = question.range.pieces(question.buckets.coarsest_level(starts));
     if pieces.is_empty() {
@@ -250,16 +255,16 @@ pub fn answer(rules: &Rules, view: ViewId, question: &Question, groups: &Groups,
 }
 
 /// `offset < [c0, c1, …][partition + 1]`: below the cut of its partition.
-fn below_cut(cut: &Cut) -> String {
+pub fn below_cut(cut: &Cut, table: &str) -> String {
     let last = cut.iter().last().map_or(0, |(p, _)| p.0);
     let list: Vec<String> = (0..=last).map(|p| cut.get(Partition(p)).to_string()).collect();
-    format!("offset < [{}][partition + 1]", list.join(", "))
+    format!("{table}offset < [{}][{table}partition + 1]", list.join(", "))
 }
 
 /// Events, with what a roll-up would call their window; in open epochs one for each offset.
 fn windows(table: &str, range: TimeRange, epochs: Epochs, marks: &Marks, cut: &Cut) -> String {
     let s = Level::FiveMinutes.ms() / 1000;
-    let mut place = below_cut(cut);
+    let mut place = below_cut(cut, "");
     // A range's edges are windows' edges, so that it is the same range of events.
     if let Some(from) = range.from_ms {
         let _ = write!(place, " AND timestamp >= fromUnixTimestamp64Milli({from}, 'UTC')");
@@ -280,57 +285,55 @@ fn windows(table: &str, range: TimeRange, epochs: Epochs, marks: &Marks, cut: &C
 }
 
 /// A question to raw events.
-pub fn answer_raw(generation: Generation, question: &Question, epochs: Epochs, marks: &Marks, cut: &Cut, starts: &[i64]) -> String {
+pub fn answer_raw(rules: &Rules, question: &Question, epochs: Epochs, marks: &Marks, cut: &Cut, starts: &[i64]) -> String {
     format!(
         "SELECT {bucket} AS b, {values} AS v, count() AS c, count(order_amount) AS ac, \
          sum(ifNull(order_amount, toDecimal64(0, 4))) AS s, min(order_amount) AS lo, max(order_amount) AS hi, sum(intHash64(offset)) AS f \
          FROM {events} WHERE 1{matching} GROUP BY b{group}",
         bucket = bucket(question, Level::FiveMinutes, starts),
         values = array_of(&question.group_by),
-        events = windows(&events_table(generation), question.range, epochs, marks, cut),
+        events = windows(&events_table(rules), question.range, epochs, marks, cut),
         matching = matching(question),
         group = group(&question.group_by),
     )
 }
 
-pub fn extent_raw(generation: Generation, epochs: Epochs, marks: &Marks, cut: &Cut) -> String {
+pub fn extent_raw(rules: &Rules, epochs: Epochs, marks: &Marks, cut: &Cut) -> String {
     format!(
         "SELECT toInt64(toUnixTimestamp(min(window))) * 1000 AS lo, toInt64(toUnixTimestamp(max(window))) * 1000 AS hi, count() AS n FROM {}",
-        windows(&events_table(generation), TimeRange::default(), epochs, marks, cut)
+        windows(&events_table(rules), TimeRange::default(), epochs, marks, cut)
     )
 }
 
 /// An epoch's cells at one level, as reconciliation compares them: in pieces, for who compares them adds them up faster.
 pub fn cells(rules: &Rules, EpochCells { view, level, partition, epoch }: EpochCells) -> String {
-    let view = rules.views.get(view);
     format!(
         "SELECT toInt64(window) AS b, {values} AS v, count AS c, amount_count AS ac, amount_sum AS s, amount_min AS lo, amount_max AS hi, fold AS f \
          FROM {table} WHERE partition = {partition} AND epoch = {epoch}",
-        values = array_of(view.dimensions()),
-        table = rollup_table(view, level, rules.generation),
+        values = array_of(rules.views.get(view).dimensions()),
+        table = rollup_table(rules, view, level),
     )
 }
 
 /// The content of raw rows by runs of offsets: how many there are, and a sum of hashes of all that they say.
-pub fn contents(generation: Generation, place: &str, bits: u8) -> String {
+pub fn contents(rules: &Rules, place: &str, bits: u8) -> String {
     let of = |table: &str, said: &str| {
         format!(
             "SELECT bitShiftRight(offset, {bits}) AS run, cityHash64({said}) AS hash FROM {table} WHERE {place} LIMIT 1 BY partition, offset"
         )
     };
     let events = of(
-        &events_table(generation),
+        &events_table(rules),
         "offset, event_id, toString(event_type), timestamp, product_id, user_id, isNull(order_amount), \
          ifNull(order_amount, toDecimal64(0, 4)), toString(properties)",
     );
-    let dead_letters = of(&dead_letters_table(generation), "offset, toString(reason), payload");
+    let dead_letters = of(&dead_letters_table(rules), "offset, toString(reason), payload");
     format!("SELECT run, count() AS n, sum(hash) AS fold FROM ({events} UNION ALL {dead_letters}) GROUP BY run")
 }
 
 /// The closed cells of a range, whole, in one row.
 pub fn digest(rules: &Rules, view: ViewId, range: TimeRange, marks: &Marks) -> String {
-    let view = rules.views.get(view);
-    let (table, group) = (rollup_table(view, Level::FiveMinutes, rules.generation), group(view.dimensions()));
+    let (table, group) = (rollup_table(rules, view, Level::FiveMinutes), group(rules.views.get(view).dimensions()));
     let amounts = ["lo", "hi"].map(|edge| format!("isNull({edge}), ifNull({edge}, toDecimal64(0, 4))")).join(", ");
     format!(
         "SELECT count() AS cells, sum(c) AS events, sum(cityHash64(window{group}, c, ac, s, {amounts}, f)) AS hash FROM \
@@ -341,7 +344,7 @@ pub fn digest(rules: &Rules, view: ViewId, range: TimeRange, marks: &Marks) -> S
 }
 
 pub fn extent(rules: &Rules, view: ViewId, marks: &Marks) -> String {
-    let table = rollup_table(rules.views.get(view), Level::FiveMinutes, rules.generation);
+    let table = rollup_table(rules, view, Level::FiveMinutes);
     format!(
         "SELECT toInt64(toUnixTimestamp(min(window))) * 1000 AS lo, toInt64(toUnixTimestamp(max(window))) * 1000 AS hi, count() AS n FROM {table} WHERE {}",
         below(marks)
@@ -349,16 +352,23 @@ pub fn extent(rules: &Rules, view: ViewId, marks: &Marks) -> String {
 }
 
 /// The DELETEs of a repair: roll-ups first, so that what is left over is never more than raw has.
-pub fn wipe(rules: &Rules, partition: Partition, epoch: Epoch) -> Vec<String> {
-    let mut statements: Vec<String> =
-        rollup_tables(rules).map(|table| format!("DELETE FROM {table} WHERE partition = {partition} AND epoch = {epoch}")).collect();
-    let range = in_epoch(rules.epoch_bits, partition, epoch);
-    let base = [events_table(rules.generation), dead_letters_table(rules.generation)];
-    statements.extend(base.map(|table| format!("DELETE FROM {table} WHERE {range}")));
-    statements
+pub fn wipe(rules: &Rules, partition: Partition, epoch: Epoch, what: Wiped) -> Vec<String> {
+    let rollups = |views: &mut dyn Iterator<Item = ViewId>| {
+        let delete = |table| format!("DELETE FROM {table} WHERE partition = {partition} AND epoch = {epoch}");
+        rollup_tables(rules, views).map(delete).collect::<Vec<_>>()
+    };
+    match what {
+        Wiped::AddedSince(generation) => rollups(&mut rules.added_since(generation)),
+        Wiped::Everything => {
+            let mut statements = rollups(&mut rules.views.ids());
+            let range = in_epoch(rules.epoch_bits, partition, epoch);
+            statements.extend([events_table(rules), dead_letters_table(rules)].map(|table| format!("DELETE FROM {table} WHERE {range}")));
+            statements
+        }
+    }
 }
 
-fn in_epoch(bits: EpochBits, partition: Partition, epoch: Epoch) -> String {
+pub fn in_epoch(bits: EpochBits, partition: Partition, epoch: Epoch) -> String {
     let range = bits.range_of(epoch);
     in_range(partition, range.from().get(), range.to().get())
 }

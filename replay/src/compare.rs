@@ -187,13 +187,12 @@ async fn compare_at<A: History, B: History>(
 ) -> Result<Comparison, CompareError> {
     let marks = common_marks(old, new, cut).await?;
     let mut comparison = Comparison { cut: cut.to_string(), ..Comparison::default() };
-    let same = |a: &View, b: &View| a.name() == b.name() && a.dimensions() == b.dimensions();
     let alone = |of: &Rules, other: &Rules| -> Vec<String> {
-        of.views.iter().filter(|view| !other.views.iter().any(|known| same(view, known))).map(|view| view.name().to_owned()).collect()
+        of.views.iter().filter(|view| other.views.find(view).is_none()).map(|view| view.name().to_owned()).collect()
     };
     (comparison.only_old, comparison.only_new) = (alone(old.rules, new.rules), alone(new.rules, old.rules));
-    let pair = |(a, view): (usize, &View)| new.rules.views.iter().position(|other| same(view, other)).map(|b| (ViewId(a), ViewId(b)));
-    let shared: Vec<(ViewId, ViewId)> = old.rules.views.iter().enumerate().filter_map(pair).collect();
+    let pair = |a: ViewId| new.rules.views.find(old.rules.views.get(a)).map(|b| (a, b));
+    let shared: Vec<(ViewId, ViewId)> = old.rules.views.ids().filter_map(pair).collect();
     let parts = parts(&days(old, new, &marks, cut).await?);
     let offsets: u64 = cut.iter().map(|(_, at)| at.get()).sum();
     let (mut done, all) = (0, parts.iter().map(|part| part.events).sum::<u64>() * shared.len() as u64 + offsets);

@@ -1,4 +1,5 @@
-//! What a change of the configuration needs: nothing, or that everything is counted anew; of how much, for how long.
+//! What a change of the configuration needs: nothing, that a view is filled, or that everything is counted anew; of how much,
+//! for how long.
 
 use crate::rebuild::time;
 use serde::Serialize;
@@ -12,21 +13,45 @@ use tidemark_history::clickhouse::Filled;
 pub struct Plan {
     /// The generation that answers.
     pub generation: u32,
+    pub needs: Needs,
     /// What would be different, in words; none: nothing is to be done.
     pub changes: Vec<String>,
-    /// Records that would be counted anew, and how many of them the topic no longer has.
+    /// Records that would be read, and how many of them the topic no longer has.
     pub records: u64,
     pub from_raw: u64,
-    /// What the generation that answers takes on disk: about as much again until one of the two is dropped.
+    /// What the generation that answers takes on disk: about as much again, if all is counted anew, until one of the two is
+    /// dropped.
     pub bytes_on_disk: u64,
     /// How fast it went the last time, in records a second; `None` if nothing has been rebuilt here yet.
     pub rate: Option<f64>,
 }
 
+/// What must be done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Needs {
+    Nothing,
+    /// Views are added, and nothing else is different: they alone are filled.
+    Views,
+    /// All is counted anew.
+    Rebuild,
+}
+
+impl Needs {
+    pub fn of(old: &Rules, new: &Rules) -> Self {
+        match () {
+            () if old.text() == new.text() => Self::Nothing,
+            () if new.is_wider_than(old) => Self::Views,
+            () => Self::Rebuild,
+        }
+    }
+}
+
 impl Plan {
     pub fn new(old: &Rules, new: &Rules, records: u64, from_raw: u64, bytes_on_disk: u64, last: Option<Filled>) -> Self {
         let rate = last.map(|Filled { records, took_ms }| per_second(records, took_ms));
-        Self { generation: old.generation.0, changes: changes(old, new), records, from_raw, bytes_on_disk, rate }
+        let (generation, needs) = (old.generation.0, Needs::of(old, new));
+        Self { generation, needs, changes: changes(old, new), records, from_raw, bytes_on_disk, rate }
     }
 }
 
@@ -85,13 +110,18 @@ fn dimensions(view: &View) -> String {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { generation, changes, records, from_raw, bytes_on_disk, rate } = self;
-        if changes.is_empty() {
+        let Self { generation, needs, changes, records, from_raw, bytes_on_disk, rate } = self;
+        if *needs == Needs::Nothing {
             return write!(f, "nothing: generation {generation}, which answers, counts by this configuration");
         }
         writeln!(f, "generation {generation}, which answers, counts otherwise than this configuration:")?;
         changes.iter().try_for_each(|change| writeln!(f, "  {change}"))?;
-        writeln!(f, "so that all must be counted anew, beside it: {records} records, {from_raw} of them from raw history")?;
+        let what = if *needs == Needs::Views {
+            "so that nothing but these views must be filled, from its raw history, and compared with the topic"
+        } else {
+            "so that all must be counted anew, beside it"
+        };
+        writeln!(f, "{what}: {records} records are read, {from_raw} of them from raw history")?;
         #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "for people")]
         match rate {
             Some(rate) => writeln!(
@@ -99,16 +129,16 @@ impl fmt::Display for Plan {
                 "  time: about {}, at the {rate:.0} records/s of the last one here",
                 time((*records as f64 / rate.max(1.0)) as u64)
             )?,
-            None => {
-                writeln!(f, "  time: not known, for nothing has been rebuilt here yet; `tidemark replay rebuild` tells while it goes on")?
+            None => writeln!(f, "  time: not known, for nothing has been counted anew here yet; it is told while it goes on")?,
+        }
+        let megabytes = bytes_on_disk / 1_000_000;
+        match needs {
+            Needs::Views => writeln!(f, "  disk: what the views take, beside the {megabytes} MB of generation {generation}")?,
+            _ => {
+                writeln!(f, "  disk: generation {generation} takes {megabytes} MB, and the new one about as much, and what new views take")?
             }
         }
-        writeln!(
-            f,
-            "  disk: generation {generation} takes {} MB, and the new one about as much, and what new views take",
-            bytes_on_disk / 1_000_000
-        )?;
-        write!(f, "`tidemark replay rebuild` with the same options does it")
+        write!(f, "`tidemark apply` with the same options does it")
     }
 }
 
@@ -150,5 +180,16 @@ mod tests {
         assert!(plan(Some(Filled { records: 50_000, took_ms: 10_000 })).contains("about 2 min, at the 5000 records/s"));
         assert!(plan(None).contains("not known"));
         assert!(Plan::new(&rules(old), &rules(old), 1, 0, 0, None).to_string().starts_with("nothing"));
+    }
+
+    #[test]
+    fn views_that_are_added_are_filled_and_all_else_is_counted_anew() {
+        let head = "max_bytes=1000 max_depth=3 earliest_ms=0 max_ahead_ms=7 amount_strings=false view:a=event_type";
+        let old = rules(&format!("epoch_bits=9 dedup=true {head}"));
+        let added = rules(&format!("epoch_bits=9 dedup=true {head} view:b=user_id"));
+        let other = rules(&format!("epoch_bits=8 dedup=true {head} view:b=user_id"));
+        assert_eq!([&old, &added, &other].map(|new| Needs::of(&old, new)), [Needs::Nothing, Needs::Views, Needs::Rebuild]);
+        assert_eq!(Needs::of(&added, &old), Needs::Rebuild);
+        assert!(Plan::new(&old, &added, 600, 0, 0, None).to_string().contains("nothing but these views"));
     }
 }

@@ -1,4 +1,5 @@
-//! A new generation of both views, filled beside the one that answers, compared with it, and put in its place.
+//! A new generation of both views, filled beside the one that answers, compared with it, and put in its place. Where only
+//! views are added, it shares all else with the one that answers, and nothing but those views is written.
 //!
 //! The work is done by the layers of every process, which follow what history says of its generations; this declares the
 //! new one, watches until it has caught up, and says the rest. So it can be stopped and begun again at any time: what has
@@ -12,11 +13,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tidemark_core::cell::Tally;
 use tidemark_core::cut::Cut;
-use tidemark_core::generation::{Generation, Rules};
+use tidemark_core::generation::{Generation, Rules, Widening};
 use tidemark_core::offset::{NextOffset, Partition};
+use tidemark_core::window::TimeRange;
 use tidemark_history::clickhouse::{Archive, ClickHouse};
-use tidemark_history::generations::{Filling, Generations, State};
-use tidemark_history::{History as _, Marks};
+use tidemark_history::generations::{Filling, Generations, Known, State};
+use tidemark_history::{Digest, History as _, Marks};
 use tidemark_topic::Extent;
 use tidemark_topic::kafka::{Admin, GroupPositions};
 
@@ -37,9 +39,9 @@ const PATIENCE: Duration = Duration::from_secs(300);
 pub struct Rebuild<'a> {
     pub archive: &'a Archive,
     pub admin: &'a Admin,
-    /// How far the batch layer of the generation that answers is, and that of the new one.
+    /// How far the batch layer of the generation that answers is, and that of the new one, if it has one of its own.
     pub old_positions: GroupPositions,
-    pub new_positions: GroupPositions,
+    pub new_positions: Option<GroupPositions>,
     pub old: Arc<ClickHouse>,
     pub new: Arc<ClickHouse>,
 }
@@ -103,24 +105,78 @@ pub enum RebuildError {
          Wait for it (`tidemark replay status`), or give it up: tidemark replay drop {generation}"
     )]
     Another { generation: Generation, rules: String },
+    #[error(
+        "generation {0} shares raw events with the one that answers, but not with one that widens it; it must go first: tidemark replay drop {0}"
+    )]
+    Branch(Generation),
     #[error("generation {0} has been dropped meanwhile")]
     Dropped(Generation),
 }
 
+/// What speaks for a new generation.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(untagged)]
+pub enum Verdict {
+    /// It has been compared with the one that answers.
+    Compared(Comparison),
+    /// It shares what that one has; of what it has more, each epoch has been compared by its own speed layer.
+    Agreed { cut: String, views: Vec<Added> },
+}
+
+/// What an added view has in closed epochs.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Added {
+    pub view: String,
+    pub cells: u64,
+    pub events: u64,
+}
+
+impl Verdict {
+    pub fn is_equal(&self) -> bool {
+        match self {
+            Self::Compared(comparison) => comparison.is_equal(),
+            Self::Agreed { .. } => true,
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Compared(comparison) => comparison.fmt(f),
+            Self::Agreed { cut, views } => {
+                writeln!(f, "raw history and topic agree on each cell of each epoch that was closed at {cut}:")?;
+                views.iter().try_for_each(|Added { view, cells, events }| writeln!(f, "  view {view}: {cells} cells of {events} events"))
+            }
+        }
+    }
+}
+
 /// Declares a generation that counts by these rules, or finds the one that was begun; says how it is to be filled. `true` if
-/// it was there.
+/// it was there. With `since`, an epoch's beginning above all that the topic has, it widens the one that answers.
 pub async fn declare(
     archive: &Archive,
     generations: &Generations,
     wanted: &Rules,
     filling: Filling,
+    since: Option<Cut>,
 ) -> Result<(Arc<Rules>, bool), RebuildError> {
-    let text = wanted.text();
+    let (text, live) = (wanted.text(), generations.live());
     let (rules, known) = match generations.building() {
-        Some((rules, _)) if rules.text() == text => (Arc::clone(rules), true),
+        Some((rules, _)) if rules.text() == text && rules.widens.is_some() == since.is_some() => (Arc::clone(rules), true),
         Some((rules, _)) => return Err(RebuildError::Another { generation: rules.generation, rules: rules.text() }),
-        None => (Arc::new(Rules { generation: generations.next(), ..wanted.clone() }), false),
+        None => {
+            let widens = since.map(|since| Widening { rules: Arc::clone(live), since });
+            (Arc::new(Rules { generation: generations.next(), widens, ..wanted.clone() }), false)
+        }
     };
+    if rules.widens.is_some() {
+        // Of two that widen the same one, neither would know what the other has closed.
+        let branch = |known: &&Known| known.rules.raw() == live.raw() && !known.state.is_building() && !live.shares_with(&known.rules);
+        if let Some(branch) = generations.standing().find(branch) {
+            return Err(RebuildError::Branch(branch.rules.generation));
+        }
+    }
     archive.declare(&rules).await?;
     archive.say(rules.generation, State::Building(filling)).await?;
     // Somebody else may have done the same at this moment: what was said first stands.
@@ -136,20 +192,39 @@ pub async fn declare(
 
 impl Rebuild<'_> {
     /// Watches until the new generation has all that the old one has, and compares them.
-    pub async fn until_compared(&self, mut show: impl FnMut(&Progress)) -> Result<Comparison, RebuildError> {
+    pub async fn until_compared(&self, mut show: impl FnMut(&Progress)) -> Result<Verdict, RebuildError> {
         let mut watch = Watch::new(self);
         let (reached, mut last) = watch.until_caught_up(&mut show).await?;
+        if self.is_wider() {
+            return self.agreed().await;
+        }
         last.phase = Phase::Comparing;
         let began = Instant::now();
         let (old, new) = (Side { history: &*self.old, rules: self.old.rules() }, Side { history: &*self.new, rules: self.new.rules() });
         let mut shown = Instant::now();
-        Ok(compare(old, new, &reached, |done, all| {
+        let compared = compare(old, new, &reached, |done, all| {
             if shown.elapsed() >= LOOK {
                 shown = Instant::now();
                 show(&Progress { done, all, ..rated(&last, done, all, done as f64 / began.elapsed().as_secs_f64(), None) });
             }
-        })
-        .await?)
+        });
+        Ok(Verdict::Compared(compared.await?))
+    }
+
+    /// The new one shares all that the old one has.
+    fn is_wider(&self) -> bool {
+        self.new.rules().widens.is_some()
+    }
+
+    async fn agreed(&self) -> Result<Verdict, RebuildError> {
+        let (rules, marks) = (self.new.rules(), self.new.marks().await?);
+        let mut views = Vec::new();
+        for view in rules.kept() {
+            let Digest { cells, events, .. } = self.new.digest(view, TimeRange::default(), &marks).await?;
+            views.push(Added { view: rules.views.get(view).name().to_owned(), cells, events });
+        }
+        let closed: Cut = marks.iter().map(|(&partition, mark)| (partition, mark.position(rules.epoch_bits))).collect();
+        Ok(Verdict::Agreed { cut: closed.to_string(), views })
     }
 }
 
@@ -205,11 +280,16 @@ impl<'w, 'a> Watch<'w, 'a> {
         if known.is_some_and(|known| known.get(generation).is_some_and(|known| known.state == State::Dropped)) {
             return Err(RebuildError::Dropped(generation));
         }
+        let marks = self.of.new.marks().await?;
+        let new = match &self.of.new_positions {
+            Some(positions) => positions.look(partitions).await?.into_iter().collect(),
+            None => marks.iter().map(|(&partition, mark)| (partition, mark.position(bits))).collect(),
+        };
         Ok(Looked {
             extents,
             old: self.of.old_positions.look(partitions).await?.into_iter().collect(),
-            new: self.of.new_positions.look(partitions).await?.into_iter().collect(),
-            marks: self.of.new.marks().await?,
+            new,
+            marks,
             start,
             closed: self.of.new.closed().await?,
             bytes_on_disk: self.of.new.bytes_on_disk().await?,
@@ -236,7 +316,8 @@ impl<'w, 'a> Watch<'w, 'a> {
         let mut reached: Option<Cut> = None;
         loop {
             let looked = self.look_patiently().await?;
-            if reached.is_none() && looked.new.reaches(&looked.old) {
+            // Shared, all is written that the old one has.
+            if reached.is_none() && (self.of.is_wider() || looked.new.reaches(&looked.old)) {
                 reached = Some(looked.old.clone());
             }
             let is_closed = |cut: &Cut| {
@@ -245,7 +326,7 @@ impl<'w, 'a> Watch<'w, 'a> {
                     mark >= bits.start_of(bits.epoch_at(at))
                 })
             };
-            let phase = if reached.is_some() { Phase::Closing } else { Phase::Filling };
+            let phase = if reached.is_some() && !self.of.is_wider() { Phase::Closing } else { Phase::Filling };
             let progress = self.progress(phase, &looked);
             show(&progress);
             if let Some(cut) = reached.take_if(|cut| is_closed(cut)) {

@@ -25,7 +25,7 @@ const TOP: &str = "step=1h&group_by=product_id&top=10:count";
 fn rules() -> Rules {
     let views = Views::declare([("by_type", vec!["event_type"]), ("by_product", vec!["event_type", "product_id"])]).expect("valid");
     let epoch_bits = EpochBits::new(18).expect("valid");
-    Rules { generation: Generation(1), epoch_bits, views, limits: Limits::default(), dedup: true }
+    Rules { generation: Generation(1), widens: None, epoch_bits, views, limits: Limits::default(), dedup: true }
 }
 
 fn parameters(query: &str) -> Vec<(String, String)> {

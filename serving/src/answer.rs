@@ -216,7 +216,7 @@ mod tests {
     fn planned(query: &str) -> Plan {
         let views = Views::declare([("by_type", vec!["event_type"])]).expect("valid");
         let epoch_bits = EpochBits::new(18).expect("valid");
-        let rules = Rules { generation: Generation(1), epoch_bits, views, limits: Limits::default(), dedup: true };
+        let rules = Rules { generation: Generation(1), widens: None, epoch_bits, views, limits: Limits::default(), dedup: true };
         let pairs: Vec<(String, String)> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
         plan(&rules, &pairs).expect("valid")
     }

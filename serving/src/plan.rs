@@ -249,7 +249,14 @@ mod tests {
 
     fn rules() -> Rules {
         let views = Views::declare([("by_type", vec!["event_type"]), ("by_product", vec!["event_type", "product_id"])]).expect("valid");
-        Rules { generation: Generation(1), epoch_bits: EpochBits::new(18).expect("valid"), views, limits: Limits::default(), dedup: true }
+        Rules {
+            generation: Generation(1),
+            widens: None,
+            epoch_bits: EpochBits::new(18).expect("valid"),
+            views,
+            limits: Limits::default(),
+            dedup: true,
+        }
     }
 
     fn planned(query: &str) -> Result<Plan, PlanError> {

@@ -41,7 +41,7 @@ fn rules(views: usize, dedup: bool) -> Arc<Rules> {
     let all = [("by_type", vec!["event_type"]), ("by_product", vec!["event_type", "product_id"])];
     let views = Views::declare(all.into_iter().take(views)).expect("valid");
     let epoch_bits = EpochBits::new(18).expect("valid");
-    Arc::new(Rules { generation: Generation(1), epoch_bits, views, limits: Limits::default(), dedup })
+    Arc::new(Rules { generation: Generation(1), widens: None, epoch_bits, views, limits: Limits::default(), dedup })
 }
 
 fn applied(rules: &Arc<Rules>, records: &[Record<'_>]) -> Tide {

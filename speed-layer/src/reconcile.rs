@@ -4,18 +4,23 @@
 //! A repair happens above the mark, where no query reads history, so it need not be atomic. It is announced in the
 //! ledger with a deadline, which its statements carry too; until that is over nobody closes the epoch or repairs it
 //! again, so that a stalled former owner's repair cannot fall below the mark.
+//!
+//! Where generations share raw events, each closes an epoch for itself. What one has closed stands: one that widens it
+//! writes no more of such an epoch than the roll-ups of the views that it has more, from the raw events that are agreed on.
 
 use crate::segment::Segment;
+use std::collections::BTreeSet;
 use std::future::Future;
 use tidemark_core::cell::Tally;
-use tidemark_core::generation::Rules;
+use tidemark_core::generation::{Generation, Rules};
 use tidemark_core::offset::Partition;
+use tidemark_core::view::ViewId;
 use tidemark_core::window::Level;
 use tidemark_history::block::Block;
 use tidemark_history::clickhouse::INSERT_DEADLINE;
 use tidemark_history::ledger::{Entry, LedgerRow};
 use tidemark_history::rows::{Found, PartKey, RowCount};
-use tidemark_history::{EpochCells, Error, History};
+use tidemark_history::{EpochCells, Error, History, Wiped};
 
 /// How long the statements of a repair may take, and so how long an announced repair keeps the epoch open.
 pub const REPAIR_SECS: u32 = 60;
@@ -34,7 +39,7 @@ pub enum Difference {
     },
     /// Cells of a roll-up: how many are missing, more, or other.
     Cells {
-        view: String,
+        view: ViewId,
         level: Level,
         differing: usize,
     },
@@ -59,6 +64,9 @@ pub enum CloseError {
     /// The records are no longer in the log, so the epoch cannot be written again.
     #[error("epoch cannot be repaired from the log: {0}")]
     Log(String),
+    /// What another generation answers from is not written again.
+    #[error("generation {0} has closed it, but it differs from what is counted here: {1:?}")]
+    Closed(Generation, Difference),
 }
 
 /// The outside of reconciliation, but for history.
@@ -69,6 +77,31 @@ pub trait Yard {
     fn reread(&self, partition: Partition, segment: &Segment) -> impl Future<Output = Result<Vec<Block>, CloseError>> + Send;
 }
 
+/// What the ledger says of an epoch.
+enum Said {
+    /// It is not to be touched now.
+    Settled(Closing),
+    Open(Before),
+}
+
+/// What has been done about an epoch that is open.
+#[derive(Clone, Copy)]
+struct Before {
+    /// The widest generation that has closed it, of those that share the raw events.
+    by: Option<Generation>,
+    /// The deadline of the last repair; 0 without one.
+    repaired_ms: i64,
+}
+
+/// One complete epoch, and what it is compared with.
+struct Case<'a, Y, H> {
+    yard: &'a Y,
+    history: &'a H,
+    rules: &'a Rules,
+    partition: Partition,
+    segment: &'a Segment,
+}
+
 /// Compares one complete epoch and closes it, or repairs it.
 pub async fn close(
     yard: &impl Yard,
@@ -77,73 +110,166 @@ pub async fn close(
     partition: Partition,
     segment: &Segment,
 ) -> Result<Closing, CloseError> {
-    let epoch = segment.epoch();
-    if let Some(settled) = settled(yard, history, partition, segment, None).await? {
-        return Ok(settled);
+    Case { yard, history, rules, partition, segment }.close().await
+}
+
+impl<Y: Yard, H: History> Case<'_, Y, H> {
+    async fn close(&self) -> Result<Closing, CloseError> {
+        let Self { yard, history, rules, partition, segment } = *self;
+        let before = match self.said(None).await? {
+            Said::Settled(settled) => return Ok(settled),
+            Said::Open(before) => before,
+        };
+        let (epoch, span) = (segment.epoch(), rules.epoch_bits.span());
+        let mut tally = segment.tally();
+        tally.holes = span.saturating_sub(tally.span());
+        tidemark_core::check!(I3, tally.span() == span, "partition {partition} epoch {epoch}: {tally:?}");
+        let (generation, fold) = (rules.generation, segment.fold());
+        let row = LedgerRow { generation, partition, epoch, entry: Entry::Closed, tally, fold, at_ms: yard.now_ms() };
+        let Some(difference) = self.compare(before).await? else {
+            // A repair announced since the first look may be about to delete what has just been compared.
+            if let Said::Settled(settled) = self.said(None).await? {
+                return Ok(settled);
+            }
+            history.record(&row).await?;
+            return Ok(Closing::Closed);
+        };
+        let blocks = match (before.by, &difference) {
+            (None, _) => yard.reread(partition, segment).await?,
+            (Some(_), Difference::Cells { .. }) => Vec::new(),
+            (Some(by), _) => return Err(CloseError::Closed(by, difference)),
+        };
+        let until_ms = yard.now_ms() + i64::from(REPAIR_SECS) * 1000;
+        history.record(&LedgerRow { entry: Entry::Repair { deadline_ms: until_ms }, ..row }).await?;
+        // From here on nobody else begins; who began before may have closed the epoch by now, and closed it stays.
+        let whole = match self.said(Some(until_ms)).await? {
+            Said::Settled(settled) => return Ok(settled),
+            Said::Open(Before { by: None, .. }) => self.repair(&blocks, until_ms).await?,
+            Said::Open(Before { by: Some(by), .. }) if before.by == Some(by) => self.refill(by, until_ms).await?,
+            // Closed by another since the comparison: what differed then is looked at again.
+            Said::Open(_) => false,
+        };
+        Ok(if whole { Closing::Repaired { difference, until_ms } } else { Closing::Waiting { until_ms } })
     }
-    let span = rules.epoch_bits.span();
-    let mut tally = segment.tally();
-    tally.holes = span.saturating_sub(tally.span());
-    tidemark_core::check!(I3, tally.span() == span, "partition {partition} epoch {epoch}: {tally:?}");
-    let row = LedgerRow { partition, epoch, entry: Entry::Closed, tally, fold: segment.fold(), at_ms: yard.now_ms() };
-    let Some(difference) = compare(history, rules, partition, segment).await? else {
-        // A repair announced since the first look may be about to delete what has just been compared.
-        if let Some(settled) = settled(yard, history, partition, segment, None).await? {
-            return Ok(settled);
+
+    /// What the ledger says. `own` is the deadline of the repair that this owner has announced itself. A former owner may be
+    /// at work too, so this is asked before every row.
+    async fn said(&self, own: Option<i64>) -> Result<Said, Error> {
+        let entries = self.history.ledger(self.partition, self.segment.epoch()).await?;
+        let closed = || entries.iter().filter(|row| row.entry == Entry::Closed).map(|row| row.generation);
+        if closed().any(|by| by == self.rules.generation) {
+            return Ok(Said::Settled(Closing::Closed));
         }
-        history.record(&row).await?;
-        return Ok(Closing::Closed);
-    };
-    let blocks = yard.reread(partition, segment).await?;
-    let until_ms = yard.now_ms() + i64::from(REPAIR_SECS) * 1000;
-    history.record(&LedgerRow { entry: Entry::Repair { deadline_ms: until_ms }, ..row }).await?;
-    // From here on nobody else begins; who began before may have closed the epoch by now, and closed it stays.
-    if let Some(settled) = settled(yard, history, partition, segment, Some(until_ms)).await? {
-        return Ok(settled);
+        let deadlines = || {
+            entries.iter().filter_map(|row| match row.entry {
+                Entry::Repair { deadline_ms } => Some(deadline_ms),
+                Entry::Closed | Entry::Begun => None,
+            })
+        };
+        let others = deadlines().filter(|until| Some(*until) != own && *until > self.yard.now_ms());
+        Ok(match others.max() {
+            Some(until_ms) => Said::Settled(Closing::Waiting { until_ms }),
+            None => Said::Open(Before { by: closed().max(), repaired_ms: deadlines().max().unwrap_or_default() }),
+        })
     }
-    let whole = repair(yard, history, rules, partition, segment, &blocks, until_ms).await?;
-    Ok(if whole { Closing::Repaired { difference, until_ms } } else { Closing::Waiting { until_ms } })
-}
 
-/// What the ledger says against touching the epoch now: it is closed, or somebody repairs it. `own` is the deadline of the
-/// repair that this owner has announced itself. A former owner may be at work too, so this is asked before every row.
-async fn settled(
-    yard: &impl Yard,
-    history: &impl History,
-    partition: Partition,
-    segment: &Segment,
-    own: Option<i64>,
-) -> Result<Option<Closing>, Error> {
-    let entries = history.ledger(partition, segment.epoch()).await?;
-    if entries.iter().any(|row| row.entry == Entry::Closed) {
-        return Ok(Some(Closing::Closed));
+    /// The first difference between history and the segment, if there is one: raw rows, then roll-ups. Those that another
+    /// generation has agreed on are not compared again. An added view's are filled where they have not been yet.
+    async fn compare(&self, before: Before) -> Result<Option<Difference>, Error> {
+        let Self { history, rules, partition, segment, .. } = *self;
+        let found = history.found(partition, rules.epoch_bits.range_of(segment.epoch())).await?;
+        if let Some(difference) = compare_raw(&found, segment.tally(), segment.fold()) {
+            return Ok(Some(difference));
+        }
+        let views: Vec<ViewId> = match before.by {
+            None => rules.views.ids().collect(),
+            // A wider one has all of these views.
+            Some(by) => rules.added_since(by).collect(),
+        };
+        let mut filled = BTreeSet::new();
+        loop {
+            let difference = self.compare_cells(&views).await?;
+            let Some(Difference::Cells { view, .. }) = difference else { return Ok(difference) };
+            if rules.keeper(view) == rules.raw() || !filled.insert(view) {
+                return Ok(difference);
+            }
+            history.fill(view, partition, segment.epoch(), &self.token(view, "fill", before.repaired_ms)).await?;
+        }
     }
-    let deadlines = entries.iter().filter_map(|row| match row.entry {
-        Entry::Repair { deadline_ms } => Some(deadline_ms),
-        Entry::Closed | Entry::Begun => None,
-    });
-    let others = deadlines.filter(|until| Some(*until) != own && *until > yard.now_ms());
-    Ok(others.max().map(|until_ms| Closing::Waiting { until_ms }))
-}
 
-/// The first difference between history and the segment, if there is one: raw rows, then every roll-up.
-async fn compare(history: &impl History, rules: &Rules, partition: Partition, segment: &Segment) -> Result<Option<Difference>, Error> {
-    let found = history.found(partition, rules.epoch_bits.range_of(segment.epoch())).await?;
-    if let Some(difference) = compare_raw(&found, segment.tally(), segment.fold()) {
-        return Ok(Some(difference));
+    /// Of whoever fills this: generations that share a view's roll-ups fill them once.
+    fn token(&self, view: ViewId, what: &str, at_ms: i64) -> String {
+        let Self { rules, partition, segment, .. } = self;
+        format!("g{}/{}/{partition}/{}/{what}-{at_ms}", rules.keeper(view), rules.views.get(view).name(), segment.epoch())
     }
-    for view in rules.views.ids() {
-        for level in Level::ALL {
-            let mut expected = segment.expected(view, level);
-            let of = EpochCells { view, level, partition, epoch: segment.epoch() };
-            history.visit_cells(of, |bucket_ms, values, cell| expected.meet(bucket_ms, values, cell)).await?;
-            let differing = expected.differing();
-            if differing > 0 {
-                return Ok(Some(Difference::Cells { view: rules.views.get(view).name().to_owned(), level, differing }));
+
+    async fn compare_cells(&self, views: &[ViewId]) -> Result<Option<Difference>, Error> {
+        let Self { history, partition, segment, .. } = *self;
+        for &view in views {
+            for level in Level::ALL {
+                let mut expected = segment.expected(view, level);
+                let of = EpochCells { view, level, partition, epoch: segment.epoch() };
+                history.visit_cells(of, |bucket_ms, values, cell| expected.meet(bucket_ms, values, cell)).await?;
+                let differing = expected.differing();
+                if differing > 0 {
+                    return Ok(Some(Difference::Cells { view, level, differing }));
+                }
             }
         }
+        Ok(None)
     }
-    Ok(None)
+
+    /// Deletes the epoch everywhere and inserts it again, under tokens of this repair's own. False if the announced time
+    /// would not do: nothing may be sent that could still be running when it is over, for then the epoch may have been
+    /// closed by a successor.
+    async fn repair(&self, blocks: &[Block], until_ms: i64) -> Result<bool, Error> {
+        if !self.wiped(Wiped::Everything, until_ms).await? {
+            return Ok(false);
+        }
+        for block in blocks {
+            for rows in block.inserts(&block.part_keys()) {
+                if !self.has_time(until_ms) {
+                    return Ok(false);
+                }
+                let Self { rules, partition, .. } = self;
+                let token = format!("g{}/{partition}/{}-{}/repair-{until_ms}", rules.generation, block.range.from(), block.range.to());
+                self.history.insert(&rows, &token).await?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// The same for the roll-ups of views that have been added since a generation that has closed the epoch.
+    async fn refill(&self, by: Generation, until_ms: i64) -> Result<bool, Error> {
+        if !self.wiped(Wiped::AddedSince(by), until_ms).await? {
+            return Ok(false);
+        }
+        for view in self.rules.added_since(by) {
+            if !self.has_time(until_ms) {
+                return Ok(false);
+            }
+            self.history.fill(view, self.partition, self.segment.epoch(), &self.token(view, "refill", until_ms)).await?;
+        }
+        Ok(true)
+    }
+
+    async fn wiped(&self, what: Wiped, until_ms: i64) -> Result<bool, Error> {
+        let secs = self.secs_left(until_ms);
+        if secs == 0 {
+            return Ok(false);
+        }
+        self.history.wipe(self.partition, self.segment.epoch(), what, secs).await?;
+        Ok(true)
+    }
+
+    /// Enough for an insert.
+    fn has_time(&self, until_ms: i64) -> bool {
+        u64::from(self.secs_left(until_ms)) >= INSERT_DEADLINE.as_secs()
+    }
+
+    fn secs_left(&self, until_ms: i64) -> u32 {
+        u32::try_from((until_ms - self.yard.now_ms()).div_euclid(1000)).unwrap_or_default()
+    }
 }
 
 fn compare_raw(found: &Found, tally: Tally, fold: u64) -> Option<Difference> {
@@ -156,33 +282,4 @@ fn compare_raw(found: &Found, tally: Tally, fold: u64) -> Option<Difference> {
     let dead = found.get(&PartKey::DeadLetters).map_or(0, |count| count.rows);
     let expected = tally.duplicates + tally.dead_letters;
     (dead != expected).then_some(Difference::DeadLetters { found: dead, expected })
-}
-
-/// Deletes the epoch everywhere and inserts it again, under tokens of this repair's own. False if the announced time
-/// would not do: nothing may be sent that could still be running when it is over, for then the epoch may have been
-/// closed by a successor.
-async fn repair(
-    yard: &impl Yard,
-    history: &impl History,
-    rules: &Rules,
-    partition: Partition,
-    segment: &Segment,
-    blocks: &[Block],
-    until_ms: i64,
-) -> Result<bool, Error> {
-    let secs_left = || u32::try_from((until_ms - yard.now_ms()).div_euclid(1000)).unwrap_or_default();
-    if secs_left() == 0 {
-        return Ok(false);
-    }
-    history.wipe(partition, segment.epoch(), secs_left()).await?;
-    for block in blocks {
-        for rows in block.inserts(&block.part_keys()) {
-            if u64::from(secs_left()) < INSERT_DEADLINE.as_secs() {
-                return Ok(false);
-            }
-            let token = format!("g{}/{partition}/{}-{}/repair-{until_ms}", rules.generation, block.range.from(), block.range.to());
-            history.insert(&rows, &token).await?;
-        }
-    }
-    Ok(true)
 }

@@ -43,7 +43,7 @@ fn event(id: u64, kind: u64, product: u64, window: u64, amount: &str) -> String 
 fn allocations(views: &[(&str, &[&str])], dedup: bool, payload: impl Fn(u64) -> String) -> u64 {
     let views = Views::declare(views.iter().map(|(name, dimensions)| (*name, dimensions.to_vec()))).expect("valid");
     let epoch_bits = EpochBits::new(18).expect("valid");
-    let rules = Rules { generation: Generation(1), epoch_bits, views, limits: Limits::default(), dedup };
+    let rules = Rules { generation: Generation(1), widens: None, epoch_bits, views, limits: Limits::default(), dedup };
     let mut tide = Tide::new(Partition(0), Arc::new(rules), Mark::START);
     let payloads: Vec<String> = (0..WARM + COUNTED).map(payload).collect();
     let records: Vec<Record<'_>> = (0..)

@@ -2,7 +2,7 @@
 
 use super::Member;
 use crate::config::Config;
-use crate::crew::{Crew, Part};
+use crate::crew::{Crew, Part, Writer};
 use crate::http;
 use crate::parts::{self, Ground, Servers, Threads};
 use anyhow::Result;
@@ -39,10 +39,13 @@ struct Writing {
 }
 
 impl Part for Writing {
-    async fn start(config: &Config, ground: &Ground, threads: &mut Threads) -> Result<Self> {
-        let batch = Batch::default();
-        parts::start_batch(config, ground, config.kafka.instance(), false, batch.clone(), threads)?;
-        Ok(Self { batch, history: Arc::clone(&ground.history) })
+    fn writer(config: &Config) -> Option<Writer> {
+        Some(Writer { instance: config.kafka.instance(), alone: false })
+    }
+
+    /// The work is the batch layer's, which may write for others too.
+    async fn start(_: &Config, ground: &Ground, batch: &Batch, _: &mut Threads) -> Result<Self> {
+        Ok(Self { batch: batch.clone(), history: Arc::clone(&ground.history) })
     }
 
     fn is_ready(&self) -> bool {
@@ -58,11 +61,7 @@ impl Part for Writing {
         tidemark_history::clickhouse::metrics::register(&self.history, registry);
     }
 
-    fn gently(&self, gentle: bool) {
-        self.batch.control.gently(gentle);
-    }
+    fn gently(&self, _: bool) {}
 
-    fn stop(&self) {
-        self.batch.control.stop();
-    }
+    fn stop(&self) {}
 }

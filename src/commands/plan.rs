@@ -1,30 +1,25 @@
-//! `tidemark plan`
+//! `tidemark plan`, and `tidemark apply`, which does it.
 
 use super::Place;
+use super::replay::generations::{self, Apply};
 use crate::parts;
 use anyhow::{Context as _, Result};
-use std::sync::Arc;
-use tidemark_replay::plan::Plan;
 
 pub fn run(place: Place) -> Result<()> {
     super::log("plan")?;
     super::runtime()?.block_on(plan(place))
 }
 
+pub fn apply(arguments: Apply) -> Result<()> {
+    super::log("apply")?;
+    super::runtime()?.block_on(generations::apply(arguments))
+}
+
 async fn plan(place: Place) -> Result<()> {
     let (config, _, json) = place.find("plan")?;
     let archive = parts::open_archive(&config, &config.clickhouse.url).await?;
     let generations = archive.generations().await?.context("there is no history here yet: nothing has to be counted anew")?;
-    let live = generations.live();
-    let history = archive.history(Arc::clone(live)).await?;
-    let begun = history.begun().await?;
-    let (mut records, mut from_raw) = (0, 0);
-    for (partition, extent) in config.kafka.connect(&config.kafka.bootstrap).admin()?.extents().await? {
-        let from = begun.get(&partition).map_or_else(Default::default, |mark| mark.position(live.epoch_bits));
-        records += extent.end.since(from);
-        from_raw += extent.start.since(from);
-    }
-    let plan = Plan::new(live, &config.rules()?, records, from_raw, history.bytes_on_disk().await?, archive.last_filled().await?);
+    let plan = generations::plan(&config, &archive, &generations).await?;
     if json {
         println!("{}", serde_json::to_string(&plan)?);
     } else {

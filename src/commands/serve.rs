@@ -8,6 +8,7 @@ use crate::parts::{self, Ground, Servers, Threads};
 use anyhow::{Context as _, Result};
 use std::sync::Arc;
 use tidemark_access::{Access, Scope};
+use tidemark_batch_layer::Batch;
 use tidemark_history::clickhouse::ClickHouse;
 use tidemark_metrics::Registry;
 use tidemark_serving::api::Routes;
@@ -51,7 +52,7 @@ struct Serving {
 }
 
 impl Part for Serving {
-    async fn start(config: &Config, ground: &Ground, _: &mut Threads) -> Result<Self> {
+    async fn start(config: &Config, ground: &Ground, _: &Batch, _: &mut Threads) -> Result<Self> {
         let store = parts::open_snapshots(config, &ground.rules).await?.context("there is no Redis")?;
         let reached = ground.follow(config)?;
         let snapshots = Arc::new(Snapshots::new(store, Arc::clone(&ground.rules), ground.partitions));

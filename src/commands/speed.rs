@@ -8,6 +8,7 @@ use crate::parts::{self, Ground, Servers, Threads};
 use anyhow::Result;
 use std::sync::Arc;
 use tidemark_access::Access;
+use tidemark_batch_layer::Batch;
 use tidemark_history::clickhouse::ClickHouse;
 use tidemark_metrics::Registry;
 use tidemark_speed_layer::Speed;
@@ -39,7 +40,7 @@ struct Counting {
 }
 
 impl Part for Counting {
-    async fn start(config: &Config, ground: &Ground, threads: &mut Threads) -> Result<Self> {
+    async fn start(config: &Config, ground: &Ground, _: &Batch, threads: &mut Threads) -> Result<Self> {
         let store = parts::open_snapshots(config, &ground.rules).await?;
         let reached = ground.follow(config)?;
         let group = config.kafka.speed_group(&ground.rules);

@@ -2,7 +2,7 @@
 
 use super::{Deployed, stop_signal};
 use crate::config::Config;
-use crate::crew::{Crew, Part};
+use crate::crew::{Crew, Part, Writer};
 use crate::http::{self, Door, Http};
 use crate::parts::{self, Ground, Servers, Threads};
 use anyhow::{Context as _, Result};
@@ -91,16 +91,18 @@ struct Everything {
 }
 
 impl Part for Everything {
-    async fn start(config: &Config, ground: &Ground, threads: &mut Threads) -> Result<Self> {
+    /// A static member: a restart takes its partitions back at once, and fences a former process that still runs.
+    fn writer(config: &Config) -> Option<Writer> {
+        Some(Writer { instance: Some("up".into()), alone: config.kafka.bootstrap.is_empty() })
+    }
+
+    async fn start(config: &Config, ground: &Ground, batch: &Batch, threads: &mut Threads) -> Result<Self> {
         let store = parts::open_snapshots(config, &ground.rules).await?;
-        let batch = Batch::default();
+        let batch = batch.clone();
         let reached = batch.reached();
         let memberships =
             Share::each(config.speed.threads(ground.partitions)).map(|share| Membership::All { group: None, share }).collect();
         let speed = parts::start_speed(config, ground, memberships, store, &reached, threads)?;
-        // A static member: a restart takes its partitions back at once, and fences a former process that still runs.
-        let alone = config.kafka.bootstrap.is_empty();
-        parts::start_batch(config, ground, Some("up".into()), alone, batch.clone(), threads)?;
         let layers = Layers { speed: Some(Arc::clone(&speed)), batch: Some(batch.clone()) };
         let engine = parts::engine(config, ground, Live::Here(Arc::clone(&speed)), reached, layers);
         Ok(Self { engine, speed, batch })
@@ -123,12 +125,10 @@ impl Part for Everything {
 
     fn gently(&self, gentle: bool) {
         self.speed.control.gently(gentle);
-        self.batch.control.gently(gentle);
     }
 
     fn stop(&self) {
         self.speed.control.stop();
-        self.batch.control.stop();
     }
 }
 

@@ -7,8 +7,9 @@ use crate::{Error, schema, sql};
 use clickhouse::Row;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use tidemark_core::generation::{Generation, Rules};
+use tidemark_core::generation::{Generation, Rules, RulesError, Widening};
 
 /// A topic's history, whichever generation.
 #[derive(Clone, Debug)]
@@ -62,13 +63,14 @@ impl Archive {
     pub async fn generations(&self) -> Result<Option<Generations>, Error> {
         self.catch_up(&["generations", "generation_states"]).await?;
         let known: Vec<GenerationRow> = self
-            .select("SELECT generation, argMin(topic, at) AS topic, argMin(rules, at) AS rules FROM generations GROUP BY generation")
+            .select("SELECT generation, argMin(topic, at) AS topic, argMin(rules, at) AS rules FROM generations GROUP BY generation ORDER BY generation")
             .await?;
-        let mut rules = Vec::new();
+        let mut rules: BTreeMap<Generation, Arc<Rules>> = BTreeMap::new();
         for row in known {
             self.must_be_ours(&row.topic)?;
-            let read = Rules::read(Generation(row.generation), &row.rules);
-            rules.push(Arc::new(read.map_err(|error| Error::OtherRules(format!("generation {}: {error}", row.generation)))?));
+            let read = read(Generation(row.generation), &row.rules, &rules);
+            let read = read.ok_or_else(|| Error::OtherRules(format!("generation {}: {}", row.generation, RulesError(row.rules))))?;
+            rules.insert(read.generation, Arc::new(read));
         }
         let states: Vec<StateRow> = self
             .select(
@@ -84,7 +86,7 @@ impl Archive {
             };
             (Generation(row.generation), state)
         };
-        Ok(Generations::new(rules, states.into_iter().map(said)))
+        Ok(Generations::new(rules.into_values(), states.into_iter().map(said)))
     }
 
     /// How long it took to fill the last generation that has become ready, and how many records its closed epochs had then.
@@ -128,7 +130,7 @@ impl Archive {
     }
 
     async fn must_count_by(&self, rules: &Rules) -> Result<(), Error> {
-        let (ours, generation) = (rules.text(), rules.generation);
+        let (ours, generation) = (written(rules), rules.generation);
         let known: Vec<GenerationRow> = self
             .select(&format!("SELECT generation, topic, rules FROM generations WHERE generation = {generation} ORDER BY at, rules"))
             .await?;
@@ -145,7 +147,7 @@ impl Archive {
     }
 
     async fn note(&self, rules: &Rules, version: u32) -> Result<(), Error> {
-        let (generation, topic, text) = (rules.generation, sql::literal(&self.topic), sql::literal(&rules.text()));
+        let (generation, topic, text) = (rules.generation, sql::literal(&self.topic), sql::literal(&written(rules)));
         let unless = format!("(SELECT count() FROM generations WHERE generation = {generation} AND schema_version = {version}) = 0");
         self.execute(&format!(
             "INSERT INTO generations (generation, schema_version, topic, rules) SELECT {generation}, {version}, {topic}, {text} WHERE {unless}"
@@ -169,9 +171,11 @@ impl Archive {
         self.execute_all(schema::for_people(rules, &self.server.tables)).await
     }
 
-    /// Deletes a generation's tables, while the `live` one answers.
-    pub async fn drop(&self, rules: &Rules, live: &Rules) -> Result<(), Error> {
-        self.execute_all(schema::drop(rules, live, &self.server.tables)).await
+    /// Deletes a generation's tables, but for those that one that stands shares.
+    pub async fn drop(&self, rules: &Rules, generations: &Generations) -> Result<(), Error> {
+        let others = generations.standing().map(|known| &*known.rules).filter(|other| other.generation != rules.generation);
+        let statements = schema::drop(rules, generations.live(), &others.collect::<Vec<_>>(), &self.server.tables);
+        self.execute_all(statements).await
     }
 
     async fn execute(&self, statement: &str) -> Result<(), Error> {
@@ -201,4 +205,24 @@ impl Archive {
     {
         self.nodes.primary(async |node| node.select(query).await).await
     }
+}
+
+/// A generation's rules, and what it widens: earlier versions, which could not share, do not understand that, and say so.
+fn written(rules: &Rules) -> String {
+    match &rules.widens {
+        None => rules.text(),
+        Some(Widening { rules: widened, since }) => {
+            format!("{} raw={} widens={} since={since}", rules.text(), rules.raw(), widened.generation)
+        }
+    }
+}
+
+/// Reads back what [`written`] has written, given the generations before.
+fn read(generation: Generation, text: &str, before: &BTreeMap<Generation, Arc<Rules>>) -> Option<Rules> {
+    let Some((head, shared)) = text.split_once(" raw=") else { return Rules::read(generation, text).ok() };
+    let (_, widened) = shared.split_once(" widens=")?;
+    let (widened, since) = widened.split_once(" since=")?;
+    let widening = Widening { rules: Arc::clone(before.get(&Generation(widened.parse().ok()?))?), since: since.parse().ok()? };
+    let rules = Rules { widens: Some(widening), ..Rules::read(generation, head).ok()? };
+    (written(&rules) == text).then_some(rules)
 }

@@ -55,7 +55,14 @@ impl Site {
         declared.extend(redis.is_some().then(|| ("by_product", vec!["event_type", "product_id"])));
         let views = Views::declare(declared).expect("valid");
         let epoch_bits = EpochBits::new(epoch_bits).expect("valid");
-        let rules = Arc::new(Rules { generation: Generation(1), epoch_bits, views, limits: Limits::default(), dedup: redis.is_some() });
+        let rules = Arc::new(Rules {
+            generation: Generation(1),
+            widens: None,
+            epoch_bits,
+            views,
+            limits: Limits::default(),
+            dedup: redis.is_some(),
+        });
         let (log, history) = (MemoryLog::new("site", 1), Arc::new(MemoryHistory::new(Arc::clone(&rules))));
         let batch = Batch::default();
         let writing = std::thread::spawn({

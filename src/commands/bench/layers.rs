@@ -39,7 +39,14 @@ pub fn settings(layer: &Layer) -> Vec<(&'static str, String)> {
 fn rules(layer: &Layer) -> Result<Rules> {
     let all = [("by_type", vec!["event_type"]), ("by_product", vec!["event_type", "product_id"])];
     let views = Views::declare(all.into_iter().take(if layer.one_view { 1 } else { 2 }))?;
-    Ok(Rules { generation: Generation(1), epoch_bits: EpochBits::new(18)?, views, limits: Limits::default(), dedup: !layer.no_dedup })
+    Ok(Rules {
+        generation: Generation(1),
+        widens: None,
+        epoch_bits: EpochBits::new(18)?,
+        views,
+        limits: Limits::default(),
+        dedup: !layer.no_dedup,
+    })
 }
 
 async fn ends(kafka: &Kafka) -> Result<Cut> {
@@ -228,7 +235,8 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// What history takes on disk, by table and, of the raw events, by column.
 async fn on_disk(history: &ClickHouse, n: u64) -> Result<Vec<Figure>> {
     let figure = |what: String, bytes: u64| Figure::new(what, "bytes an event", bytes as f64 / n as f64);
-    let (tables, rollups) = (history.tables_on_disk().await?, schema::rollup_tables(history.rules()).collect::<Vec<_>>());
+    let rules = history.rules();
+    let (tables, rollups) = (history.tables_on_disk().await?, schema::rollup_tables(rules, rules.views.ids()).collect::<Vec<_>>());
     let of = |wanted: &dyn Fn(&str) -> bool| tables.iter().filter(|table| wanted(&table.name)).map(|table| table.bytes).sum();
     let mut figures = vec![figure("events: bytes on disk".into(), of(&|name| name == "events"))];
     for column in history.columns_on_disk("events").await? {

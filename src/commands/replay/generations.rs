@@ -1,4 +1,4 @@
-//! `tidemark replay rebuild`, `status`, `switch`, `rollback` and `drop`: the generations of a history.
+//! `tidemark apply`, `tidemark replay rebuild`, `status`, `switch`, `rollback` and `drop`: the generations of a history.
 
 use crate::commands::{Place, stop_signal};
 use crate::config::Config;
@@ -9,10 +9,12 @@ use serde_json::json;
 use std::io::IsTerminal as _;
 use std::sync::Arc;
 use std::time::Duration;
+use tidemark_core::cut::Cut;
 use tidemark_core::generation::{Generation, Rules};
 use tidemark_history::clickhouse::Archive;
 use tidemark_history::generations::{Filling, Generations, Known, State};
 use tidemark_replay::Api;
+use tidemark_replay::plan::{Needs, Plan};
 use tidemark_replay::rebuild::{Progress, Rebuild as Rebuilding, declare};
 use tidemark_topic::kafka::Kafka;
 
@@ -33,23 +35,38 @@ pub struct Chosen {
     place: Place,
 }
 
+/// How a generation is filled, and what then.
 #[derive(clap::Args)]
-pub struct Rebuild {
-    /// Records a second that are counted anew at most [default: as fast as it goes]
+struct Manner {
+    /// Records a second that are counted at most [default: as fast as it goes]
     #[arg(long, value_name = "N")]
     rate: Option<u64>,
     /// Wait while the layers that answer are more records behind the topic than this; 0 never waits
     #[arg(long, value_name = "N", default_value_t = 100_000)]
     max_lag: u64,
-    /// Take from raw history all that it has, though the topic may have it too
-    #[arg(long)]
-    raw: bool,
     /// Let the new generation answer though it differs from the one that answers
     #[arg(long)]
     accept_diff: bool,
     /// Stop when it is ready: `tidemark replay switch` lets it answer
     #[arg(long)]
     no_switch: bool,
+}
+
+#[derive(clap::Args)]
+pub struct Rebuild {
+    /// Take from raw history all that it has, though the topic may have it too
+    #[arg(long)]
+    raw: bool,
+    #[command(flatten)]
+    manner: Manner,
+    #[command(flatten)]
+    place: Place,
+}
+
+#[derive(clap::Args)]
+pub struct Apply {
+    #[command(flatten)]
+    manner: Manner,
     #[command(flatten)]
     place: Place,
 }
@@ -79,6 +96,16 @@ impl Found {
         Ok(Self { config, kafka, archive, generations, api, json })
     }
 
+    /// Says what is planned.
+    fn tell(&self, plan: &Plan) -> Result<()> {
+        if self.json {
+            println!("{}", serde_json::to_string(plan)?)
+        } else {
+            println!("{plan}")
+        }
+        Ok(())
+    }
+
     fn known(&self, generation: u32) -> Result<&Known> {
         let known = self.generations.get(Generation(generation));
         known.with_context(|| format!("there is no generation {generation}: `tidemark replay status` says which there are"))
@@ -105,10 +132,48 @@ impl Found {
     }
 }
 
-pub async fn rebuild(arguments: Rebuild) -> Result<()> {
-    let Rebuild { rate, max_lag, raw, accept_diff, no_switch, place } = arguments;
-    let found = Found::at(place, "replay rebuild").await?;
-    let Found { config, kafka, archive, generations, json, .. } = &found;
+/// Counts everything anew.
+pub async fn rebuild(Rebuild { raw, manner, place }: Rebuild) -> Result<()> {
+    fill(&Found::at(place, "replay rebuild").await?, manner, raw, None).await
+}
+
+/// Does what the configuration's change needs.
+pub async fn apply(Apply { manner, place }: Apply) -> Result<()> {
+    let found = Found::at(place, "apply").await?;
+    let (live, wanted) = (found.generations.live(), found.config.rules()?);
+    let plan = plan(&found.config, &found.archive, &found.generations).await?;
+    found.tell(&plan)?;
+    match Needs::of(live, &wanted) {
+        Needs::Nothing => Ok(()),
+        Needs::Rebuild => fill(&found, manner, false, None).await,
+        Needs::Views => {
+            let extents = found.kafka.admin()?.extents().await?;
+            let bits = live.epoch_bits;
+            let since = extents.iter().map(|(&partition, extent)| (partition, bits.end_of(bits.epoch_at(extent.end)))).collect();
+            fill(&found, manner, false, Some(since)).await
+        }
+    }
+}
+
+/// What the configuration's change needs.
+pub async fn plan(config: &Config, archive: &Archive, generations: &Generations) -> Result<Plan> {
+    let live = generations.live();
+    let history = archive.history(Arc::clone(live)).await?;
+    let begun = history.begun().await?;
+    let (mut records, mut from_raw) = (0, 0);
+    for (partition, extent) in config.kafka.connect(&config.kafka.bootstrap).admin()?.extents().await? {
+        let from = begun.get(&partition).map_or_else(Default::default, |mark| mark.position(live.epoch_bits));
+        records += extent.end.since(from);
+        from_raw += extent.start.since(from);
+    }
+    let (bytes_on_disk, last) = (history.bytes_on_disk().await?, archive.last_filled().await?);
+    Ok(Plan::new(live, &config.rules()?, records, from_raw, bytes_on_disk, last))
+}
+
+/// Fills a generation beside the one that answers, and lets it answer. With `since` it only adds views to what that one has.
+async fn fill(found: &Found, manner: Manner, raw: bool, since: Option<Cut>) -> Result<()> {
+    let Manner { rate, max_lag, accept_diff, no_switch } = manner;
+    let Found { config, kafka, archive, generations, json, .. } = found;
     let wanted = config.rules()?;
     if let Some(ready) = generations.standing().find(|known| known.state == State::Ready && known.rules.text() == wanted.text()) {
         let ready = ready.rules.generation;
@@ -118,16 +183,16 @@ pub async fn rebuild(arguments: Rebuild) -> Result<()> {
         );
     }
     let filling = Filling { max_per_second: rate.unwrap_or(0), max_lag, raw_alone: raw };
-    let (rules, known) = declare(archive, generations, &wanted, filling).await?;
+    let (rules, known) = declare(archive, generations, &wanted, filling, since).await?;
     let (live, generation) = (generations.live(), rules.generation);
     let (old, new) = (Arc::new(archive.history(Arc::clone(live)).await?), Arc::new(archive.history(Arc::clone(&rules)).await?));
     let admin = kafka.admin()?;
-    say_sources(&found, &rules, known, raw, &old.begun().await?, &admin.extents().await?);
-    let (old_positions, new_positions) =
-        (kafka.group_positions(&config.kafka.batch_group(live))?, kafka.group_positions(&config.kafka.batch_group(&rules))?);
-    let rebuilding = Rebuilding { archive, admin: &admin, old_positions, new_positions, old, new };
+    say_sources(found, &rules, known, raw, &old.begun().await?, &admin.extents().await?);
+    let old_positions = kafka.group_positions(&config.kafka.batch_group(live))?;
+    let own = rules.widens.is_none().then(|| kafka.group_positions(&config.kafka.batch_group(&rules)));
+    let rebuilding = Rebuilding { archive, admin: &admin, old_positions, new_positions: own.transpose()?, old, new };
     let mut telling = Telling::new(*json);
-    let comparison = tokio::select! {
+    let verdict = tokio::select! {
         compared = rebuilding.until_compared(|progress| telling.show(progress)) => compared?,
         () = stop_signal() => {
             telling.end();
@@ -137,11 +202,11 @@ pub async fn rebuild(arguments: Rebuild) -> Result<()> {
     };
     telling.end();
     if *json {
-        println!("{}", json!({"generation": generation.0, "equal": comparison.is_equal(), "comparison": comparison}));
+        println!("{}", json!({"generation": generation.0, "equal": verdict.is_equal(), "comparison": verdict}));
     } else {
-        print!("{comparison}");
+        print!("{verdict}");
     }
-    if !comparison.is_equal() && !accept_diff {
+    if !verdict.is_equal() && !accept_diff {
         bail!(
             "generation {generation} differs from generation {}, which goes on answering. If that is what the new rules are for, --accept-diff \
              lets it answer all the same; `tidemark replay drop {generation}` gives it up",
@@ -182,6 +247,10 @@ fn say_sources(
     match text == before {
         true => println!("  by the same rules: {text}"),
         false => println!("  rules before: {before}\n  rules now:    {text}"),
+    }
+    if rules.widens.is_some() {
+        let views: Vec<&str> = rules.kept().map(|view| rules.views.get(view).name()).collect();
+        println!("  written is nothing but {}, from raw history; to compare, all is counted once more:", views.join(", "));
     }
     let bits = live.epoch_bits;
     let gone: Vec<String> = extents
@@ -291,7 +360,9 @@ pub async fn drop(Chosen { generation, place }: Chosen) -> Result<()> {
     eprintln!("waiting until the layers have left generation {generation}, up to {} s", SEEN_WITHIN.as_secs());
     // The layers leave their groups when they have seen it.
     let until = tokio::time::Instant::now() + SEEN_WITHIN;
-    for group in [config.kafka.batch_group(rules), config.kafka.speed_group(rules)] {
+    let is_shared = |known: &Known| known.rules.generation != rules.generation && known.rules.raw() == rules.raw();
+    let batch = (!generations.standing().any(is_shared)).then(|| config.kafka.batch_group(rules));
+    for group in batch.into_iter().chain([config.kafka.speed_group(rules)]) {
         let positions = kafka.group_positions(&group)?;
         while positions.members().await? > 0 {
             if tokio::time::Instant::now() > until {
@@ -302,7 +373,7 @@ pub async fn drop(Chosen { generation, place }: Chosen) -> Result<()> {
             tokio::time::sleep(LOOK).await;
         }
     }
-    archive.drop(rules, generations.live()).await?;
+    archive.drop(rules, generations).await?;
     if let Some(store) = parts::open_snapshots(config, rules).await? {
         for partition in kafka.admin()?.extents().await?.keys() {
             store.forget(*partition).await?;

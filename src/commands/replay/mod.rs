@@ -1,6 +1,6 @@
 //! `tidemark replay`: one file for copies of the topic, one for generations.
 
-mod generations;
+pub mod generations;
 mod publish;
 
 use anyhow::Result;

@@ -37,11 +37,16 @@ fn replay(site: &Site, config: Option<&str>, arguments: &[&str]) -> Command {
     command
 }
 
-/// `tidemark plan` with a configuration.
+/// `tidemark plan`, or `tidemark apply`, with a configuration.
+fn with(site: &Site, command: &str, config: &str) -> Command {
+    let path = site.file("planned.toml", config);
+    let mut with = Command::new(binary());
+    with.arg(command).arg("--data").arg(site.data()).arg("--config").arg(path).stdin(Stdio::null());
+    with
+}
+
 fn planned(site: &Site, config: &str) -> Output {
-    let mut command = Command::new(binary());
-    command.arg("plan").arg("--data").arg(site.data()).arg("--config").arg(site.file("planned.toml", config));
-    done(command)
+    done(with(site, "plan", config))
 }
 
 fn done(mut command: Command) -> Output {
@@ -70,11 +75,15 @@ fn generation_of(client: &Client) -> u64 {
     client.status()["generation"].as_u64().expect("the status names the generation")
 }
 
+/// More answers than these are not taken: something hangs.
+const MOST: usize = 20_000;
+
 /// Asks until told to stop.
 fn ask(client: &Client, stop: &AtomicBool, asked: &AtomicUsize) -> Vec<(Question, Answer)> {
     let (mut chance, mut taken) = (Chance::new("rebuild"), Vec::new());
     while !stop.load(Ordering::Relaxed) {
         let question = Question::any(&mut chance);
+        assert!(taken.len() < MOST, "what is waited for does not come");
         if let Some(answer) = question.try_ask(client) {
             taken.push((question, answer));
             asked.fetch_add(1, Ordering::Relaxed);
@@ -225,6 +234,99 @@ fn one_rebuild_at_a_time_and_it_can_be_killed_and_given_up() {
     succeeded(&done(replay(&site, None, &["switch", "3"])), "generation 3 answers");
     assert_eq!((generation(&server), server.client.status()["epoch_bits"].as_u64()), (3, Some(7)));
     succeeded(&planned(&site, NEW_CONFIG), "records/s of the last one here");
+    server.stop();
+}
+
+/// A generation's tables.
+fn tables(server: &Server, generation: u64) -> Vec<String> {
+    let query =
+        format!("SELECT name FROM system.tables WHERE database = currentDatabase() AND name LIKE '%\\_g{generation}' ORDER BY name");
+    server.sql(&query).into_iter().map(|mut row| row.remove(0)).collect()
+}
+
+/// A view is added: nothing but it is written, while all goes on. What it shares stays when the one is dropped that had it.
+#[test]
+fn a_view_that_is_added_is_filled_alone_and_then_answers() {
+    let added = NEW_CONFIG.replace("epoch_bits = 8", "epoch_bits = 9");
+    let more = format!("{added}[[view]]\nname = \"by_both\"\ndimensions = [\"user_id\", \"event_type\"]\n");
+    let site = Site::new(CONFIG);
+    let server = site.up();
+    let january = data::bytes("flights-2013-01.late.ndjson.gz");
+    let lines = data::lines(&january);
+    by_http(&server.client, &lines[..9000], MANNER, &Pace::free());
+    server.settled();
+    succeeded(&planned(&site, &added), "nothing but these views must be filled");
+    let (stop, asked) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let answered = |what: &str| {
+        let after = asked.load(Ordering::Relaxed);
+        wait::until(what, Duration::from_secs(30), || (asked.load(Ordering::Relaxed) > after + 50).then_some(()));
+    };
+    let taken = std::thread::scope(|scope| {
+        let asking = scope.spawn(|| ask(&server.client, &stop, &asked));
+        scope.spawn(|| {
+            for batch in lines[9000..].chunks(100).take_while(|_| !stop.load(Ordering::Relaxed)) {
+                by_http(&server.client, batch, MANNER, &Pace::free());
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        });
+        let mut begun = with(&site, "apply", &added);
+        begun.args(["--rate", "300"]);
+        let mut begun = spawned(begun);
+        let building = || server.client.status()["other_generations"][0]["state"] == "building";
+        wait::until("the view is being filled", Duration::from_secs(30), || building().then_some(()));
+        begun.kill().and_then(|()| begun.wait()).expect("it can be killed");
+        refused(&done(replay(&site, Some(&added), &["rebuild"])), "generation 2 is being filled already");
+        let output = done(with(&site, "apply", &added));
+        succeeded(&output, "generation 2 answers");
+        let text = said(&output);
+        assert!(text.contains("was begun before") && text.contains("written is nothing but by_user"), "{text}");
+        assert!(text.contains("view by_user: ") && !text.contains("0 cells"), "{text}");
+        answered("the wider generation has answered a while");
+        succeeded(&done(replay(&site, None, &["rollback"])), "generation 1 answers again");
+        answered("the first generation has answered a while");
+        succeeded(&done(replay(&site, None, &["switch", "2"])), "generation 2 answers");
+        answered("the wider generation has answered again");
+        stop.store(true, Ordering::Relaxed);
+        asking.join().expect("the asker goes on to the end")
+    });
+    let judges = |server: &Server| [1, 2, 3].map(|of| (of, Recount::read(&server.runtime().kafka, &server.topic(), 9)));
+    let counts = judged(&judges(&server), &taken);
+    assert!(counts[&1] > 20 && counts[&2] > 40, "{counts:?}");
+    assert_eq!(tables(&server, 2), ["by_user_1d_g2", "by_user_1h_g2", "by_user_5m_g2"]);
+    let whole = |server: &Server| {
+        server.settled();
+        let ask = |question: Question| (question.clone(), question.ask(&server.client, None));
+        let questions = [Question::total(), Question::by("5m", &["event_type", "product_id"]), Question::by("1d", &["user_id"])];
+        judged(&judges(server), &questions.map(ask));
+        let events = Question::total().ask(&server.client, None).count().to_string();
+        assert_eq!(
+            (seen(server, "raw_events"), server.sql("SELECT toString(sum(events)) FROM by_type_1h")[0][0].clone()),
+            (events.clone(), events)
+        );
+    };
+    whole(&server);
+
+    // Dropped, the first generation leaves what it shares; the batch layer goes on with it, after a restart too.
+    succeeded(&done(replay(&site, None, &["drop", "1"])), "generation 1 has been dropped");
+    by_http(&server.client, &lines[..600], MANNER, &Pace::free());
+    whole(&server);
+    server.stop();
+    site.configure(&added);
+    let server = site.up();
+    assert_eq!((generation(&server), tables(&server, 1).len()), (2, 6));
+    by_http(&server.client, &lines[600..1200], MANNER, &Pace::free());
+    whole(&server);
+
+    // One more, on top of it; and what would have to know of each other is refused.
+    succeeded(&done(with(&site, "apply", &more)), "view by_both: ");
+    assert_eq!((generation(&server), tables(&server, 3).len()), (3, 3));
+    whole(&server);
+    succeeded(&done(replay(&site, None, &["rollback"])), "generation 2 answers again");
+    refused(&done(with(&site, "apply", &more.replace("by_both", "by_other"))), "it must go first: tidemark replay drop 3");
+    succeeded(&done(replay(&site, None, &["drop", "3"])), "generation 3 has been dropped");
+    assert_eq!((tables(&server, 3), tables(&server, 2).len(), tables(&server, 1).len()), (Vec::new(), 3, 6));
+    whole(&server);
+    succeeded(&planned(&site, CONFIG), "all must be counted anew");
     server.stop();
 }
 

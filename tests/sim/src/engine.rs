@@ -19,7 +19,7 @@ use tidemark_history::ledger::{Entry, LedgerRow};
 use tidemark_history::memory::MemoryHistory;
 use tidemark_history::raw::Epochs;
 use tidemark_history::rows::{Found, RawRecord, RowBlock};
-use tidemark_history::{Contents, DeadLetter, DeadLetterQuery, Digest, EpochCells, Error, History, Marks};
+use tidemark_history::{Contents, DeadLetter, DeadLetterQuery, Digest, EpochCells, Error, History, Marks, Wiped};
 
 /// The longest that an insert runs in the engine (`clickhouse::INSERT_DEADLINE`).
 const INSERT_MS: i64 = 20_000;
@@ -194,20 +194,24 @@ impl History for Engine {
         self.heard("cells", self.twin.visit_cells(of, visit)).await
     }
 
-    async fn wipe(&self, partition: Partition, epoch: Epoch, deadline_secs: u32) -> Result<(), Error> {
+    async fn wipe(&self, partition: Partition, epoch: Epoch, what: Wiped, deadline_secs: u32) -> Result<(), Error> {
         self.check_may_wipe(partition, epoch);
         let id = {
             let running = &mut *lock(&self.running);
             let id = running.next_wipe;
             running.next_wipe += 1;
             let twin = self.twin.clone();
-            let task = Task::new(async move { twin.wipe(partition, epoch, deadline_secs).await });
+            let task = Task::new(async move { twin.wipe(partition, epoch, what, deadline_secs).await });
             running.wipes.insert(id, Wipe { until_ms: self.ground.now_ms() + i64::from(deadline_secs) * 1000, task });
             id
         };
         self.ground.say(format_args!("wipe #{id} of {partition} epoch {epoch}"));
         let outcome = poll_fn(|_| lock(&self.running).outcomes.remove(&id).map_or(Poll::Pending, Poll::Ready));
         self.heard("a wipe", outcome).await
+    }
+
+    async fn fill(&self, view: ViewId, partition: Partition, epoch: Epoch, token: &str) -> Result<(), Error> {
+        self.heard("a fill", self.twin.fill(view, partition, epoch, token)).await
     }
 
     async fn answer(&self, view: ViewId, question: &Question, groups: &Groups, marks: &Marks) -> Result<Rows, Error> {

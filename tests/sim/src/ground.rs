@@ -93,7 +93,7 @@ impl Ground {
         let losses = [0, 1, 1, 4][dice.random_range(0..4)];
         Self {
             losses,
-            rules: Arc::new(Rules { generation: Generation(1), epoch_bits, views, limits: Limits::default(), dedup: true }),
+            rules: Arc::new(Rules { generation: Generation(1), widens: None, epoch_bits, views, limits: Limits::default(), dedup: true }),
             clock_ms: Arc::new(AtomicI64::new(START_MS)),
             dice: Arc::new(Mutex::new(dice)),
             trace: Arc::default(),
