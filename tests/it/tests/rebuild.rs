@@ -210,7 +210,7 @@ fn one_rebuild_at_a_time_and_it_can_be_killed_and_given_up() {
     // What it would come to is said before.
     succeeded(&planned(&site, CONFIG), "nothing: generation 1");
     let plan = planned(&site, NEW_CONFIG);
-    succeeded(&plan, "5000 records, 0 of them from raw history");
+    succeeded(&plan, "5000 records are read, 0 of them from raw history");
     succeeded(&plan, "view by_user: new, by user_id");
     succeeded(&plan, "time: not known");
     let mut slow = spawned(replay(&site, Some(NEW_CONFIG), &["rebuild", "--rate", "200"]));
