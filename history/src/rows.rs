@@ -241,7 +241,7 @@ impl RawRecord {
 
 impl RawEvent {
     /// As a producer would write it.
-    fn to_json(&self) -> Vec<u8> {
+    pub fn to_json(&self) -> Vec<u8> {
         #[derive(Serialize)]
         struct Json<'e> {
             event_type: &'e str,

@@ -2,12 +2,13 @@
 //! sent. Pure; the caller says what time it is.
 
 use crate::body::Form;
+use crate::lines::is_blank;
 use bytes::Bytes;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
-use tidemark_core::event::{Limits, Reject, decode};
+use tidemark_core::event::{Event, Limits, Reject, decode};
 
 /// Most items in one request: bounds the answer, and what a retry sends again.
 pub const MAX_ITEMS: usize = 100_000;
@@ -15,11 +16,16 @@ pub const MAX_ITEMS: usize = 100_000;
 /// An item that will be written.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Item {
-    /// Its `user_id`, else its `event_id`: a user's events keep their order, and a retry of an event meets its first
-    /// copy in the same partition, where duplicates are found.
+    /// By [`key_of`].
     pub key: Option<Bytes>,
     /// The bytes as they were sent.
     pub payload: Bytes,
+}
+
+/// The key of an event's record: its `user_id`, else its `event_id`: a user's events keep their order, and a retry of an event
+/// meets its first copy in the same partition, where duplicates are found.
+pub fn key_of(event: Event<'_>) -> Option<Cow<'_, str>> {
+    event.user_id.or(event.event_id)
 }
 
 /// An item that is not an event.
@@ -83,11 +89,6 @@ fn check_lines(body: &Bytes, now_ms: i64, limits: &Limits) -> Result<Checked, Bo
     Ok(checked)
 }
 
-/// True if there is nothing but JSON's white space.
-pub(crate) fn is_blank(text: &[u8]) -> bool {
-    text.iter().all(|byte| matches!(byte, b' ' | b'\t' | b'\r' | b'\n'))
-}
-
 /// The lines without their ends (LF or CRLF); after the last end there is no line.
 fn lines(body: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = body;
@@ -114,7 +115,7 @@ impl Checked {
         match decode(Some(raw), now_ms, limits) {
             Err(reject) => self.rejected.push(Rejection { index, reject }),
             Ok(event) => {
-                let key = event.user_id.or(event.event_id).map(|key| match key {
+                let key = key_of(event).map(|key| match key {
                     Cow::Borrowed(text) => body.slice_ref(text.as_bytes()),
                     Cow::Owned(text) => Bytes::from(text),
                 });

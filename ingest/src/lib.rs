@@ -7,12 +7,13 @@
 
 mod body;
 mod items;
+pub mod lines;
 pub mod problem;
 mod route;
 mod send;
 
 pub use body::{MAX_SENT_BYTES, MAX_UNPACKED_BYTES};
-pub use items::MAX_ITEMS;
+pub use items::{MAX_ITEMS, key_of};
 pub use problem::Problem;
 pub use route::{Counts, Ingest, routes};
 pub use send::{Cause, Key, Rejected, SendError, SendOptions, SendReport, send};

@@ -1,5 +1,5 @@
 //! What is done with the topic again: counted anew, to compare ([`mod@recount`]) or to answer from then on ([`rebuild`]), or
-//! written into another topic ([`mod@publish`]).
+//! written into another topic, as files and raw history are ([`mod@publish`]).
 //!
 //! [`api`] asks a running tidemark, as any client does; `reading` reads the topic from its beginning, and what it no
 //! longer has from raw history. [`whole`] is that for the layers, which fill a new generation as they fill any;

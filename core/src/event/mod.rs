@@ -8,10 +8,12 @@
 //! lists them, and last the timestamp's plausibility.
 
 mod json;
+mod shift;
 mod timestamp;
 
 use crate::amount::{Amount, AmountError};
 use json::{Scanner, Text, Value};
+pub use shift::{Stamp, stamp_of};
 use std::borrow::Cow;
 use std::fmt;
 use std::num::NonZeroU128;
@@ -217,7 +219,12 @@ impl<'a> Fields<'a> {
 
 /// Decodes one record. `record_timestamp_ms` is the record's own Kafka timestamp, the only time that counts here.
 pub fn decode<'a>(payload: Option<&'a [u8]>, record_timestamp_ms: i64, limits: &Limits) -> Result<Event<'a>, Reject> {
-    let payload = payload.ok_or(Reject::Empty)?;
+    event_of(fields_of(payload.ok_or(Reject::Empty)?, limits)?, record_timestamp_ms, limits)
+}
+
+/// The known fields of a record that is one object.
+#[inline(always)]
+fn fields_of<'a>(payload: &'a [u8], limits: &Limits) -> Result<Fields<'a>, Reject> {
     if payload.len() > limits.max_bytes {
         return Err(Reject::TooLong);
     }
@@ -230,9 +237,14 @@ pub fn decode<'a>(payload: Option<&'a [u8]>, record_timestamp_ms: i64, limits: &
     if !is_object {
         return Err(Reject::NotAnObject);
     }
-    if let Some(name) = fields.repeated {
-        return Err(Reject::RepeatedField(name));
+    match fields.repeated {
+        Some(name) => Err(Reject::RepeatedField(name)),
+        None => Ok(fields),
     }
+}
+
+#[inline(always)]
+fn event_of<'a>(fields: Fields<'a>, record_timestamp_ms: i64, limits: &Limits) -> Result<Event<'a>, Reject> {
     let event = Event {
         event_type: event_type(fields.event_type)?,
         timestamp_ms: timestamp(fields.timestamp)?,

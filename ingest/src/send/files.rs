@@ -1,24 +1,13 @@
-//! Reads files of lines, whatever they are packed with, and cuts them into batches (⇄; blocks).
+//! Reads files and cuts them into batches (⇄; blocks).
 
 use super::{Cause, Stop, name_of};
-use crate::items::is_blank;
-use std::cell::Cell;
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Cursor, Read};
+use crate::lines::{Lines, is_blank};
+use std::io;
 use std::path::Path;
-use std::rc::Rc;
 use std::sync::Arc;
 
 /// A batch is cut here even if it could take more events: far below what ingest takes, so that a retry costs little.
 const MAX_BATCH_BYTES: usize = 8 * 1024 * 1024;
-/// Longest line: far above the longest event, so that ingest rejects what is too long by itself, but a file that has
-/// no lines at all does not end up in memory.
-const MAX_LINE_BYTES: usize = 8 * 1024 * 1024;
-/// How much is read from a file at a time.
-const READ_BYTES: usize = 256 * 1024;
-/// zstd's own limit for long windows (`--long=31` needs more memory than a client should take).
-const ZSTD_WINDOW_LOG_MAX: u32 = 27;
-
 /// Some lines of a file, to be posted together.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Batch {
@@ -45,22 +34,15 @@ pub(super) fn length(file: &Path) -> io::Result<Option<u64>> {
 pub(super) fn read(file: &Path, most: usize, mut deliver: impl FnMut(Batch) -> bool) -> Result<bool, Stop> {
     let name = name_of(file);
     let stop = |line, cause| Stop { name: Arc::clone(&name), line, cause };
-    let opened = if file == Path::new("-") {
-        Ok(Box::new(io::stdin().lock()) as Box<dyn Read>)
-    } else {
-        File::open(file).map(|file| Box::new(file) as Box<dyn Read>)
-    };
-    let counter = Rc::new(Cell::new(0));
-    let counted = opened.map(|source| Counted { source, counter: Rc::clone(&counter) });
-    let mut lines = counted.and_then(unpacked).map_err(|error| stop(1, Cause::Read(error)))?;
+    let mut lines = Lines::open(file).map_err(|error| stop(1, Cause::Read(error.into())))?;
     let mut cutter = Cutter::new(&name, most);
     let mut line = Vec::new();
     loop {
         let number = cutter.next_line();
-        let found = read_line(&mut lines, &mut line).map_err(|cause| stop(number, cause))?;
+        let found = lines.next(&mut line).map_err(|error| stop(number, error.into()))?;
         let full = if found { cutter.add(&line) } else { cutter.finish() };
         if let Some(mut batch) = full {
-            batch.read_bytes = counter.take();
+            batch.read_bytes = lines.take_read_bytes();
             if !deliver(batch) {
                 return Ok(false);
             }
@@ -120,57 +102,6 @@ impl Cutter {
     }
 }
 
-/// Reads one line, without its end; false at the end of the file.
-fn read_line(lines: &mut impl BufRead, line: &mut Vec<u8>) -> Result<bool, Cause> {
-    line.clear();
-    let limit = MAX_LINE_BYTES + 1;
-    let within = u64::try_from(limit).unwrap_or(u64::MAX);
-    if lines.take(within).read_until(b'\n', line)? == 0 {
-        return Ok(false);
-    }
-    if line.last() == Some(&b'\n') {
-        line.pop();
-    } else if line.len() == limit {
-        return Err(Cause::LineTooLong { limit: MAX_LINE_BYTES });
-    }
-    Ok(true)
-}
-
-/// Tells how far a file has been read, below whatever unpacks it.
-struct Counted<R> {
-    source: R,
-    counter: Rc<Cell<u64>>,
-}
-
-impl<R: Read> Read for Counted<R> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let read = self.source.read(into)?;
-        let bytes = u64::try_from(read).unwrap_or(u64::MAX);
-        self.counter.set(self.counter.get() + bytes);
-        Ok(read)
-    }
-}
-
-/// Unpacks by what the file begins with, not by its name.
-fn unpacked<'a>(mut source: impl Read + 'a) -> io::Result<Box<dyn BufRead + 'a>> {
-    let mut magic = Vec::with_capacity(4);
-    source.by_ref().take(4).read_to_end(&mut magic)?;
-    let is_gzip = magic.starts_with(&[0x1f, 0x8b]);
-    let is_zstd = magic == [0x28, 0xb5, 0x2f, 0xfd];
-    let whole = Cursor::new(magic).chain(source);
-    let whole = BufReader::with_capacity(READ_BYTES, whole);
-    if is_gzip {
-        let decoder = flate2::bufread::MultiGzDecoder::new(whole);
-        return Ok(Box::new(BufReader::with_capacity(READ_BYTES, decoder)));
-    }
-    if is_zstd {
-        let mut decoder = zstd::stream::read::Decoder::with_buffer(whole)?;
-        decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
-        return Ok(Box::new(BufReader::with_capacity(READ_BYTES, decoder)));
-    }
-    Ok(Box::new(whole))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -197,18 +128,5 @@ mod tests {
     fn a_batch_is_cut_by_bytes_too() {
         let line = "x".repeat(MAX_BATCH_BYTES / 2);
         assert_eq!(picture(&format!("{line}\n{line}\n{line}"), 100), "1+2 3+1");
-    }
-
-    #[test]
-    fn a_line_beyond_the_limit_is_an_error_and_one_at_the_limit_is_not() {
-        let mut line = Vec::new();
-        let longest = vec![b'x'; MAX_LINE_BYTES];
-        assert!(read_line(&mut longest.as_slice(), &mut line).unwrap());
-        let ended = [longest.as_slice(), b"\n"].concat();
-        assert!(read_line(&mut ended.as_slice(), &mut line).unwrap());
-        assert_eq!(line.len(), MAX_LINE_BYTES);
-        let longer = [longest.as_slice(), b"x"].concat();
-        let refused = read_line(&mut longer.as_slice(), &mut line);
-        assert!(matches!(refused, Err(Cause::LineTooLong { .. })));
     }
 }

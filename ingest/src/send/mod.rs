@@ -8,6 +8,7 @@ mod client;
 mod files;
 mod report;
 
+use crate::lines::LineError;
 use client::Client;
 use files::Batch;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -83,10 +84,8 @@ pub enum SendError {
 /// What stopped it.
 #[derive(Debug, thiserror::Error)]
 pub enum Cause {
-    #[error("reading failed: {0}")]
-    Read(#[from] std::io::Error),
-    #[error("the line is longer than {limit} bytes")]
-    LineTooLong { limit: usize },
+    #[error(transparent)]
+    Read(#[from] LineError),
     #[error("the server refused the batch with {status}: {detail}")]
     Refused { status: u16, detail: String },
     #[error("the server's answer is not understood: {reason}")]

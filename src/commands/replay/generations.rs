@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tidemark_core::cut::Cut;
 use tidemark_core::generation::{Generation, Rules};
-use tidemark_history::clickhouse::Archive;
+use tidemark_history::clickhouse::{Archive, ClickHouse};
 use tidemark_history::generations::{Filling, Generations, Known, State};
 use tidemark_replay::Api;
 use tidemark_replay::plan::{Needs, Plan};
@@ -82,17 +82,30 @@ struct Found {
     json: bool,
 }
 
+/// The history, and its generations.
+async fn open(config: &Config, command: &str) -> Result<(Archive, Generations)> {
+    if config.clickhouse.url.is_empty() {
+        bail!(
+            "{command} wants the history: name its ClickHouse with --clickhouse URL, or with --data the directory of a `tidemark up` that runs"
+        );
+    }
+    let archive = parts::open_archive(config, &config.clickhouse.url).await?;
+    let generations = archive.generations().await?.context("there is no history here yet: start tidemark first")?;
+    Ok((archive, generations))
+}
+
+/// The history of the generation that answers, and its rules.
+pub async fn live_history(config: &Config, command: &str) -> Result<(Arc<Rules>, ClickHouse)> {
+    let (archive, generations) = open(config, command).await?;
+    let rules = Arc::clone(generations.live());
+    Ok((Arc::clone(&rules), archive.history(rules).await?))
+}
+
 impl Found {
     async fn at(place: Place, command: &str) -> Result<Self> {
         let (config, api, json) = place.find(command)?;
-        if config.clickhouse.url.is_empty() {
-            bail!(
-                "{command} wants the history: name its ClickHouse with --clickhouse URL, or with --data the directory of a `tidemark up` that runs"
-            );
-        }
         let kafka = config.kafka.connect(&config.kafka.bootstrap);
-        let archive = parts::open_archive(&config, &config.clickhouse.url).await?;
-        let generations = archive.generations().await?.context("there is no history here yet: start tidemark first")?;
+        let (archive, generations) = open(&config, command).await?;
         Ok(Self { config, kafka, archive, generations, api, json })
     }
 

@@ -24,7 +24,7 @@ enum Command {
     Rollback(super::Place),
     /// Delete a generation that does not answer, or give up filling it
     Drop(generations::Chosen),
-    /// Write a range of the topic into another topic of the same Kafka: each record once, with its key, headers and partition
+    /// Write a range of the topic, files of events or raw history into a topic of the same Kafka: each record once, whatever is killed
     Publish(publish::Arguments),
 }
 

@@ -14,6 +14,7 @@ mod life;
 mod metrics;
 mod proof;
 mod publish;
+mod publish_files;
 mod raw;
 mod read_your_write;
 mod rebuild;

@@ -15,32 +15,32 @@ use tidemark_tests::wait;
 const PARTITIONS: i32 = 3;
 const RECORDS: usize = 60_000;
 const BEGAN_MS: i64 = 1_700_000_000_000;
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What must be the same in both topics.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Copied {
-    key: Option<Vec<u8>>,
-    payload: Option<Vec<u8>>,
+pub(crate) struct Copied {
+    pub(crate) key: Option<Vec<u8>>,
+    pub(crate) payload: Option<Vec<u8>>,
     header: Option<String>,
-    timestamp_ms: i64,
+    pub(crate) timestamp_ms: i64,
 }
 
-fn command(site: &Site, arguments: &[&str]) -> Command {
+pub(crate) fn command(site: &Site, arguments: &[&str]) -> Command {
     let mut command = Command::new(binary());
     command.args(["replay", "publish", "--topic", "source"]).arg("--data").arg(site.data()).args(arguments);
     command
 }
 
-fn publish(site: &Site, arguments: &[&str]) -> Output {
+pub(crate) fn publish(site: &Site, arguments: &[&str]) -> Output {
     command(site, arguments).output().expect("tidemark starts")
 }
 
-fn begin(site: &Site, arguments: &[&str]) -> Child {
+pub(crate) fn begin(site: &Site, arguments: &[&str]) -> Child {
     command(site, arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("tidemark starts")
 }
 
-fn make(server: &Server, topic: &str, settings: &[(&str, &str)]) {
+pub(crate) fn make(server: &Server, topic: &str, settings: &[(&str, &str)]) {
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", server.runtime().kafka).create().expect("an admin client");
     let mut new = NewTopic::new(topic, PARTITIONS, TopicReplication::Fixed(1));
@@ -78,7 +78,7 @@ fn fill(server: &Server, count: usize, apart_ms: i64) {
 }
 
 /// All committed records, by partition.
-fn read(server: &Server, topic: &str) -> BTreeMap<i32, Vec<Copied>> {
+pub(crate) fn read(server: &Server, topic: &str) -> BTreeMap<i32, Vec<Copied>> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", server.runtime().kafka)
         .set("group.id", "reader")
@@ -113,6 +113,22 @@ fn read(server: &Server, topic: &str) -> BTreeMap<i32, Vec<Copied>> {
     all
 }
 
+/// Begins a copy of so many records three times, and kills it each time.
+pub(crate) fn kill_thrice(site: &Site, server: &Server, wanted: &[&str], into: &str, records: usize) {
+    let rate = (records / 6).to_string();
+    for round in 0..3 {
+        let mut copying = begin(site, &[wanted, &["--rate", &rate]].concat());
+        // It has committed something in this round, and is killed in the middle of the next transaction.
+        wait::until("the copy goes on", PATIENCE, || {
+            let come = read(server, into).values().map(Vec::len).sum::<usize>();
+            (come > (round + 1) * records / 8).then_some(())
+        });
+        assert!(copying.try_wait().expect("waiting for a child").is_none(), "it is not done yet when it is killed");
+        copying.kill().expect("killing a child");
+        copying.wait().expect("waiting for a killed child");
+    }
+}
+
 #[test]
 fn each_record_is_copied_once_though_the_copy_and_kafka_are_killed() {
     let site = Site::new("[kafka]\npartitions = 3\n");
@@ -122,16 +138,7 @@ fn each_record_is_copied_once_though_the_copy_and_kafka_are_killed() {
     fill(&server, RECORDS, 7);
     let source = read(&server, "source");
     let wanted = ["--into", "copy", "--rate", "15000"];
-    for round in 0..3 {
-        let mut copying = begin(&site, &wanted);
-        // It has committed something in this round, and is killed in the middle of the next transaction.
-        wait::until("the copy goes on", PATIENCE, || {
-            let come = read(&server, "copy").values().map(Vec::len).sum::<usize>();
-            (come > (round + 1) * RECORDS / 8).then_some(())
-        });
-        copying.kill().expect("killing a child");
-        copying.wait().expect("waiting for a killed child");
-    }
+    kill_thrice(&site, &server, &["--into", "copy"], "copy", RECORDS);
     let copying = begin(&site, &wanted);
     let killed = server.kill_kafka().expect("Kafka runs");
     server.wait_recovered(killed);

@@ -13,7 +13,7 @@ mod producer;
 
 pub use admin::{Admin, TopicInfo};
 pub use consumer::{ConsumerOptions, KafkaConsumer};
-pub use copy::{Copied, Copy};
+pub use copy::{Copied, Copy, Copying, Original, Source, TopicRange};
 pub use positions::GroupPositions;
 pub use producer::{KafkaProducer, ProducerOptions};
 
@@ -49,6 +49,9 @@ const RESERVED: [&str; 18] = [
     "session.timeout.ms",
     "transactional.id",
 ];
+
+/// Where a record with a key goes, whoever writes it: as Kafka's own clients have it.
+const PARTITIONER: (&str, &str) = ("partitioner", "murmur2_random");
 
 /// Where a topic is, and how to speak to its brokers.
 #[derive(Clone, Debug)]

@@ -2,7 +2,7 @@
 
 use super::answers::{Answer, Waiting};
 use super::native::{Report, Reports, Undelivered, Writing};
-use super::{Journal, Kafka, is_transient};
+use super::{Journal, Kafka, PARTITIONER, is_transient};
 use crate::{Error, Offset, Outgoing, Partition, Position, Producer, SendError};
 use parking_lot::Mutex;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -89,7 +89,7 @@ impl KafkaProducer {
             ("queue.buffering.max.kbytes", &client_kbytes),
             ("queue.buffering.max.messages", "0"),
         ];
-        let fixed = [("acks", "all"), ("enable.idempotence", "true"), ("partitioner", "murmur2_random")];
+        let fixed = [("acks", "all"), ("enable.idempotence", "true"), PARTITIONER];
         let config = kafka.config(&defaults, &fixed)?;
         let writing =
             Writing::new(&config, &kafka.topic, Journal::default()).map_err(|error| refused(format!("making a producer: {error}")))?;

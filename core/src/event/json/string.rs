@@ -14,6 +14,13 @@ pub(in crate::event) enum Text<'a> {
 }
 
 impl<'a> Text<'a> {
+    /// As it stands in the document, without its quotes.
+    pub(in crate::event) fn raw(self) -> &'a str {
+        match self {
+            Self::Plain(text) | Self::Escaped(text) => text,
+        }
+    }
+
     /// The string that is meant; borrowed unless it has escapes.
     #[inline]
     pub(in crate::event) fn unescape(self) -> Cow<'a, str> {
