@@ -40,6 +40,7 @@ pub struct Config {
     event: Event,
     view: Vec<View>,
     pub speed: Speed,
+    pub serving: Serving,
     batch: Batch,
 }
 
@@ -230,6 +231,19 @@ struct Counting {
 enum Switch {
     On,
     Off,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Serving {
+    lateness_ms: u64,
+}
+
+impl Serving {
+    /// How long after a window's end late events are expected.
+    pub fn lateness(&self) -> Duration {
+        Duration::from_millis(self.lateness_ms)
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]

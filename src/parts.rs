@@ -233,7 +233,8 @@ pub async fn open_snapshots(config: &Config, rules: &Rules) -> Result<Option<Arc
 /// What answers for a generation.
 pub fn engine(config: &Config, ground: &Ground, live: Live, reached: watch::Receiver<Cut>, layers: Layers) -> Arc<Engine<ClickHouse>> {
     let (rules, history, topic) = (Arc::clone(&ground.rules), Arc::clone(&ground.history), config.kafka.topic.clone());
-    Arc::new(Engine::new(rules, topic, ground.partitions, live, reached, history, layers))
+    let engine = Engine::new(rules, topic, ground.partitions, live, reached, history, layers);
+    Arc::new(engine.with_lateness(config.serving.lateness()))
 }
 
 /// Starts to count: a thread for each membership, the task that closes epochs, and the one that writes snapshots.

@@ -13,4 +13,5 @@ pub mod offset;
 pub mod prefetch;
 pub mod question;
 pub mod view;
+pub mod watermark;
 pub mod window;

@@ -245,7 +245,8 @@ impl Buckets {
         Ok(starts)
     }
 
-    fn start_after(&self, start_ms: i64) -> Result<i64, BucketError> {
+    /// Where the bucket ends that begins there; that of `total` never does.
+    pub fn start_after(&self, start_ms: i64) -> Result<i64, BucketError> {
         match (&self.zone, self.even()) {
             (_, Some((width, _))) => Ok(start_ms + width),
             (Zone::Named(zone), None) => {

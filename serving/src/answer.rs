@@ -119,43 +119,67 @@ fn keep_top_groups(rows: &mut Vec<(&RowKey, Cell)>, n: usize, by: Measure) {
 pub fn json(plan: &Plan, answer: &Answer) -> String {
     let mut out = String::with_capacity(128 + answer.rows.len() * 96);
     out.push_str("{\"rows\":[");
-    // Rows of one window mostly follow each other.
-    let (mut window, mut window_text) = (None, String::new());
+    let mut windows = Windows::default();
     for (n, (key, cell)) in answer.rows.iter().enumerate() {
         out.push_str(if n == 0 { "{" } else { ",{" });
-        let mut comma = "";
-        if plan.question.buckets.step() != Step::Total {
-            if window.replace(key.bucket_ms) != Some(key.bucket_ms) {
-                window_text = rfc3339(key.bucket_ms);
-            }
-            let _ = write!(out, "\"window\":\"{window_text}\"");
-            comma = ",";
-        }
-        for (dimension, value) in plan.question.group_by.iter().zip(&key.values) {
-            let _ = write!(out, "{comma}\"{dimension}\":");
-            push_quoted(&mut out, value);
-            comma = ",";
-        }
-        for measure in &plan.measures {
-            let _ = write!(out, "{comma}\"{}\":", measure.name());
-            comma = ",";
-            let _ = match measure.of(cell) {
-                Value::Integer(n) => write!(out, "{n}"),
-                Value::Decimal(text) => write!(out, "\"{text}\""),
-                Value::Null => write!(out, "null"),
-            };
-        }
+        push_row(&mut out, plan, &mut windows, key, cell);
         out.push('}');
     }
-    let Answer { cut, mark, end, generation, .. } = answer;
-    let _ = write!(
-        out,
-        "],\"cut\":{},\"mark\":{},\"end\":{},\"generation\":{generation},\"exact\":true",
-        positions(cut),
-        positions(mark),
-        positions(end)
-    );
+    out.push_str("],");
+    push_positions(&mut out, answer);
+    out.push_str(",\"exact\":true");
     out
+}
+
+/// Where an answer stands, as JSON's members.
+pub(crate) fn push_positions(out: &mut String, Answer { cut, mark, end, generation, .. }: &Answer) {
+    let (cut, mark, end) = (positions(cut), positions(mark), positions(end));
+    let _ = write!(out, "\"cut\":{cut},\"mark\":{mark},\"end\":{end},\"generation\":{generation}");
+}
+
+/// Windows as text. Rows of one window mostly follow each other.
+#[derive(Default)]
+pub(crate) struct Windows {
+    window: Option<i64>,
+    text: String,
+}
+
+impl Windows {
+    fn text(&mut self, bucket_ms: i64) -> &str {
+        if self.window.replace(bucket_ms) != Some(bucket_ms) {
+            self.text = rfc3339(bucket_ms);
+        }
+        &self.text
+    }
+}
+
+/// What names a row, as JSON's members.
+pub(crate) fn push_key(out: &mut String, plan: &Plan, windows: &mut Windows, key: &RowKey) {
+    let mut comma = "";
+    if plan.question.buckets.step() != Step::Total {
+        let _ = write!(out, "\"window\":\"{}\"", windows.text(key.bucket_ms));
+        comma = ",";
+    }
+    for (dimension, value) in plan.question.group_by.iter().zip(&key.values) {
+        let _ = write!(out, "{comma}\"{dimension}\":");
+        push_quoted(out, value);
+        comma = ",";
+    }
+}
+
+/// A row, as JSON's members.
+pub(crate) fn push_row(out: &mut String, plan: &Plan, windows: &mut Windows, key: &RowKey, cell: &Cell) {
+    let before = out.len();
+    push_key(out, plan, windows, key);
+    for measure in &plan.measures {
+        let comma = if out.len() == before { "" } else { "," };
+        let _ = write!(out, "{comma}\"{}\":", measure.name());
+        let _ = match measure.of(cell) {
+            Value::Integer(n) => write!(out, "{n}"),
+            Value::Decimal(text) => write!(out, "\"{text}\""),
+            Value::Null => write!(out, "null"),
+        };
+    }
 }
 
 /// The end of an answer as JSON. `took_ms` is the server's own time.

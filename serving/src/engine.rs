@@ -21,9 +21,11 @@ use tidemark_core::generation::Rules;
 use tidemark_core::offset::Partition;
 use tidemark_core::question::{Groups, RowKey, Rows};
 use tidemark_core::view::ViewId;
+use tidemark_core::watermark::{Shown, watermark};
 use tidemark_history::raw::RawAnswer;
 use tidemark_history::{History, Marks};
 use tidemark_speed_layer::Speed;
+use tidemark_speed_layer::run::PartitionStatus;
 use tokio::sync::watch;
 use tracing::{Instrument as _, trace_span};
 
@@ -38,6 +40,9 @@ const MAX_ROWS: usize = 1_000_000;
 
 /// Live groups of a top list that history is asked for by name.
 const MAX_LIVE_GROUPS: usize = 100;
+
+/// What is expected of late events where nothing else is said.
+const LATENESS: Duration = Duration::from_secs(300);
 
 /// Before it is looked again whether a position can be answered, where nothing tells: a repair is over, Redis is back.
 const LOOK: Duration = Duration::from_millis(250);
@@ -58,6 +63,8 @@ pub struct Engine<H> {
     /// The layers that run in this process.
     pub layers: Layers,
     pub kept: Kept,
+    /// How long after a window's end, in event time, late events are expected.
+    pub lateness: Duration,
     pub meters: Meters,
     cache: Cache<Asked, Arc<Rows>>,
 }
@@ -98,7 +105,22 @@ impl<H: History> Engine<H> {
     ) -> Self {
         let weight = |_: &Asked, rows: &Arc<Rows>| u32::try_from(rows.len() + 1).unwrap_or(u32::MAX);
         let cache = Cache::builder().max_capacity(CACHED_CELLS).weigher(weight).time_to_idle(CACHED_FOR).build();
-        Self { rules, topic, partitions, live, reached, history, layers, kept: Kept::default(), meters: Meters::default(), cache }
+        let (kept, meters) = (Kept::default(), Meters::default());
+        Self { rules, topic, partitions, live, reached, history, layers, kept, lateness: LATENESS, meters, cache }
+    }
+
+    #[must_use]
+    pub fn with_lateness(self, lateness: Duration) -> Self {
+        Self { lateness, ..self }
+    }
+
+    /// How far event time has come.
+    pub fn watermark_ms(&self, now_ms: i64) -> Option<i64> {
+        let shown = |at: PartitionStatus| {
+            let lag = at.end.since(at.waterline.position);
+            Shown { event_ms: at.event_ms, counted_ms: at.counted_ms, lag }
+        };
+        watermark(self.live.status().into_values().map(shown), now_ms)
     }
 
     /// Answers, if need be once the position that the plan wants has been reached, by whichever way comes to it first.

@@ -1,8 +1,8 @@
 //! Serving: questions over HTTP, answered from both layers at one cut.
 //!
 //! A query string becomes a [`plan`], the [`engine`] asks both layers and merges, [`answer`] writes it down; [`kept`] sends
-//! it again while nothing has moved; [`api`] is the HTTP around it. Each generation has an engine, of which one is
-//! [`answering`].
+//! it again while nothing has moved, and [`push`] tells what changes; [`api`] is the HTTP around it. Each generation has an
+//! engine, of which one is [`answering`].
 
 pub mod answer;
 pub mod answering;
@@ -13,4 +13,5 @@ pub mod live;
 pub mod measure;
 pub mod metrics;
 pub mod plan;
+pub mod push;
 pub mod snapshots;

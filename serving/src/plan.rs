@@ -29,7 +29,7 @@ const CALENDAR: (i64, i64) = (0, 4_294_967_100_000);
 /// Calendar days that one answer may span: more than a century.
 const MAX_CALENDAR_BUCKETS: i64 = 40_000;
 
-const PARAMETERS: &str = "from, to, step, group_by, where, measures, tz, top, at_least, timeout_ms";
+const PARAMETERS: &str = "from, to, last, step, group_by, where, measures, tz, top, at_least, timeout_ms";
 
 /// A query, understood.
 #[derive(Clone, PartialEq, Debug)]
@@ -80,6 +80,39 @@ impl<'a> Given<'a> {
 
     fn get(&self, name: &str) -> Option<&'a str> {
         self.once.get(name).copied().filter(|value| !value.is_empty())
+    }
+}
+
+/// A query string's decoded pairs, with an absolute range: `last=3h` is from where the window of `now_ms` ends back three
+/// hours. The text stands for the pairs, so that equal queries of equal ranges have equal texts.
+pub fn absolute(query: &str, now_ms: i64) -> Result<(String, Vec<(String, String)>), PlanError> {
+    let mut parameters: Vec<(String, String)> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+    let Some(at) = parameters.iter().position(|(name, value)| name == "last" && !value.is_empty()) else {
+        return Ok((query.to_owned(), parameters));
+    };
+    if parameters.iter().any(|(name, value)| matches!(name.as_str(), "from" | "to") && !value.is_empty()) {
+        return wrong("`last` is a range of its own: leave `from` and `to` out");
+    }
+    let end = now_ms - now_ms.rem_euclid(WINDOW_MS) + WINDOW_MS;
+    let from = (end - span(&parameters[at].1)?).max(CALENDAR.0);
+    parameters[at] = ("from".to_owned(), from.to_string());
+    let text = form_urlencoded::Serializer::new(String::new()).extend_pairs(&parameters).finish();
+    Ok((text, parameters))
+}
+
+/// A number of minutes, hours or days, in milliseconds: whole windows.
+fn span(text: &str) -> Result<i64, PlanError> {
+    let unit_ms = |unit: &str| match unit {
+        "m" => Some(60_000),
+        "h" => Some(3_600_000),
+        "d" => Some(86_400_000),
+        _ => None,
+    };
+    let parts = text.find(|c: char| !c.is_ascii_digit()).map(|at| text.split_at(at));
+    let ms = parts.and_then(|(number, unit)| number.parse::<i64>().ok()?.checked_mul(unit_ms(unit)?));
+    match ms.filter(|ms| *ms > 0 && ms % WINDOW_MS == 0) {
+        Some(ms) => Ok(ms),
+        None => wrong(format!("last `{}` must be whole 5-minute windows, such as 15m, 3h or 7d", text.escape_debug())),
     }
 }
 

@@ -108,6 +108,7 @@ impl Snapshots {
             open_epochs: head.epochs.len(),
             cells: usize::try_from(head.cells).unwrap_or(usize::MAX),
             counted_ms: head.counted_ms,
+            event_ms: head.event_ms,
         };
         self.present(status).into_iter().collect()
     }

@@ -16,6 +16,8 @@ pub struct Head {
     pub end: NextOffset,
     /// The Kafka timestamp of the last record counted.
     pub counted_ms: Option<i64>,
+    /// The latest timestamp of an event counted, but no later than its record's.
+    pub event_ms: Option<i64>,
     /// Cells, over all views.
     pub cells: u64,
     /// From the mark on, one after the other; the last one is being counted.
@@ -36,6 +38,9 @@ struct Wire {
     mark: u64,
     end: u64,
     counted_ms: Option<i64>,
+    /// Not known to earlier versions.
+    #[serde(default)]
+    event_ms: Option<i64>,
     cells: u64,
     /// Events, duplicates, dead letters, fold.
     epochs: Vec<(u64, u64, u64, u64)>,
@@ -55,6 +60,7 @@ impl Head {
             mark: self.mark.oldest_open().0,
             end: self.end.get(),
             counted_ms: self.counted_ms,
+            event_ms: self.event_ms,
             cells: self.cells,
             epochs: self.epochs.iter().map(epoch).collect(),
         };
@@ -72,6 +78,7 @@ impl Head {
             mark: Mark::at(Epoch(wire.mark)),
             end: NextOffset::new(wire.end),
             counted_ms: wire.counted_ms,
+            event_ms: wire.event_ms,
             cells: wire.cells,
             epochs: wire.epochs.into_iter().map(epoch).collect(),
         })
@@ -90,6 +97,7 @@ mod tests {
             mark: Mark::at(Epoch(7)),
             end: NextOffset::new(9),
             counted_ms: Some(-1),
+            event_ms: Some(5),
             cells: 3,
             epochs: vec![OpenEpoch { tally, fold: u64::MAX }, OpenEpoch::default()],
         };

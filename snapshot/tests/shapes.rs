@@ -50,7 +50,7 @@ fn write(owner: &str, number: u64, count: u64) -> Write {
     cells.push(["a"].into_iter(), &Cell::without_amounts(count, 0));
     let position = NextOffset::new(count);
     let epochs = vec![OpenEpoch::default()];
-    let head = Head { position, mark: Mark::START, end: position, counted_ms: None, cells: 1, epochs };
+    let head = Head { position, mark: Mark::START, end: position, counted_ms: None, event_ms: None, cells: 1, epochs };
     Write { owner: owner.into(), name: "n".into(), number, cells: vec![cells], head: Some(head), sweep: true }
 }
 

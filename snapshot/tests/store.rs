@@ -29,6 +29,7 @@ fn head(position: u64, mark: u64, epochs: usize) -> Head {
         mark: Mark::at(Epoch(mark)),
         end: NextOffset::new(position),
         counted_ms: None,
+        event_ms: None,
         cells: 0,
         epochs: vec![OpenEpoch::default(); epochs],
     }

@@ -208,7 +208,7 @@ pub async fn take_over(store: &Store, rules: &Arc<Rules>, partition: Partition, 
         tracing::warn!(%partition, "the snapshot lacks epochs: the log is read instead");
         return Ok(None);
     };
-    Ok(Some((tide.noting(true), Publication::resumed(owner, found))))
+    Ok(Some((tide.having_seen(&found.head).noting(true), Publication::resumed(owner, found))))
 }
 
 /// A segment from a snapshot, and what its cells add up to, view by view.

@@ -95,6 +95,8 @@ pub struct PartitionStatus {
     pub cells: usize,
     /// The Kafka timestamp of the last record counted here.
     pub counted_ms: Option<i64>,
+    /// The latest timestamp of an event counted here, but no later than its record's.
+    pub event_ms: Option<i64>,
 }
 
 impl Speed {
@@ -206,8 +208,9 @@ impl Speed {
             let waterline = tide.waterline();
             let end = self.end(*entry.key(), waterline);
             let cells = tide.segments().map(crate::segment::Segment::cells).sum();
-            let (taught, open_epochs, counted_ms) = (tide.is_taught(), tide.segments().count(), tide.counted_ms());
-            (*entry.key(), PartitionStatus { waterline, end, taught, open_epochs, cells, counted_ms })
+            let (taught, open_epochs) = (tide.is_taught(), tide.segments().count());
+            let (counted_ms, event_ms) = (tide.counted_ms(), tide.event_ms());
+            (*entry.key(), PartitionStatus { waterline, end, taught, open_epochs, cells, counted_ms, event_ms })
         };
         self.partitions.iter().map(of).collect()
     }

@@ -42,6 +42,8 @@ pub struct Tide {
     current: Segment,
     /// The Kafka timestamp of the last record applied.
     counted_ms: Option<i64>,
+    /// The latest timestamp of an event counted here, but no later than that of the last record then.
+    event_ms: Option<i64>,
     /// What has changed since the last snapshot; `None` where none are taken.
     unwritten: Option<Unwritten>,
 }
@@ -77,7 +79,8 @@ impl Tide {
         let position = mark.position(rules.epoch_bits);
         let current = Segment::new(mark.oldest_open(), rules.epoch_bits, &rules.views);
         let (judge, read) = (Judge::new(&rules), Judge::lookback(&rules, position));
-        Self { partition, rules, judge, mark, position, read, complete: VecDeque::new(), current, counted_ms: None, unwritten: None }
+        let (complete, counted_ms, event_ms, unwritten) = (VecDeque::new(), None, None, None);
+        Self { partition, rules, judge, mark, position, read, complete, current, counted_ms, event_ms, unwritten }
     }
 
     /// A partition as a snapshot has it: the segments of all epochs from the mark to the one that `position` is in. Its
@@ -92,6 +95,12 @@ impl Tide {
         let complete = segments.into_iter().map(Arc::new).collect();
         let read = Judge::lookback(&rules, position);
         Some(Self { position, read, complete, current, ..Self::new(partition, rules, mark) })
+    }
+
+    /// With the times that the snapshot's owner had come to.
+    #[must_use]
+    pub fn having_seen(self, head: &Head) -> Self {
+        Self { counted_ms: head.counted_ms, event_ms: head.event_ms, ..self }
     }
 
     /// Notes from here on what changes, for snapshots; `written` if there is one that has all that is here.
@@ -126,6 +135,7 @@ impl Tide {
                 std::array::from_fn(|at| records.get(at).map(|record| self.judge.examine(record.payload, record.timestamp_ms)));
             self.count(records.iter().map(|record| record.offset).zip(examined.iter().flatten()));
         }
+        self.event_ms = self.event_ms.min(self.counted_ms);
     }
 
     /// Judges and counts examined records, at most [`AT_ONCE`].
@@ -144,7 +154,10 @@ impl Tide {
                 self.turn_to(epoch);
             }
             match verdict {
-                Verdict::Event(event) => events.push((offset, event)),
+                Verdict::Event(event) => {
+                    self.event_ms = self.event_ms.max(Some(event.timestamp_ms));
+                    events.push((offset, event));
+                }
                 Verdict::Duplicate => self.current.duplicate(),
                 Verdict::DeadLetter(_) => self.current.dead_letter(),
             }
@@ -252,6 +265,7 @@ impl Tide {
             mark: self.mark,
             end,
             counted_ms: self.counted_ms,
+            event_ms: self.event_ms,
             cells: self.segments().map(|segment| segment.cells() as u64).sum(),
             epochs: self.segments().map(epoch).collect(),
         }
@@ -271,6 +285,10 @@ impl Tide {
 
     pub fn counted_ms(&self) -> Option<i64> {
         self.counted_ms
+    }
+
+    pub fn event_ms(&self) -> Option<i64> {
+        self.event_ms
     }
 
     /// What became of the records of the open epochs.

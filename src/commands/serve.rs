@@ -14,6 +14,7 @@ use tidemark_metrics::Registry;
 use tidemark_serving::api::Routes;
 use tidemark_serving::engine::{Engine, Layers};
 use tidemark_serving::live::Live;
+use tidemark_serving::push::Listened;
 use tidemark_serving::snapshots::Snapshots;
 use tokio::task::JoinHandle;
 
@@ -33,10 +34,16 @@ async fn serve(config: Config) -> Result<()> {
         started = starting => started?,
         () = &mut stop => return Ok(()),
     };
-    let Routes { open, read, admin } = tidemark_serving::api::routes(&http::engines(&crew, |part: &Serving| &part.engine));
+    let Routes { open, read, admin, push } = tidemark_serving::api::routes(&http::engines(&crew, |part: &Serving| &part.engine));
     let routes = open.merge(access.guard(Scope::Read, read)).fallback(tidemark_serving::api::not_found);
-    let server = Http::serve(door, &access, Registry::default(), http::answering(&crew), routes, admin);
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Listened(Arc::clone(&push))));
+    let server = Http::serve(door, &access, registry, http::answering(&crew), routes, admin);
     tracing::info!("answering: {url}/");
+    let stop = async {
+        stop.await;
+        push.close();
+    };
     let outcome = tokio::select! {
         served = server.serve_until(stop) => served,
         error = crew.follow() => Err(error),

@@ -17,6 +17,7 @@ use tidemark_metrics::Registry;
 use tidemark_serving::api::Routes;
 use tidemark_serving::engine::{Engine, Layers};
 use tidemark_serving::live::Live;
+use tidemark_serving::push::Listened;
 use tidemark_speed_layer::Speed;
 use tidemark_topic::kafka::ProducerOptions;
 use tidemark_topic::{Membership, Share};
@@ -145,7 +146,8 @@ async fn serve(
     let ingest = Arc::new(Ingest::new(kafka.producer(ProducerOptions::default())?, engine.rules.limits.clone()));
     let mut registry = Registry::default();
     ingest.register(&mut registry);
-    let Routes { open, read, admin } = tidemark_serving::api::routes(&http::engines(&crew, |part: &Everything| &part.engine));
+    let Routes { open, read, admin, push } = tidemark_serving::api::routes(&http::engines(&crew, |part: &Everything| &part.engine));
+    registry.register_collector(Box::new(Listened(Arc::clone(&push))));
     let routes = open
         .merge(access.guard(Scope::Read, read))
         .merge(access.guard(Scope::Ingest, tidemark_ingest::routes(ingest)))
@@ -163,6 +165,7 @@ async fn serve(
     tracing::info!("stopping");
     ready.abort();
     demo.inspect(tokio::task::JoinHandle::abort);
+    push.close();
     server.close().await;
     crew.stop().await;
     outcome

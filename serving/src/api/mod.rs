@@ -3,6 +3,7 @@
 mod control;
 mod dead_letters;
 mod health;
+mod live;
 mod page;
 mod query;
 mod status;
@@ -12,6 +13,7 @@ pub use health::healthz;
 
 use crate::answering::Answering;
 use crate::engine::Engine;
+use crate::push::Push;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
@@ -24,15 +26,18 @@ type Shared<H> = Arc<Engine<H>>;
 
 /// Resources by who may use them.
 #[derive(Debug)]
-pub struct Routes {
+pub struct Routes<H> {
     /// Anybody: nothing here says what is counted. The page asks for a key itself.
     pub open: Router,
     pub read: Router,
     pub admin: Router,
+    /// What is pushed: streams that end when it is closed, and not before.
+    pub push: Arc<Push<H>>,
 }
 
 /// All resources but ingest's.
-pub fn routes<H: History>(answering: &Answering<H>) -> Routes {
+pub fn routes<H: History>(answering: &Answering<H>) -> Routes<H> {
+    let push = Push::new(answering.clone());
     let open = Router::new()
         .route("/", get(page::page))
         .route("/healthz", get(healthz))
@@ -42,14 +47,15 @@ pub fn routes<H: History>(answering: &Answering<H>) -> Routes {
         .route("/v1/query", get(query::query::<H>))
         .route("/v1/status", get(status::status::<H>))
         .route("/v1/dead-letters", get(dead_letters::dead_letters::<H>))
-        .with_state(answering.clone());
+        .with_state(answering.clone())
+        .merge(Router::new().route("/v1/live", get(live::live::<H>)).with_state(Arc::clone(&push)));
     let admin = Router::new().route("/v1/layers/{layer}/{action}", post(control::control::<H>)).with_state(answering.clone());
-    Routes { open, read, admin }
+    Routes { open, read, admin, push }
 }
 
 /// What is not there says what is.
 pub async fn not_found() -> Problem {
-    let there = "there are /, /v1/events (POST), /v1/query, /v1/status, /v1/dead-letters, /v1/layers/{speed|batch}/{pause|resume} (POST), /metrics, /healthz and /readyz";
+    let there = "there are /, /v1/events (POST), /v1/query, /v1/live, /v1/status, /v1/dead-letters, /v1/layers/{speed|batch}/{pause|resume} (POST), /metrics, /healthz and /readyz";
     Problem::new(StatusCode::NOT_FOUND, "not-found", "No such resource", there)
 }
 

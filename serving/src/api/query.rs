@@ -4,14 +4,21 @@ use super::{Shared, bad_request};
 use crate::answer::Source;
 use crate::engine::AnswerError;
 use crate::kept::{Form, Written};
-use crate::plan::plan;
+use crate::plan::{absolute, plan};
+use crate::push::now_ms;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tidemark_history::History;
 use tidemark_ingest::problem::Problem;
+
+/// The longest that `Prefer: wait` waits, in seconds.
+const MAX_WAIT_SECS: u64 = 60;
+
+/// Before it is looked again whether an answer is another one, where nothing tells: the range may have moved.
+const LOOK: Duration = Duration::from_secs(1);
 
 pub async fn query<H: History>(
     State(engine): State<Shared<H>>,
@@ -20,33 +27,55 @@ pub async fn query<H: History>(
 ) -> Result<Response, Problem> {
     let began = Instant::now();
     let form = if wants_csv(&headers) { Form::Csv } else { Form::Json };
-    let asked = (query.unwrap_or_default(), form);
-    let (answer, source) = match engine.kept.get(&asked, &engine.live).await {
-        Some(answer) => (answer, Source::Kept),
-        None => {
-            let parameters: Vec<(String, String)> = form_urlencoded::parse(asked.0.as_bytes()).into_owned().collect();
-            let plan = plan(&engine.rules, &parameters).map_err(|error| bad_request(error.to_string()))?;
-            let answer = engine.answer(&plan).await.map_err(problem)?;
-            let source = answer.source;
-            let answer = Arc::new(Written::new(&plan, answer, form));
-            if source != Source::Raw {
-                engine.kept.keep(asked, Arc::clone(&answer)).await;
-            }
-            (answer, source)
+    let (query, known) = (query.unwrap_or_default(), headers.get(header::IF_NONE_MATCH));
+    let until = began + known.map_or(Duration::ZERO, |_| wait(&headers));
+    let mut changes = engine.live.changes();
+    let (answer, source) = loop {
+        changes.mark_unchanged();
+        let (answer, source) = answered(&engine, &query, form).await?;
+        let is_known = known.is_some_and(|known| known.as_bytes() == answer.tag.as_bytes());
+        let left = until.saturating_duration_since(Instant::now());
+        if is_known && !left.is_zero() {
+            let _ = tokio::time::timeout(left.min(LOOK), changes.changed()).await;
+            continue;
         }
+        if is_known {
+            return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, answer.tag.clone())]).into_response());
+        }
+        break (answer, source);
     };
     engine.meters.answered(source, began.elapsed());
-    let tag = answer.tag.clone();
-    if headers.get(header::IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes()) {
-        return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());
-    }
     let kind = match form {
         Form::Json => "application/json",
         Form::Csv => "text/csv; charset=utf-8",
     };
     let fixed = [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-cache"), (header::VARY, "accept")];
-    let named = ([(header::ETAG, tag)], [("tidemark-cut", answer.cut_text.clone())]);
+    let named = ([(header::ETAG, answer.tag.clone())], [("tidemark-cut", answer.cut_text.clone())]);
     Ok((fixed, named.0, named.1, answer.text(began.elapsed())).into_response())
+}
+
+/// An answer to a query as it is meant now, kept or new.
+async fn answered<H: History>(engine: &Shared<H>, query: &str, form: Form) -> Result<(Arc<Written>, Source), Problem> {
+    let (text, parameters) = absolute(query, now_ms()).map_err(|error| bad_request(error.to_string()))?;
+    let asked = (text, form);
+    if let Some(answer) = engine.kept.get(&asked, &engine.live).await {
+        return Ok((answer, Source::Kept));
+    }
+    let plan = plan(&engine.rules, &parameters).map_err(|error| bad_request(error.to_string()))?;
+    let answer = engine.answer(&plan).await.map_err(problem)?;
+    let source = answer.source;
+    let answer = Arc::new(Written::new(&plan, answer, form));
+    if source != Source::Raw {
+        engine.kept.keep(asked, Arc::clone(&answer)).await;
+    }
+    Ok((answer, source))
+}
+
+/// How long the caller would rather wait than hear that nothing has changed (RFC 7240): `Prefer: wait=30`.
+fn wait(headers: &HeaderMap) -> Duration {
+    let preferences = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split([',', ';']));
+    let mut waits = preferences.filter_map(|preference| preference.trim().strip_prefix("wait=")?.trim().parse::<u64>().ok());
+    Duration::from_secs(waits.next().unwrap_or(0).min(MAX_WAIT_SECS))
 }
 
 fn wants_csv(headers: &HeaderMap) -> bool {
@@ -55,7 +84,7 @@ fn wants_csv(headers: &HeaderMap) -> bool {
 }
 
 /// The one place where a missing answer becomes a status.
-fn problem(error: AnswerError) -> Problem {
+pub(super) fn problem(error: AnswerError) -> Problem {
     let detail = error.to_string();
     match error {
         AnswerError::Starting(_) => {

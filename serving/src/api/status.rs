@@ -3,10 +3,12 @@
 use crate::answering::Answering;
 use crate::engine::Engine;
 use crate::live::Live;
+use crate::push::now_ms;
 use axum::Json;
 use axum::extract::State;
 use serde_json::{Value, json};
 use tidemark_core::offset::Partition;
+use tidemark_core::window::rfc3339;
 use tidemark_history::History;
 use tidemark_history::generations::State as Standing;
 use tidemark_topic::Control;
@@ -28,6 +30,7 @@ pub async fn status<H: History>(State(answering): State<Answering<H>>) -> Json<V
         "epoch_bits": engine.rules.epoch_bits.get(),
         "views": views,
         "partitions": partitions(&engine),
+        "watermark": engine.watermark_ms(now_ms()).map(rfc3339),
         "other_generations": others,
         "live": {
             "from": match engine.live { Live::Here(_) => "memory", Live::InRedis(_) => "redis" },

@@ -101,7 +101,7 @@ impl Site {
     fn door(&self, live: Live, layers: Layers) -> Door {
         let (rules, history) = (Arc::clone(&self.rules), Arc::clone(&self.history));
         let engine = Arc::new(Engine::new(rules, "site".into(), 1, live, self.batch.reached(), history, layers));
-        let Routes { open, read, admin } = routes(&engine.clone().into());
+        let Routes { open, read, admin, .. } = routes(&engine.clone().into());
         Door { routes: open.merge(read).merge(admin), engine }
     }
 

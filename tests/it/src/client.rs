@@ -32,6 +32,8 @@ pub fn raise(position: &mut Position, text: &str) {
 pub struct Reply {
     pub status: u16,
     pub content_type: String,
+    /// The ETag.
+    pub tag: Option<String>,
     pub body: Vec<u8>,
 }
 
@@ -70,6 +72,15 @@ impl Client {
     pub fn try_get_with(&self, path: &str, headers: &[(&str, &str)]) -> Result<Reply, NoAnswer> {
         let request = self.agent.get(format!("{}{path}", self.url));
         reply(headers.iter().fold(request, |request, (name, value)| request.header(*name, *value)).call())
+    }
+
+    /// An answer that goes on and on; it must begin with success.
+    pub(crate) fn stream(&self, path: &str, headers: &[(&str, &str)]) -> impl std::io::Read + use<> {
+        let request = self.agent.get(format!("{}{path}", self.url));
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let answer = request.call().unwrap_or_else(|error| panic!("GET {path}: {error}"));
+        assert_eq!(answer.status(), 200, "GET {path}");
+        answer.into_body().into_reader()
     }
 
     pub fn try_post(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Reply, NoAnswer> {
@@ -120,7 +131,8 @@ impl Client {
 
 fn reply(answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Reply, NoAnswer> {
     let mut answer = answer.map_err(|error| NoAnswer(error.to_string()))?;
-    let content_type = answer.headers().get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or_default().to_owned();
+    let header = |name| answer.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let (content_type, tag) = (header("content-type").unwrap_or_default(), header("etag"));
     let body = answer.body_mut().with_config().limit(1 << 30).read_to_vec().map_err(|error| NoAnswer(error.to_string()))?;
-    Ok(Reply { status: answer.status().as_u16(), content_type, body })
+    Ok(Reply { status: answer.status().as_u16(), content_type, tag, body })
 }

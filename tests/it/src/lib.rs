@@ -13,6 +13,7 @@ pub mod data;
 pub mod expected;
 pub mod figure;
 pub mod freshness;
+pub mod listening;
 pub mod proxy;
 pub mod question;
 pub mod recount;

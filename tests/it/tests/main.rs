@@ -11,6 +11,7 @@ mod january;
 mod keys;
 mod kill;
 mod life;
+mod live;
 mod metrics;
 mod proof;
 mod publish;
