@@ -33,6 +33,10 @@ enum Command {
     Serve(commands::Deployed),
     /// Send NDJSON files (plain, .gz or .zst) to a running tidemark
     Send(commands::send::Arguments),
+    /// Ask a running tidemark: a table, JSON or CSV; once, or on and on
+    Query(commands::query::Arguments),
+    /// Say where a running tidemark stands, and what is wrong, if anything is: then it ends with 1
+    Status(commands::status::Arguments),
     /// Say what a change of the configuration needs: nothing, a view more, or everything counted anew; how long, and how much disk
     Plan(commands::Place),
     /// Do what a change of the configuration needs, beside what answers; then let it answer
@@ -63,6 +67,8 @@ fn main() -> ExitCode {
         Command::Batch(arguments) => commands::batch::run(arguments),
         Command::Serve(arguments) => commands::serve::run(arguments),
         Command::Send(arguments) => commands::send::run(arguments),
+        Command::Query(arguments) => commands::query::run(arguments),
+        Command::Status(arguments) => commands::status::run(arguments),
         Command::Plan(place) => commands::plan::run(place),
         Command::Apply(arguments) => commands::plan::apply(arguments),
         Command::Replay(arguments) => commands::replay::run(arguments),

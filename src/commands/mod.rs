@@ -6,12 +6,14 @@ pub mod demo;
 pub mod ingest;
 pub mod key;
 pub mod plan;
+pub mod query;
 pub mod recount;
 pub mod replay;
 pub mod restore;
 pub mod send;
 pub mod serve;
 pub mod speed;
+pub mod status;
 pub mod up;
 
 use crate::config::Config;
@@ -160,6 +162,27 @@ impl Caller {
     fn api(self, found: Option<String>) -> Result<tidemark_replay::Api> {
         let url = self.url.or(found).unwrap_or_else(|| Self::DEFAULT_URL.to_owned());
         Ok(tidemark_replay::Api::new(&url, self.key.as_deref(), self.ca.as_deref())?)
+    }
+}
+
+/// A running tidemark whose answers are enough.
+#[derive(clap::Args)]
+pub struct Reached {
+    /// The data directory of a `tidemark up`, which says where it answers [default: tidemark-data]
+    #[arg(long)]
+    data: Option<PathBuf>,
+    #[command(flatten)]
+    caller: Caller,
+}
+
+impl Reached {
+    fn api(self) -> Result<tidemark_replay::Api> {
+        let Self { data, caller } = self;
+        let data = match data {
+            Some(data) => data,
+            None => Config::load(None)?.data,
+        };
+        caller.api(Runtime::read(&data).and_then(|found| found.http))
     }
 }
 

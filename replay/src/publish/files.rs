@@ -1,7 +1,7 @@
 //! Files of events as the source of a copy (⇄; blocks): one after the other, a line or a row after the other. A file is NDJSON,
 //! also packed, or Parquet, by what it begins with.
 //!
-//! Its position is a single one, a [`Place`]: the file's number and how many of its lines are done, noted under the first
+//! Its position is a single one, a place: the file's number and how many of its lines are done, noted under the first
 //! partition of the topic that is written to.
 
 use super::PublishError;

@@ -3,6 +3,7 @@
 //! One program, because each test starts a server of its own and two cores hold one at a time.
 
 mod any_moment;
+mod asking;
 mod bad_requests;
 mod bounded;
 mod disaster;
