@@ -1,7 +1,7 @@
 #!/bin/sh
-# What replay must show, on this machine: three million events counted anew under load, the rebuild killed at thirty
-# moments, a difference found, half of the topic removed, and a topic published again. Prints what it saw, and fails if an
-# answer is wrong. About fifteen minutes.
+# What replay must show, on this machine: three million events counted anew under load, a rebuild and an added view killed at
+# thirty moments each, a difference found, half of the topic removed, and topics, files and raw history published again.
+# Prints what it saw, and fails if an answer is wrong. About 25 minutes, and what building takes.
 set -eu
 cd "$(dirname "$0")/.."
 scripts/install-for-tests.sh redis-server

@@ -200,6 +200,18 @@ fn push_quoted(out: &mut String, text: &str) {
     }
 }
 
+/// The answer's rows as JSON, one a line; the cut is in the response's headers.
+pub fn lines(plan: &Plan, answer: &Answer) -> String {
+    let mut out = String::with_capacity(answer.rows.len() * 96);
+    let mut windows = Windows::default();
+    for (key, cell) in &answer.rows {
+        out.push('{');
+        push_row(&mut out, plan, &mut windows, key, cell);
+        out.push_str("}\n");
+    }
+    out
+}
+
 /// The answer's rows as CSV (RFC 4180); the cut is in the response's headers.
 pub fn csv(plan: &Plan, answer: &Answer) -> String {
     let total = plan.question.buckets.step() == Step::Total;

@@ -8,7 +8,7 @@
 //!
 //! Answers from raw events are not kept: what they are made of is not all said by their cut.
 
-use crate::answer::{Answer, csv, json, json_end};
+use crate::answer::{Answer, csv, json, json_end, lines};
 use crate::live::Live;
 use crate::plan::Plan;
 use moka::future::Cache;
@@ -45,6 +45,19 @@ pub struct Written {
 pub enum Form {
     Json,
     Csv,
+    /// A row a line, each as JSON has it.
+    Lines,
+}
+
+impl Form {
+    /// By the name that a client knows it by, as a header has it.
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Csv => "text/csv; charset=utf-8",
+            Self::Lines => "application/x-ndjson",
+        }
+    }
 }
 
 impl Written {
@@ -52,6 +65,7 @@ impl Written {
         let text = match form {
             Form::Json => json(plan, &answer),
             Form::Csv => csv(plan, &answer),
+            Form::Lines => lines(plan, &answer),
         };
         let tag = entity_tag(plan, &answer, form);
         let Answer { cut, mark, end, .. } = answer;
@@ -62,7 +76,7 @@ impl Written {
     pub fn text(&self, took: Duration) -> String {
         match self.form {
             Form::Json => [&*self.text, &*json_end(took.as_secs_f64() * 1000.0)].concat(),
-            Form::Csv => self.text.clone(),
+            Form::Csv | Form::Lines => self.text.clone(),
         }
     }
 }

@@ -42,7 +42,12 @@ async fn compare(arguments: Arguments) -> Result<()> {
     } else if config.clickhouse.url.is_empty() {
         bail!("the topic no longer has its first records: name with --clickhouse URL the history that has them");
     } else {
-        let history = parts::open_archive(&config, &config.clickhouse.url).await?.history(Arc::new(rules.clone())).await?;
+        let archive = parts::open_archive(&config, &config.clickhouse.url).await?;
+        let generations = archive.generations().await?;
+        // As history has it: it may share the tables of another.
+        let known = generations.as_ref().and_then(|generations| generations.get(rules.generation));
+        let known = known.context("this history does not know the generation that answers: is it the one of that tidemark?")?;
+        let history = archive.history(Arc::clone(&known.rules)).await?;
         let begun = history.begun().await?;
         Some((history, begun))
     };

@@ -45,6 +45,8 @@ pub fn routes<H: History>(answering: &Answering<H>) -> Routes<H> {
         .with_state(answering.clone());
     let read = Router::new()
         .route("/v1/query", get(query::query::<H>))
+        .route("/v1/query.csv", get(query::csv::<H>))
+        .route("/v1/query.ndjson", get(query::lines::<H>))
         .route("/v1/status", get(status::status::<H>))
         .route("/v1/dead-letters", get(dead_letters::dead_letters::<H>))
         .with_state(answering.clone())

@@ -20,13 +20,23 @@ const MAX_WAIT_SECS: u64 = 60;
 /// Before it is looked again whether an answer is another one, where nothing tells: the range may have moved.
 const LOOK: Duration = Duration::from_secs(1);
 
-pub async fn query<H: History>(
-    State(engine): State<Shared<H>>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
+/// In the form that `Accept` wants.
+pub async fn query<H: History>(State(engine): State<Shared<H>>, query: RawQuery, headers: HeaderMap) -> Result<Response, Problem> {
+    let form = accepted(&headers);
+    answer(engine, query, headers, form).await
+}
+
+/// For those who can choose nothing but an address.
+pub async fn csv<H: History>(State(engine): State<Shared<H>>, query: RawQuery, headers: HeaderMap) -> Result<Response, Problem> {
+    answer(engine, query, headers, Form::Csv).await
+}
+
+pub async fn lines<H: History>(State(engine): State<Shared<H>>, query: RawQuery, headers: HeaderMap) -> Result<Response, Problem> {
+    answer(engine, query, headers, Form::Lines).await
+}
+
+async fn answer<H: History>(engine: Shared<H>, RawQuery(query): RawQuery, headers: HeaderMap, form: Form) -> Result<Response, Problem> {
     let began = Instant::now();
-    let form = if wants_csv(&headers) { Form::Csv } else { Form::Json };
     let (query, known) = (query.unwrap_or_default(), headers.get(header::IF_NONE_MATCH));
     let until = began + known.map_or(Duration::ZERO, |_| wait(&headers));
     let mut changes = engine.live.changes();
@@ -45,11 +55,7 @@ pub async fn query<H: History>(
         break (answer, source);
     };
     engine.meters.answered(source, began.elapsed());
-    let kind = match form {
-        Form::Json => "application/json",
-        Form::Csv => "text/csv; charset=utf-8",
-    };
-    let fixed = [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-cache"), (header::VARY, "accept")];
+    let fixed = [(header::CONTENT_TYPE, form.media_type()), (header::CACHE_CONTROL, "no-cache"), (header::VARY, "accept")];
     let named = ([(header::ETAG, answer.tag.clone())], [("tidemark-cut", answer.cut_text.clone())]);
     Ok((fixed, named.0, named.1, answer.text(began.elapsed())).into_response())
 }
@@ -78,9 +84,16 @@ fn wait(headers: &HeaderMap) -> Duration {
     Duration::from_secs(waits.next().unwrap_or(0).min(MAX_WAIT_SECS))
 }
 
-fn wants_csv(headers: &HeaderMap) -> bool {
-    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
-    accept.is_some_and(|accept| accept.split(',').any(|kind| kind.trim().starts_with("text/csv")))
+/// The first form that is named; JSON if none is.
+fn accepted(headers: &HeaderMap) -> Form {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let form = |kind: &str| match kind.split(';').next()?.trim() {
+        "application/json" => Some(Form::Json),
+        "text/csv" => Some(Form::Csv),
+        "application/x-ndjson" => Some(Form::Lines),
+        _ => None,
+    };
+    accept.split(',').find_map(form).unwrap_or(Form::Json)
 }
 
 /// The one place where a missing answer becomes a status.

@@ -37,6 +37,11 @@ fn a_question_has_the_same_answer_on_a_terminal() {
     let json: Value = serde_json::from_str(&done(&site, &[&asked[..], &["--json"]].concat(), true)).expect("JSON");
     assert_eq!((&json["rows"], &json["cut"]), (&answer["rows"], &answer["cut"]));
     let csv = server.client.try_get_with(path, &[("accept", "text/csv")]).expect("answered").text();
+    assert_eq!(server.client.get(&path.replace("query?", "query.csv?")).text(), csv);
+    let lines = server.client.try_get_with(path, &[("accept", "application/x-ndjson")]).expect("answered").text();
+    assert_eq!(server.client.get(&path.replace("query?", "query.ndjson?")).text(), lines);
+    let rows: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(Value::Array(rows), answer["rows"]);
     assert_eq!(done(&site, &[&asked[..], &["--csv"]].concat(), true), csv);
     let table = done(&site, &asked, true);
     let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
