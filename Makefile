@@ -1,13 +1,13 @@
 # The doors to everything here; the work itself is in scripts/. `make` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup build up test check bench bench-micro bench-compare accept-main accept-speed accept-scale accept-replay
+.PHONY: help setup build up test check bench bench-micro bench-compare accept-main accept-speed accept-scale accept-replay accept-people
 
 # Further words for the program: make up ARGS="--listen 127.0.0.1:9000"
 ARGS ?=
 TIDEMARK := $(or $(CARGO_TARGET_DIR),target)/release/tidemark
 
 help: ## what can be made
-	@awk -F ':[^#]*## ' '/^[a-z-]+:[^#]*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':[^#]*## ' '/^[a-z-]+:[^#]*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what is missing: packages, Kafka's jars, the ClickHouse engine
 	@scripts/setup.sh
@@ -51,3 +51,6 @@ accept-scale: setup build ## every role in processes of its own, killed, scaled 
 
 accept-replay: setup build ## three million events counted anew under load, killed, compared; a topic published again
 	tests/accept-replay.sh
+
+accept-people: setup build ## live push to two thousand listeners, and to some that are cut off: as far as the side towards people is built
+	tests/accept-people.sh

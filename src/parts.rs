@@ -200,7 +200,7 @@ pub async fn generations(config: &Config, archive: &Archive) -> Result<Generatio
     match generations.by_rules(&ours.text()) {
         None => bail!(
             "this history was counted by other rules, and counts of two kinds must not be mixed.\n  history: {}\n  config:  {}\n\
-             `tidemark replay rebuild` with this configuration counts everything anew beside it, while it answers (`tidemark plan` says what that takes); or restore the settings",
+             `tidemark apply` with this configuration does what that needs beside it, while it answers (`tidemark plan` says what, and how long it takes); or restore the settings",
             live.text(),
             ours.text()
         ),

@@ -34,6 +34,11 @@ impl Listener {
         Self { client, question, rows, last_id: None, held, told }
     }
 
+    /// The next connection is to another server.
+    pub fn go_to(&mut self, client: &Client) {
+        self.client = client.clone();
+    }
+
     /// Connects, hears so many events, and is cut off. Fewer, if the stream ends before.
     pub fn hear(&mut self, events: usize) -> Vec<Told> {
         let path = self.question.path(None).replace("/v1/query?", "/v1/live?");

@@ -1,15 +1,17 @@
 //! `/v1/live`: what is pushed adds up to what is asked, however often a listener is cut off.
 
+use crate::scaled::Deployment;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tidemark_tests::chance::Chance;
-use tidemark_tests::client::{Position, raise};
+use tidemark_tests::client::{Client, Position, raise};
 use tidemark_tests::data;
 use tidemark_tests::figure::figure;
 use tidemark_tests::freshness::quantile;
 use tidemark_tests::listening::Listener;
 use tidemark_tests::question::Question;
 use tidemark_tests::recount::Recount;
+use tidemark_tests::role::Way;
 use tidemark_tests::sending::{Manner, Pace, by_http};
 use tidemark_tests::server::{Server, Site};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
@@ -36,19 +38,7 @@ fn a_listener_that_is_cut_off_again_and_again_holds_what_the_recount_has() {
     ];
     let stop = AtomicBool::new(false);
     let listeners: Vec<Listener> = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            // Again and again, each time with other ids.
-            for round in 0.. {
-                let text = String::from_utf8_lossy(&january).replace("\"event_id\":\"", &format!("\"event_id\":\"{round}-"));
-                for batch in data::lines(text.as_bytes()).chunks(50) {
-                    if stop.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    by_http(&server.client, batch, MANNER, &Pace::free());
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-            }
-        });
+        scope.spawn(|| again_and_again(&server.client, &january, &stop));
         let listen = |(n, question): (usize, &Question)| {
             let mut listener = Listener::new(&server.client, question.clone());
             let mut chance = Chance::new(&format!("cut off {n}"));
@@ -73,6 +63,42 @@ fn a_listener_that_is_cut_off_again_and_again_holds_what_the_recount_has() {
     }
     assert!(listeners[0].told["change"] > CUTS / 2 && listeners[0].held.len() >= CUTS, "{:?}", listeners[0].told);
     server.stop();
+}
+
+/// Events come in until told to stop, the same ones, each time with other ids.
+fn again_and_again(door: &Client, events: &[u8], stop: &AtomicBool) {
+    for round in 0.. {
+        let text = String::from_utf8_lossy(events).replace("\"event_id\":\"", &format!("\"event_id\":\"{round}-"));
+        for batch in data::lines(text.as_bytes()).chunks(50) {
+            if stop.load(Ordering::Relaxed) {
+                return;
+            }
+            by_http(door, batch, MANNER, &Pace::free());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// Serving nodes push what Redis and history have. A listener that goes from one to the other holds what is right.
+#[test]
+fn a_listener_that_goes_from_node_to_node_holds_what_the_recount_has() {
+    let deployment = Deployment::with(&format!("[kafka]\npartitions = 4\n{CONFIG}"), 1, [1, 1, 1, 2], &Way::default());
+    let january = data::bytes("flights-2013-01.late.ndjson.gz");
+    let (door, nodes) = (&deployment.ingest[0].client, &deployment.serve);
+    by_http(door, &data::lines(&january)[..2000], MANNER, &Pace::free());
+    let stop = AtomicBool::new(false);
+    let mut listener = Listener::new(&nodes[0].client, Question::by("1d", &["event_type"]));
+    std::thread::scope(|scope| {
+        scope.spawn(|| again_and_again(door, &january, &stop));
+        for n in 0..40 {
+            listener.go_to(&nodes[n % 2].client);
+            listener.hear(3);
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    Recount::read(&deployment.cluster.endpoints().kafka, "events", BITS).check_all(&listener.held);
+    figure("answers held from two nodes, and events by kind", format!("{}, {:?}", listener.held.len(), listener.told));
+    assert!(listener.told["change"] > 40, "{:?}", listener.told);
 }
 
 #[test]

@@ -463,6 +463,8 @@ fn three_million_events_are_counted_anew_while_all_goes_on() {
     std::thread::scope(|scope| {
         scope.spawn(|| freshness.send(&server.client, PER_SECOND, 100, &stop));
         rebuilt(&site, LARGE, 3, "while nobody asks");
+        let added = large_new().replace("epoch_bits = 15", "epoch_bits = 16");
+        filled(with(&site, "apply", &added), 4, "a view added while nobody asks");
         stop.store(true, Ordering::Relaxed);
     });
     server.stop();
@@ -470,15 +472,21 @@ fn three_million_events_are_counted_anew_while_all_goes_on() {
 
 /// Rebuilds and switches; says how fast it was.
 fn rebuilt(site: &Site, config: &str, generation: u64, when: &str) {
+    filled(replay(site, Some(config), &["rebuild"]), generation, &format!("rebuilt {when}"));
+}
+
+/// Fills a generation and switches to it; says how fast it was.
+fn filled(mut command: Command, generation: u64, what: &str) {
     let began = Instant::now();
-    let output = done(replay(site, Some(config), &["rebuild", "--json"]));
+    command.arg("--json");
+    let output = done(command);
     let took = began.elapsed();
     succeeded(&output, &format!("generation {generation} answers"));
     let lines: Vec<Value> = String::from_utf8_lossy(&output.stdout).lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     let filled = lines.iter().rev().find(|line| line["phase"] == "filling").expect("progress was told");
     let rate = filled["mean_rate"].as_f64().expect("a rate");
     figure(
-        &format!("rebuilt {when}: from the command to the answer, filled in the mean"),
+        &format!("{what}: from the command to the answer, filled in the mean"),
         format!("{took:.1?}, {} records at {rate:.0}/s", filled["done"]),
     );
 }
