@@ -154,6 +154,17 @@ mod tests {
         assert_eq!(states(&[(2, Live), (1, Dropped), (1, Live)]), (2, vec![Dropped, Live]));
     }
 
+    /// What is said of a generation before its rules are known counts from when they are.
+    #[test]
+    fn a_generation_is_never_known_without_what_was_said_of_it() {
+        let building = State::Building(Filling::default());
+        let said = || [(Generation(2), building)];
+        let before = Generations::new([rules(1)], said()).expect("there is one");
+        assert_eq!((before.standing().count(), before.next()), (1, Generation(2)));
+        let after = Generations::new([rules(1), rules(2)], said()).expect("there are two");
+        assert_eq!(after.get(Generation(2)).map(|known| known.state), Some(building));
+    }
+
     #[test]
     fn the_one_before_is_known_until_it_is_dropped() {
         use State::{Dropped, Live};

@@ -177,8 +177,9 @@ pub async fn declare(
             return Err(RebuildError::Branch(branch.rules.generation));
         }
     }
-    archive.declare(&rules).await?;
+    // In this order: a process that knows of a generation must know that it is to be filled, and from where.
     archive.say(rules.generation, State::Building(filling)).await?;
+    archive.declare(&rules).await?;
     // Somebody else may have done the same at this moment: what was said first stands.
     let first = archive.generations().await?.and_then(|now| now.building().map(|(rules, _)| Arc::clone(rules)));
     match first {
