@@ -19,11 +19,11 @@ use http_body_util::BodyExt as _;
 use serde::Serialize;
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tidemark_core::cut::Cut;
 use tidemark_core::event::Limits;
 use tidemark_metrics::{Collector, Counter, DescriptorEncoder, Family, Label, Page, Registry};
-use tidemark_topic::{Outgoing, Position, Producer, SendError};
+use tidemark_topic::{Outgoing, Position, Producer, SendError, now_ms};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{Instrument as _, trace_span};
 
@@ -260,12 +260,6 @@ async fn run<T: Send + 'static>(bytes: usize, work: impl FnOnce() -> T + Send + 
     }
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|error| internal(&error.to_string()))
-}
-
-/// The one place where ingest looks at a clock.
-fn now_ms() -> i64 {
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since_epoch.map_or(0, |now| i64::try_from(now.as_millis()).unwrap_or(i64::MAX))
 }
 
 /// What became of a request's items at the brokers.

@@ -4,6 +4,7 @@
 //! the parameter and what to write instead.
 
 use crate::measure::Measure;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::time::Duration;
@@ -83,12 +84,16 @@ impl<'a> Given<'a> {
     }
 }
 
-/// A query string's decoded pairs, with an absolute range: `last=3h` is from where the window of `now_ms` ends back three
-/// hours. The text stands for the pairs, so that equal queries of equal ranges have equal texts.
-pub fn absolute(query: &str, now_ms: i64) -> Result<(String, Vec<(String, String)>), PlanError> {
-    let mut parameters: Vec<(String, String)> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+/// A query string with an absolute range: `last=3h` is from where the window of `now_ms` ends back three hours. Equal queries
+/// of equal ranges have equal texts.
+pub fn absolute(query: &str, now_ms: i64) -> Result<Cow<'_, str>, PlanError> {
+    // Most have no such range, and are not taken apart for it.
+    if !query.contains("last=") {
+        return Ok(Cow::Borrowed(query));
+    }
+    let mut parameters = pairs(query);
     let Some(at) = parameters.iter().position(|(name, value)| name == "last" && !value.is_empty()) else {
-        return Ok((query.to_owned(), parameters));
+        return Ok(Cow::Borrowed(query));
     };
     if parameters.iter().any(|(name, value)| matches!(name.as_str(), "from" | "to") && !value.is_empty()) {
         return wrong("`last` is a range of its own: leave `from` and `to` out");
@@ -96,8 +101,16 @@ pub fn absolute(query: &str, now_ms: i64) -> Result<(String, Vec<(String, String
     let end = now_ms - now_ms.rem_euclid(WINDOW_MS) + WINDOW_MS;
     let from = (end - span(&parameters[at].1)?).max(CALENDAR.0);
     parameters[at] = ("from".to_owned(), from.to_string());
-    let text = form_urlencoded::Serializer::new(String::new()).extend_pairs(&parameters).finish();
-    Ok((text, parameters))
+    Ok(Cow::Owned(form_urlencoded::Serializer::new(String::new()).extend_pairs(&parameters).finish()))
+}
+
+fn pairs(query: &str) -> Vec<(String, String)> {
+    form_urlencoded::parse(query.as_bytes()).into_owned().collect()
+}
+
+/// Plans a query string.
+pub fn plan_text(rules: &Rules, query: &str) -> Result<Plan, PlanError> {
+    plan(rules, &pairs(query))
 }
 
 /// A number of minutes, hours or days, in milliseconds: whole windows.

@@ -1,6 +1,5 @@
 //! What the speed layer tells Prometheus.
 
-use crate::reread::now_ms;
 use crate::run::{PartitionStatus, Speed};
 use std::fmt;
 use std::sync::Arc;
@@ -8,6 +7,7 @@ use std::time::Duration;
 use tidemark_core::cell::Tally;
 use tidemark_core::offset::Partition;
 use tidemark_metrics::{Collector, Counter, DescriptorEncoder, Family, Histogram, Label, Page, Registry, Unit, latencies};
+use tidemark_topic::now_ms;
 
 /// What the layer counts as it works.
 #[derive(Debug)]

@@ -3,24 +3,18 @@
 use crate::reconcile::{CloseError, Yard};
 use crate::segment::Segment;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 use tidemark_core::generation::Rules;
 use tidemark_core::judge::Judge;
 use tidemark_core::offset::{NextOffset, OffsetRange, Partition};
 use tidemark_history::block::{Block, BlockBuilder};
-use tidemark_topic::{Consumer, Error, Happened};
+use tidemark_topic::{Consumer, Error, Happened, now_ms};
 
 /// Rows of a repair's insert.
 const MAX_ROWS: u64 = 200_000;
 
 /// A log that is silent for so long will not answer.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// The real clock, in milliseconds since the Unix epoch.
-pub fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-}
 
 /// The real clock, and a consumer made for each repair.
 #[derive(Debug)]

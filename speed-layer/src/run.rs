@@ -4,7 +4,6 @@ use crate::gathered::Gathered;
 use crate::metrics::Meters;
 use crate::publish::{Publication, take_over};
 use crate::reconcile::{Closing, Yard, close};
-use crate::reread::now_ms;
 use crate::tide::{Tide, Waterline};
 use dashmap::DashMap;
 use futures_util::stream::{self, StreamExt as _};
@@ -25,7 +24,7 @@ use tidemark_history::History;
 use tidemark_history::ledger::{Entry, LedgerRow};
 use tidemark_history::raw::recall;
 use tidemark_snapshot::Store;
-use tidemark_topic::{Consumer, Control, Extent, Happened};
+use tidemark_topic::{Consumer, Control, Extent, Happened, now_ms};
 use tidemark_traces::Journeys;
 use tokio::sync::watch;
 

@@ -1,8 +1,8 @@
 //! The sample stream of `up --demo`: a week of real flights, over and over, as if they happened now.
 
 use anyhow::{Context as _, Result};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tidemark_topic::{Outgoing, Producer};
+use std::time::Duration;
+use tidemark_topic::{Outgoing, Producer, now_ms};
 
 /// See demo/README.md.
 const FLIGHTS: &[u8] = include_bytes!("../../demo/flights.ndjson.zst");
@@ -50,9 +50,4 @@ async fn send(producer: &impl Producer, events: &[Vec<u8>]) -> Result<()> {
         sent.context("sending the sample stream")?;
     }
     Ok(())
-}
-
-fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

@@ -19,7 +19,7 @@ pub mod up;
 use crate::config::Config;
 use anyhow::{Context as _, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use tidemark_embedded::Runtime;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -96,6 +96,15 @@ fn bar(unit: &str) -> ProgressBar {
     let bar = if std::io::stderr().is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() };
     let style = ProgressStyle::with_template(&format!("{{bar:30}} {{human_pos}} of {{human_len}} {unit}, {{per_sec}}, {{eta}} to go"));
     bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+/// Shows a text in the place of the one before, if there is a terminal.
+fn redraw(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let clear = if out.is_terminal() { "\x1b[2J\x1b[H" } else { "" };
+    // Nobody reads any more: the next signal ends this.
+    let _ = writeln!(out, "{clear}{text}");
+    let _ = out.flush();
 }
 
 /// What every process that listens takes.

@@ -5,15 +5,11 @@ use anyhow::{Result, bail};
 use comfy_table::{CellAlignment, Table};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
-use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 use tidemark_replay::api::{ApiError, Event};
 
 /// Before a stream that was cut off is listened to again.
 const AGAIN: Duration = Duration::from_secs(1);
-
-/// Clears the terminal, and what has scrolled out of it stays.
-const CLEAR: &str = "\x1b[2J\x1b[H";
 
 /// What names a row; all else are figures.
 const NAMES: [&str; 4] = ["window", "event_type", "product_id", "user_id"];
@@ -171,12 +167,8 @@ impl Shown {
     }
 
     fn show(&self) {
-        let mut out = std::io::stdout().lock();
-        let clear = if out.is_terminal() { CLEAR } else { "" };
         let trouble = self.trouble.as_ref().map(|trouble| format!("\nstands still: {trouble}")).unwrap_or_default();
-        // Nobody reads any more: the next signal ends this.
-        let _ = writeln!(out, "{clear}{}\n{}{trouble}", table(&self.columns, &self.rows.values().collect::<Vec<_>>()), self.at);
-        let _ = out.flush();
+        super::redraw(&format!("{}\n{}{trouble}", table(&self.columns, &self.rows.values().collect::<Vec<_>>()), self.at));
     }
 }
 

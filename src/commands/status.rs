@@ -4,7 +4,7 @@ use super::Reached;
 use anyhow::{Result, bail};
 use comfy_table::{CellAlignment, Table};
 use serde_json::Value;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::time::Duration;
 
 /// Between two looks.
@@ -54,10 +54,8 @@ async fn status(Arguments { watch, json, reached }: Arguments) -> Result<()> {
 }
 
 fn show(status: &Value, json: bool) {
-    let mut out = std::io::stdout().lock();
-    let clear = if out.is_terminal() && !json { "\x1b[2J\x1b[H" } else { "" };
-    let _ = if json { writeln!(out, "{status}") } else { writeln!(out, "{clear}{}", text(status)) };
-    let _ = out.flush();
+    // Nobody reads any more: the next signal ends this.
+    if json { _ = writeln!(std::io::stdout(), "{status}") } else { super::redraw(&text(status)) }
 }
 
 /// For people.

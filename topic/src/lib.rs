@@ -7,8 +7,13 @@
 //! owner finishes or abandons its work before a partition changes hands.
 
 use std::num::NonZeroU32;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tidemark_core::offset::{NextOffset, Offset, Partition};
+
+/// The real clock, in milliseconds since the Unix epoch, as records' timestamps are.
+pub fn now_ms() -> i64 {
+    SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX))
+}
 
 /// A record as the log holds it, borrowed from the client's fetch buffer.
 #[derive(Clone, Copy, Debug)]

@@ -10,7 +10,6 @@ use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
 use tidemark_core::cut::Cut;
 use tidemark_core::event::{Limits, decode};
 use tidemark_core::offset::{NextOffset, Partition};
@@ -18,6 +17,7 @@ use tidemark_history::rows::RawEvent;
 use tidemark_ingest::key_of;
 use tidemark_ingest::lines::{LineError, Lines, is_blank};
 use tidemark_topic::kafka::{Copying, Original, Source};
+use tidemark_topic::now_ms;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Under which its position is noted.
@@ -292,10 +292,6 @@ impl Giving<'_, '_> {
 /// What `part` of `whole` comes to in bytes.
 fn share(bytes: u64, part: u64, whole: u64) -> u64 {
     u64::try_from(u128::from(bytes) * u128::from(part) / u128::from(whole.max(1))).unwrap_or(bytes)
-}
-
-fn now_ms() -> i64 {
-    SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX))
 }
 
 #[cfg(test)]

@@ -4,8 +4,7 @@ use super::{Shared, bad_request};
 use crate::answer::Source;
 use crate::engine::AnswerError;
 use crate::kept::{Form, Written};
-use crate::plan::{absolute, plan};
-use crate::push::now_ms;
+use crate::plan::{PlanError, absolute, plan_text};
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -13,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tidemark_history::History;
 use tidemark_ingest::problem::Problem;
+use tidemark_topic::now_ms;
 
 /// The longest that `Prefer: wait` waits, in seconds.
 const MAX_WAIT_SECS: u64 = 60;
@@ -36,38 +36,40 @@ pub async fn lines<H: History>(State(engine): State<Shared<H>>, query: RawQuery,
 }
 
 async fn answer<H: History>(engine: Shared<H>, RawQuery(query): RawQuery, headers: HeaderMap, form: Form) -> Result<Response, Problem> {
-    let began = Instant::now();
     let (query, known) = (query.unwrap_or_default(), headers.get(header::IF_NONE_MATCH));
-    let until = began + known.map_or(Duration::ZERO, |_| wait(&headers));
+    let until = Instant::now() + known.map_or(Duration::ZERO, |_| wait(&headers));
     let mut changes = engine.live.changes();
-    let (answer, source) = loop {
+    loop {
         changes.mark_unchanged();
+        let began = Instant::now();
         let (answer, source) = answered(&engine, &query, form).await?;
-        let is_known = known.is_some_and(|known| known.as_bytes() == answer.tag.as_bytes());
-        let left = until.saturating_duration_since(Instant::now());
-        if is_known && !left.is_zero() {
-            let _ = tokio::time::timeout(left.min(LOOK), changes.changed()).await;
-            continue;
+        let took = began.elapsed();
+        engine.meters.answered(source, took);
+        if known.is_none_or(|known| known.as_bytes() != answer.tag.as_bytes()) {
+            return Ok(whole(&answer, took));
         }
-        if is_known {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
             return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, answer.tag.clone())]).into_response());
         }
-        break (answer, source);
-    };
-    engine.meters.answered(source, began.elapsed());
-    let fixed = [(header::CONTENT_TYPE, form.media_type()), (header::CACHE_CONTROL, "no-cache"), (header::VARY, "accept")];
+        let _ = tokio::time::timeout(left.min(LOOK), changes.changed()).await;
+    }
+}
+
+fn whole(answer: &Written, took: Duration) -> Response {
+    let fixed = [(header::CONTENT_TYPE, answer.form.media_type()), (header::CACHE_CONTROL, "no-cache"), (header::VARY, "accept")];
     let named = ([(header::ETAG, answer.tag.clone())], [("tidemark-cut", answer.cut_text.clone())]);
-    Ok((fixed, named.0, named.1, answer.text(began.elapsed())).into_response())
+    (fixed, named.0, named.1, answer.text(took)).into_response()
 }
 
 /// An answer to a query as it is meant now, kept or new.
 async fn answered<H: History>(engine: &Shared<H>, query: &str, form: Form) -> Result<(Arc<Written>, Source), Problem> {
-    let (text, parameters) = absolute(query, now_ms()).map_err(|error| bad_request(error.to_string()))?;
-    let asked = (text, form);
+    let refused = |error: PlanError| bad_request(error.to_string());
+    let asked = (absolute(query, now_ms()).map_err(refused)?.into_owned(), form);
     if let Some(answer) = engine.kept.get(&asked, &engine.live).await {
         return Ok((answer, Source::Kept));
     }
-    let plan = plan(&engine.rules, &parameters).map_err(|error| bad_request(error.to_string()))?;
+    let plan = plan_text(&engine.rules, &asked.0).map_err(refused)?;
     let answer = engine.answer(&plan).await.map_err(problem)?;
     let source = answer.source;
     let answer = Arc::new(Written::new(&plan, answer, form));

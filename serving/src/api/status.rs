@@ -3,7 +3,6 @@
 use crate::answering::Answering;
 use crate::engine::Engine;
 use crate::live::Live;
-use crate::push::now_ms;
 use axum::Json;
 use axum::extract::State;
 use serde_json::{Value, json};
@@ -11,7 +10,7 @@ use tidemark_core::offset::Partition;
 use tidemark_core::window::rfc3339;
 use tidemark_history::History;
 use tidemark_history::generations::State as Standing;
-use tidemark_topic::Control;
+use tidemark_topic::{Control, now_ms};
 
 /// All positions are next offsets: the first not included.
 pub async fn status<H: History>(State(answering): State<Answering<H>>) -> Json<Value> {

@@ -6,16 +6,17 @@ pub mod feed;
 use crate::answer::Source;
 use crate::answering::Answering;
 use crate::engine::{AnswerError, Engine};
-use crate::plan::{Plan, PlanError, absolute, plan};
+use crate::plan::{Plan, PlanError, absolute, plan_text};
 use feed::{Feed, Heard, Next, Text};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tidemark_history::History;
 use tidemark_metrics::{Collector, DescriptorEncoder, Page};
+use tidemark_topic::now_ms;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -38,10 +39,6 @@ const MOST_ROWS: usize = 50_000;
 
 /// Before a client that was cut off comes back.
 const COME_BACK_MS: u32 = 1_000;
-
-pub fn now_ms() -> i64 {
-    SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX))
-}
 
 /// All live queries of a process.
 #[derive(Debug)]
@@ -198,8 +195,7 @@ struct Asked {
 
 impl Asked {
     fn new<H: History>(engine: &Engine<H>, query: &str) -> Result<Self, PushError> {
-        let (_, parameters) = absolute(query, now_ms())?;
-        let plan = plan(&engine.rules, &parameters)?;
+        let plan = plan_text(&engine.rules, &absolute(query, now_ms())?)?;
         // Before the answer, which then has all that event time has passed.
         Ok(Self { plan, watermark_ms: engine.watermark_ms(now_ms()) })
     }

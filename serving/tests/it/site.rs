@@ -22,9 +22,10 @@ use tidemark_serving::live::Live;
 use tidemark_serving::snapshots::Snapshots;
 use tidemark_snapshot::{Server, Store};
 use tidemark_speed_layer::Speed;
-use tidemark_speed_layer::reread::{LogYard, now_ms};
+use tidemark_speed_layer::reread::LogYard;
 use tidemark_topic::Membership;
 use tidemark_topic::memory::MemoryLog;
+use tidemark_topic::now_ms;
 use tower::ServiceExt as _;
 
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -10,7 +10,7 @@ mod range;
 pub use range::TopicRange;
 
 use super::{ANSWER_DEADLINE, Kafka, PARTITIONER, number};
-use crate::{Error, NextOffset, Partition};
+use crate::{Error, NextOffset, Partition, now_ms};
 use rdkafka::client::ClientContext;
 use rdkafka::config::FromClientConfigAndContext as _;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, ConsumerGroupMetadata};
@@ -20,7 +20,7 @@ use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer as _, Threa
 use rdkafka::topic_partition_list::{Offset as RawOffset, TopicPartitionList};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 use tidemark_core::cut::Cut;
 use tidemark_core::event::{Limits, stamp_of};
 
@@ -429,10 +429,6 @@ impl Copying<'_> {
         (self.progress)(&self.copied);
         Ok(())
     }
-}
-
-fn now_ms() -> i64 {
-    SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX))
 }
 
 #[cfg(test)]
