@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tidemark_batch_layer::Batch;
 use tidemark_core::generation::Generation;
+use tidemark_history::clickhouse::ClickHouse;
 use tidemark_history::generations::{Filling, Generations, Known, State};
 use tidemark_metrics::{Collector, DescriptorEncoder, Page, Registry};
 use tidemark_replay::whole::Throttle;
@@ -82,6 +83,7 @@ impl<P> Clone for Shown<P> {
 struct Running<P> {
     part: Arc<P>,
     threads: Threads,
+    history: Arc<ClickHouse>,
     throttle: Arc<Throttle>,
 }
 
@@ -89,6 +91,8 @@ struct Running<P> {
 struct Writing {
     batch: Batch,
     threads: Threads,
+    /// Of a process that writes any.
+    history: Option<Arc<ClickHouse>>,
     throttle: Arc<Throttle>,
 }
 
@@ -241,12 +245,16 @@ impl<P: Part> Crew<P> {
             throttle.hold(filling.max_lag > 0 && lag > filling.max_lag);
         };
         for (generation, running) in &self.running {
-            running.part.gently(filling(*generation).is_some());
-            set(&running.throttle, filling(*generation));
+            let filling = filling(*generation);
+            running.part.gently(filling.is_some());
+            running.history.gently(filling.is_some());
+            set(&running.throttle, filling);
         }
         for (raw, writing) in &self.writing {
-            writing.batch.control.gently(filling(*raw).is_some());
-            set(&writing.throttle, filling(*raw));
+            let filling = filling(*raw);
+            writing.batch.control.gently(filling.is_some());
+            writing.history.iter().for_each(|history| history.gently(filling.is_some()));
+            set(&writing.throttle, filling);
         }
     }
 
@@ -297,7 +305,7 @@ impl<P: Part> Running<P> {
         let (throttle, mut threads) = (Arc::new(Throttle::default()), Threads::default());
         let ground = servers.ground(generations, known, Arc::clone(&throttle)).await?;
         let part = Arc::new(P::start(config, &ground, batch, &mut threads).await?);
-        Ok(Self { part, threads, throttle })
+        Ok(Self { part, threads, history: ground.history, throttle })
     }
 
     async fn stop(self) {
@@ -310,12 +318,14 @@ impl Writing {
     /// The batch layer of the generations that share one's raw events; where this process writes none, one that stands still.
     async fn start<P: Part>(config: &Config, servers: &Servers, generations: &Generations, raw: Generation) -> Result<Self> {
         let (batch, throttle, mut threads) = (Batch::default(), Arc::new(Throttle::default()), Threads::default());
+        let mut history = None;
         if let Some(writer) = P::writer(config) {
             let known = generations.get(raw).context("the generation that has the raw events is unknown")?;
             let ground = servers.ground(generations, known, Arc::clone(&throttle)).await?;
             parts::start_batch(config, &ground, writer, batch.clone(), &mut threads)?;
+            history = Some(ground.history);
         }
-        Ok(Self { batch, threads, throttle })
+        Ok(Self { batch, threads, history, throttle })
     }
 
     async fn stop(self) {

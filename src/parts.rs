@@ -118,6 +118,7 @@ impl Servers {
             State::Building(Filling { raw_alone: alone, .. }) => {
                 let rules = Arc::clone(generations.live());
                 let history = Arc::new(self.archive.history(Arc::clone(&rules)).await?);
+                history.gently(true);
                 let begun = history.begun().await?;
                 Some(Arc::new(Source { history, rules, begun, alone }))
             }

@@ -143,6 +143,11 @@ impl ClickHouse {
         &self.rules
     }
 
+    /// Lets everything else that the servers are asked go before what this history is asked, or not.
+    pub fn gently(&self, gentle: bool) {
+        self.nodes.gently(gentle);
+    }
+
     async fn execute(&self, statement: &str) -> Result<(), Error> {
         self.nodes.primary(async |node| node.execute(statement).await).await
     }

@@ -14,12 +14,23 @@ use hyper_util::rt::TokioExecutor;
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use std::future::Future;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
 
 /// An answer for people must come sooner than they give up; what takes longer is refused by the engine itself.
 pub(super) const QUERY_DEADLINE: Duration = Duration::from_secs(30);
+
+/// What is asked goes before what is only being filled. Of a statement behind, the engine lets each block wait while one that
+/// goes first runs, but no longer than so many milliseconds, for somebody always asks; where it may (`CAP_SYS_NICE`), its
+/// threads are the nicest to others, too.
+const FIRST: [(&str, &str); 1] = [("priority", "1")];
+const BEHIND: [(&str, &str); 4] = [
+    ("priority", "2"),
+    ("low_priority_query_wait_time_ms", "20"),
+    ("os_threads_nice_value_query", "19"),
+    ("os_threads_nice_value_materialized_view", "19"),
+];
 
 /// Where the servers are, and the database that holds this topic's history.
 #[derive(Clone)]
@@ -77,6 +88,7 @@ pub(super) struct Node {
     waiting: AtomicUsize,
     /// Below these it has been seen to have everything.
     whole: Mutex<Marks>,
+    gentle: AtomicBool,
 }
 
 impl std::fmt::Debug for Node {
@@ -99,15 +111,25 @@ impl Node {
         if let Some(database) = database {
             client = client.with_database(database);
         }
-        Self { client, url: url.to_owned(), room: Semaphore::new(limit), limit, waiting: AtomicUsize::new(0), whole: Mutex::default() }
+        Self {
+            client,
+            url: url.to_owned(),
+            room: Semaphore::new(limit),
+            limit,
+            waiting: AtomicUsize::new(0),
+            whole: Mutex::default(),
+            gentle: AtomicBool::new(false),
+        }
     }
 
-    pub(super) fn client(&self) -> &Client {
-        &self.client
+    /// Statements by this client say what goes before them.
+    pub(super) fn client(&self) -> Client {
+        let settings: &[(&str, &str)] = if self.gentle.load(Ordering::Relaxed) { &BEHIND } else { &FIRST };
+        settings.iter().fold(self.client.clone(), |client, &(name, value)| client.with_setting(name, value))
     }
 
     pub(super) async fn execute(&self, statement: &str) -> Result<(), Error> {
-        self.within(QUERY_DEADLINE, self.client.query(statement).with_setting("wait_end_of_query", "1").execute()).await
+        self.within(QUERY_DEADLINE, self.client().query(statement).with_setting("wait_end_of_query", "1").execute()).await
     }
 
     pub(super) async fn select<R>(&self, query: &str) -> Result<Vec<R>, Error>
@@ -120,7 +142,7 @@ impl Node {
     /// Reads are small: a second thread, compiling expressions, and other threads for reading files that are in memory
     /// anyway cost more than they bring.
     pub(super) fn reading(&self, query: &str) -> Query {
-        let query = self.client.query(query).with_setting("max_threads", "1").with_setting("local_filesystem_read_method", "pread");
+        let query = self.client().query(query).with_setting("max_threads", "1").with_setting("local_filesystem_read_method", "pread");
         query.with_setting("compile_expressions", "0").with_setting("compile_aggregate_expressions", "0")
     }
 
@@ -248,6 +270,11 @@ impl Nodes {
     pub(super) fn in_turn(&self) -> impl Iterator<Item = &Node> {
         let first = self.turn.fetch_add(1, Ordering::Relaxed);
         (0..self.all.len()).map(move |n| &self.all[first.wrapping_add(n) % self.all.len()])
+    }
+
+    /// Lets all others go before what is asked from here on, or not.
+    pub(super) fn gently(&self, gentle: bool) {
+        self.all.iter().for_each(|node| node.gentle.store(gentle, Ordering::Relaxed));
     }
 
     pub(super) fn loads(&self) -> Vec<Load> {

@@ -199,6 +199,7 @@ async fn fill(found: &Found, manner: Manner, raw: bool, since: Option<Cut>) -> R
     let (rules, known) = declare(archive, generations, &wanted, filling, since).await?;
     let (live, generation) = (generations.live(), rules.generation);
     let (old, new) = (Arc::new(archive.history(Arc::clone(live)).await?), Arc::new(archive.history(Arc::clone(&rules)).await?));
+    [&old, &new].into_iter().for_each(|history| history.gently(true));
     let admin = kafka.admin()?;
     say_sources(found, &rules, known, raw, &old.begun().await?, &admin.extents().await?);
     let old_positions = kafka.group_positions(&config.kafka.batch_group(live))?;
