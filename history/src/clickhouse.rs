@@ -15,7 +15,7 @@ use crate::ledger::{Entry, LedgerRow};
 use crate::raw::Epochs;
 use crate::rows::{Found, Month, PartKey, RawEvent, RawKind, RawPayload, RawRecord, RowBlock, RowCount, Table};
 use crate::sql::Select;
-use crate::{Contents, DeadLetter, DeadLetterQuery, Digest, EpochCells, Error, History, Marks, Wiped, schema, sql};
+use crate::{Contents, DeadLetter, DeadLetterQuery, Digest, EpochCells, Error, History, Marks, Tallies, Wiped, schema, sql};
 use clickhouse::Row;
 use nodes::{Node, Nodes, QUERY_DEADLINE};
 use serde::Deserialize;
@@ -64,6 +64,23 @@ struct TallyRow {
     duplicates: u64,
     dead_letters: u64,
     holes: u64,
+}
+
+/// [`Tallies`], of one partition.
+#[derive(Row, Deserialize)]
+struct PartitionTallyRow {
+    partition: u32,
+    events: u64,
+    duplicates: u64,
+    dead_letters: u64,
+    holes: u64,
+}
+
+impl PartitionTallyRow {
+    fn tally(&self) -> Tally {
+        let Self { events, duplicates, dead_letters, holes, .. } = *self;
+        Tally { events, duplicates, dead_letters, holes }
+    }
 }
 
 #[derive(Row, Deserialize)]
@@ -427,6 +444,13 @@ impl History for ClickHouse {
             ))
             .await?;
         Ok(rows.into_iter().map(|row| (Partition(row.partition), Epoch(row.epoch))).collect())
+    }
+
+    async fn tallies(&self, known: &Marks, marks: &Marks) -> Result<Tallies, Error> {
+        let begun = self.begun().await?;
+        let rows: Vec<PartitionTallyRow> = self.select(&sql::tallies_between(self.rules.generation, known, marks)).await?;
+        let closed = rows.into_iter().map(|row| (Partition(row.partition), row.tally()));
+        Ok(Tallies { begun, closed: closed.collect() })
     }
 
     async fn answer_raw(&self, question: &Question, epochs: Epochs, marks: &Marks, cut: &Cut) -> Result<Rows, Error> {

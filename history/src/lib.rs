@@ -20,7 +20,7 @@ use crate::raw::Epochs;
 use crate::rows::{Found, RowBlock, RowCount};
 use std::collections::BTreeMap;
 use std::future::Future;
-use tidemark_core::cell::Cell;
+use tidemark_core::cell::{Cell, Tally};
 use tidemark_core::cut::Cut;
 use tidemark_core::epoch::{Epoch, Mark};
 use tidemark_core::generation::Generation;
@@ -31,6 +31,14 @@ use tidemark_core::window::{Level, TimeRange};
 
 /// The mark of each partition, as the ledger has it.
 pub type Marks = BTreeMap<Partition, Mark>;
+
+/// What became of the records of closed epochs.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Tallies {
+    /// The first mark, where it was not [`Mark::START`].
+    pub begun: Marks,
+    pub closed: BTreeMap<Partition, Tally>,
+}
 
 /// By the number of a run of offsets: how many of them have a row, and the sum of the rows' hashes.
 pub type Contents = BTreeMap<u64, RowCount>;
@@ -142,6 +150,10 @@ pub trait History: Send + Sync + 'static {
 
     /// Open epochs whose repair has been announced: their raw events may be incomplete until they are closed.
     fn repairing(&self) -> impl Future<Output = Result<Vec<(Partition, Epoch)>, Error>> + Send;
+
+    /// What the ledger says of the epochs that are closed below `marks` and not below `known`, for each partition, and the mark at
+    /// which counting began, of those where that was not the first epoch.
+    fn tallies(&self, known: &Marks, marks: &Marks) -> impl Future<Output = Result<Tallies, Error>> + Send;
 
     /// Where the ledger puts each partition's mark.
     fn marks(&self) -> impl Future<Output = Result<Marks, Error>> + Send;

@@ -8,7 +8,7 @@ use crate::block::DUPLICATE;
 use crate::ledger::{Entry, LedgerRow};
 use crate::raw::Epochs;
 use crate::rows::{Found, Month, PartKey, RawEvent, RawKind, RawPayload, RawRecord, RowBlock, RowCount, Table};
-use crate::{Contents, DeadLetter, DeadLetterQuery, Digest, EpochCells, Error, History, Marks, Wiped};
+use crate::{Contents, DeadLetter, DeadLetterQuery, Digest, EpochCells, Error, History, Marks, Tallies, Wiped};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -16,7 +16,7 @@ use std::task::Poll;
 use tidemark_core::amount::Amount;
 use tidemark_core::cell::{Cell, fold_of};
 use tidemark_core::cut::Cut;
-use tidemark_core::epoch::Epoch;
+use tidemark_core::epoch::{Epoch, Mark};
 use tidemark_core::event::Reject;
 use tidemark_core::generation::Rules;
 use tidemark_core::offset::{Offset, OffsetRange, Partition};
@@ -396,6 +396,26 @@ impl History for MemoryHistory {
             *mark = (*mark).max(put);
         }
         Ok(marks)
+    }
+
+    async fn tallies(&self, known: &Marks, marks: &Marks) -> Result<Tallies, Error> {
+        self.turn().await;
+        let is_between = |row: &LedgerRow| {
+            let mark = |of: &Marks| of.get(&row.partition).copied().unwrap_or(Mark::START);
+            mark(marks).is_closed(row.epoch) && !mark(known).is_closed(row.epoch)
+        };
+        let state = self.state();
+        let (mut tallies, mut seen) = (Tallies::default(), BTreeSet::new());
+        for row in state.ledger.iter().filter(|row| row.generation == self.rules.generation) {
+            match row.entry {
+                Entry::Begun => drop(tallies.begun.insert(row.partition, Mark::at(row.epoch))),
+                Entry::Closed if is_between(row) && seen.insert((row.partition, row.epoch)) => {
+                    tallies.closed.entry(row.partition).or_default().merge(&row.tally);
+                }
+                Entry::Closed | Entry::Repair { .. } => {}
+            }
+        }
+        Ok(tallies)
     }
 
     async fn record(&self, row: &LedgerRow) -> Result<(), Error> {

@@ -64,6 +64,16 @@ pub fn closed_between(generation: Generation, known: &Marks, marks: &Marks) -> S
     )
 }
 
+/// What became of the records of closed epochs, as the ledger has it: in a row for each partition. An epoch may be there twice.
+pub fn tallies_between(generation: Generation, known: &Marks, marks: &Marks) -> String {
+    format!(
+        "SELECT partition, sum(e) AS events, sum(d) AS duplicates, sum(l) AS dead_letters, sum(h) AS holes FROM \
+         (SELECT partition, any(events) AS e, any(duplicates) AS d, any(dead_letters) AS l, any(holes) AS h FROM ledger \
+         WHERE generation = {generation} AND entry = 'closed' AND {between} GROUP BY partition, epoch) GROUP BY partition",
+        between = between(known, marks)
+    )
+}
+
 /// The same as the roll-ups have them: in a row for each view and level.
 pub fn held_between(rules: &Rules, known: &Marks, marks: &Marks) -> String {
     let sums = rollup_tables(rules, rules.views.ids())

@@ -5,6 +5,7 @@
 
 use crate::answer::{Answer, Source, arrange};
 use crate::kept::Kept;
+use crate::ledger::Ledger;
 use crate::live::{Live, LiveError};
 use crate::measure::Measure;
 use crate::metrics::Meters;
@@ -66,6 +67,8 @@ pub struct Engine<H> {
     /// How long after a window's end, in event time, late events are expected.
     pub lateness: Duration,
     pub meters: Meters,
+    /// What status says of it.
+    pub(crate) ledger: Ledger,
     cache: Cache<Asked, Arc<Rows>>,
 }
 
@@ -105,8 +108,8 @@ impl<H: History> Engine<H> {
     ) -> Self {
         let weight = |_: &Asked, rows: &Arc<Rows>| u32::try_from(rows.len() + 1).unwrap_or(u32::MAX);
         let cache = Cache::builder().max_capacity(CACHED_CELLS).weigher(weight).time_to_idle(CACHED_FOR).build();
-        let (kept, meters) = (Kept::default(), Meters::default());
-        Self { rules, topic, partitions, live, reached, history, layers, kept, lateness: LATENESS, meters, cache }
+        let (kept, meters, ledger) = (Kept::default(), Meters::default(), Ledger::default());
+        Self { rules, topic, partitions, live, reached, history, layers, kept, lateness: LATENESS, meters, ledger, cache }
     }
 
     #[must_use]

@@ -9,6 +9,7 @@ pub mod answering;
 pub mod api;
 pub mod engine;
 pub mod kept;
+mod ledger;
 pub mod live;
 pub mod measure;
 pub mod metrics;

@@ -5,7 +5,7 @@ use parking_lot::RwLock;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tidemark_core::cell::Cell;
+use tidemark_core::cell::{Cell, Tally};
 use tidemark_core::cut::Cut;
 use tidemark_core::generation::Rules;
 use tidemark_core::offset::{NextOffset, Partition};
@@ -106,6 +106,10 @@ impl Snapshots {
             end: head.end.max(head.position),
             taught: true,
             open_epochs: head.epochs.len(),
+            tally: head.epochs.iter().fold(Tally::default(), |mut tally, epoch| {
+                tally.merge(&epoch.tally);
+                tally
+            }),
             cells: usize::try_from(head.cells).unwrap_or(usize::MAX),
             counted_ms: head.counted_ms,
             event_ms: head.event_ms,

@@ -91,6 +91,8 @@ pub struct PartitionStatus {
     pub end: NextOffset,
     pub taught: bool,
     pub open_epochs: usize,
+    /// What became of their records, without holes.
+    pub tally: Tally,
     pub cells: usize,
     /// The Kafka timestamp of the last record counted here.
     pub counted_ms: Option<i64>,
@@ -207,9 +209,9 @@ impl Speed {
             let waterline = tide.waterline();
             let end = self.end(*entry.key(), waterline);
             let cells = tide.segments().map(crate::segment::Segment::cells).sum();
-            let (taught, open_epochs) = (tide.is_taught(), tide.segments().count());
+            let (taught, open_epochs, tally) = (tide.is_taught(), tide.segments().count(), tide.tally());
             let (counted_ms, event_ms) = (tide.counted_ms(), tide.event_ms());
-            (*entry.key(), PartitionStatus { waterline, end, taught, open_epochs, cells, counted_ms, event_ms })
+            (*entry.key(), PartitionStatus { waterline, end, taught, open_epochs, tally, cells, counted_ms, event_ms })
         };
         self.partitions.iter().map(of).collect()
     }

@@ -2,39 +2,48 @@
 
 use crate::answering::Answering;
 use crate::engine::Engine;
+use crate::ledger::Account;
 use crate::live::Live;
 use axum::Json;
 use axum::extract::State;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use tidemark_core::cell::Tally;
 use tidemark_core::offset::Partition;
+use tidemark_core::view::Dimension;
 use tidemark_core::window::rfc3339;
 use tidemark_history::History;
 use tidemark_history::generations::State as Standing;
+use tidemark_speed_layer::run::PartitionStatus;
 use tidemark_topic::{Control, now_ms};
 
 /// All positions are next offsets: the first not included.
 pub async fn status<H: History>(State(answering): State<Answering<H>>) -> Json<Value> {
     let engine = answering.live();
     let others: Vec<Value> = answering.others().iter().map(|(engine, state)| generation(engine, *state)).collect();
-    let views: Vec<Value> = engine
-        .rules
-        .views
-        .iter()
-        .map(|v| json!({"name": v.name(), "dimensions": v.dimensions().iter().map(|d| d.name()).collect::<Vec<_>>()}))
-        .collect();
+    let views: Vec<Value> = engine.rules.views.iter().map(|v| json!({"name": v.name(), "dimensions": names(v.dimensions())})).collect();
+    let status = engine.live.status();
+    let (accounts, repairing) =
+        tokio::join!(engine.ledger.accounts(&*engine.history, &engine.rules, &status), engine.ledger.repairing(&*engine.history));
+    let trouble = accounts.as_ref().err().or(repairing.as_ref().err());
+    let repairing =
+        repairing.as_ref().map(|epochs| epochs.iter().map(|(p, epoch)| json!({"partition": p.0, "epoch": epoch.0})).collect::<Vec<_>>());
     let mut shown = json!({
         "topic": engine.topic,
         "generation": engine.rules.generation.0,
         "rules": engine.rules.text(),
         "epoch_bits": engine.rules.epoch_bits.get(),
         "views": views,
-        "partitions": partitions(&engine),
+        "dimensions": names(&Dimension::ALL),
+        "partitions": partitions(&engine, &status, accounts.as_ref().ok()),
         "watermark": engine.watermark_ms(now_ms()).map(rfc3339),
+        "lateness_ms": u64::try_from(engine.lateness.as_millis()).unwrap_or(u64::MAX),
         "other_generations": others,
         "live": {
             "from": match engine.live { Live::Here(_) => "memory", Live::InRedis(_) => "redis" },
             "trouble": engine.live.trouble(),
         },
+        "ledger": {"repairing": repairing.ok(), "trouble": trouble},
         "layers": {},
         "broken_invariants": tidemark_core::invariant::broken(),
     });
@@ -48,17 +57,26 @@ pub async fn status<H: History>(State(answering): State<Answering<H>>) -> Json<V
     Json(shown)
 }
 
-/// One that does not answer.
-fn generation<H>(engine: &Engine<H>, state: Standing) -> Value {
-    json!({"generation": engine.rules.generation.0, "rules": engine.rules.text(), "state": state.name(), "partitions": partitions(engine)})
+fn names(dimensions: &[Dimension]) -> Vec<&'static str> {
+    dimensions.iter().map(|d| d.name()).collect()
 }
 
-fn partitions<H>(engine: &Engine<H>) -> Vec<Value> {
-    let reached = engine.reached.borrow().clone();
-    let status = engine.live.status();
+/// One that does not answer.
+fn generation<H>(engine: &Engine<H>, state: Standing) -> Value {
+    let partitions = partitions(engine, &engine.live.status(), None);
+    json!({"generation": engine.rules.generation.0, "rules": engine.rules.text(), "state": state.name(), "partitions": partitions})
+}
+
+fn partitions<H>(
+    engine: &Engine<H>,
+    status: &BTreeMap<Partition, PartitionStatus>,
+    accounts: Option<&BTreeMap<Partition, Account>>,
+) -> Vec<Value> {
+    let (reached, now) = (engine.reached.borrow().clone(), now_ms());
     let partition = |p: Partition| {
         let Some(at) = status.get(&p) else { return json!({"partition": p.0, "ready": false}) };
-        let history = reached.get(p);
+        let (history, lag) = (reached.get(p), at.end.since(at.waterline.position));
+        let account = accounts.and_then(|accounts| accounts.get(&p));
         json!({
             "partition": p.0,
             "ready": at.taught,
@@ -66,14 +84,22 @@ fn partitions<H>(engine: &Engine<H>) -> Vec<Value> {
             "history": history.get(),
             "speed": at.waterline.position.get(),
             "end": at.end.get(),
-            "lag": at.end.since(at.waterline.position),
+            "lag": lag,
+            "lag_ms": if lag == 0 { Some(0) } else { at.counted_ms.map(|counted| now.saturating_sub(counted).max(0)) },
             "history_lag": at.end.since(history),
             "closed_epochs": at.waterline.mark.oldest_open().0,
             "open_epochs": at.open_epochs,
             "cells": at.cells,
+            "accounted": account.map(accounted),
         })
     };
     (0..engine.partitions).map(|p| partition(Partition(p))).collect()
+}
+
+/// What became of the records from one position up to another: the four add up to what lies between.
+fn accounted(account: &Account) -> Value {
+    let Account { from, to, tally: Tally { events, duplicates, dead_letters, holes } } = account;
+    json!({"from": from.get(), "to": to.get(), "events": events, "duplicates": duplicates, "dead_letters": dead_letters, "holes": holes})
 }
 
 fn layer(control: &Control) -> Value {

@@ -3,3 +3,4 @@
 mod kept;
 mod site;
 mod snapshots;
+mod status;

@@ -154,8 +154,11 @@ fn counting(
 
 impl Door {
     pub async fn get(&self, query: &str, headers: &[(header::HeaderName, &str)]) -> Response<Body> {
-        let request =
-            headers.iter().fold(Request::get(format!("/v1/query?{query}")), |request, (name, value)| request.header(name, *value));
+        self.fetch(&format!("/v1/query?{query}"), headers).await
+    }
+
+    pub async fn fetch(&self, path: &str, headers: &[(header::HeaderName, &str)]) -> Response<Body> {
+        let request = headers.iter().fold(Request::get(path), |request, (name, value)| request.header(name, *value));
         self.routes.clone().oneshot(request.body(Body::empty()).expect("a request")).await.expect("routes do not fail")
     }
 
@@ -164,6 +167,11 @@ impl Door {
         assert_eq!(response.status(), StatusCode::OK);
         let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.expect("a whole body");
         String::from_utf8(body.to_vec()).expect("text")
+    }
+
+    pub async fn status(&self) -> Value {
+        let body = axum::body::to_bytes(self.fetch("/v1/status", &[]).await.into_body(), usize::MAX).await.expect("a whole body");
+        serde_json::from_slice(&body).expect("JSON")
     }
 
     pub async fn ask(&self, query: &str) -> Value {

@@ -19,7 +19,7 @@ use tidemark_history::ledger::{Entry, LedgerRow};
 use tidemark_history::memory::MemoryHistory;
 use tidemark_history::raw::Epochs;
 use tidemark_history::rows::{Found, RawRecord, RowBlock};
-use tidemark_history::{Contents, DeadLetter, DeadLetterQuery, Digest, EpochCells, Error, History, Marks, Wiped};
+use tidemark_history::{Contents, DeadLetter, DeadLetterQuery, Digest, EpochCells, Error, History, Marks, Tallies, Wiped};
 
 /// The longest that an insert runs in the engine (`clickhouse::INSERT_DEADLINE`).
 const INSERT_MS: i64 = 20_000;
@@ -224,6 +224,10 @@ impl History for Engine {
 
     async fn repairing(&self) -> Result<Vec<(Partition, Epoch)>, Error> {
         self.heard("what is being repaired", self.twin.repairing()).await
+    }
+
+    async fn tallies(&self, known: &Marks, marks: &Marks) -> Result<Tallies, Error> {
+        self.twin.tallies(known, marks).await
     }
 
     async fn marks(&self) -> Result<Marks, Error> {
