@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# What CI wants of the code before it runs anything: format, dependency policy, lints, documents. No server is needed.
+# What CI wants of the code before it runs anything: the dashboard's types, format, dependency policy, lints, documents. No server
+# is needed.
 # Compiles under the profile `ci`, as the tests do, so that librdkafka and the like are compiled once for both.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -31,6 +32,7 @@ document() {
   RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --profile ci --locked
 }
 
+phase "dashboard" scripts/dashboard.sh --check
 phase "format" cargo fmt --all --check
 phase "dependency policy" deny
 phase "lints" cargo clippy --workspace --all-targets --profile ci --locked -- -D warnings

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Brings what a build and `tidemark up` need: distribution packages, the Kafka jars, the ClickHouse engine's library.
-# Idempotent: says nothing and changes nothing when all is there. Versions are pinned here and in embedded/engines/pom.xml.
+# Brings what a build and `tidemark up` need: distribution packages, the dashboard, the Kafka jars, the ClickHouse engine's library.
+# Idempotent: says nothing and changes nothing when all is there. Versions are pinned here, in embedded/engines/pom.xml and
+# in web/package-lock.json.
 #   scripts/setup.sh              into engines/ of this checkout
 #   TIDEMARK_ENGINES=DIR scripts/setup.sh     into DIR
 set -euo pipefail
@@ -20,13 +21,15 @@ fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 #   cc, make, zlib headers   librdkafka is built from source by cargo
 #   java                     runs Kafka
 #   mvn, npm                 fetch Kafka's jars and the engine's library; not needed afterwards
+#   node, npm                build the dashboard, which the program embeds (scripts/dashboard.sh); any Node from 18 on does
 packages() {
   local missing=()
   command -v cc >/dev/null && command -v c++ >/dev/null && command -v make >/dev/null || missing+=(build-essential)
   [ -e /usr/include/zlib.h ] || missing+=(zlib1g-dev)
   command -v java >/dev/null || missing+=(openjdk-17-jre-headless)
   if ! kafka_is_there; then command -v mvn >/dev/null || missing+=(maven); fi
-  if ! chdb_is_there; then command -v npm >/dev/null || missing+=(npm); fi
+  command -v node >/dev/null || missing+=(nodejs)
+  command -v npm >/dev/null || missing+=(npm)
   [ ${#missing[@]} -eq 0 ] && return
   command -v apt-get >/dev/null || fail "these are missing, install them by your distribution's means: ${missing[*]}"
   local sudo=()
@@ -78,3 +81,4 @@ mkdir -p "$ENGINES"
 packages
 kafka
 chdb
+"$ROOT/scripts/dashboard.sh"

@@ -39,7 +39,7 @@ pub struct Routes<H> {
 pub fn routes<H: History>(answering: &Answering<H>) -> Routes<H> {
     let push = Push::new(answering.clone());
     let open = Router::new()
-        .route("/", get(page::page))
+        .merge(page::routes())
         .route("/healthz", get(healthz))
         .route("/readyz", get(health::readyz::<H>))
         .with_state(answering.clone());
