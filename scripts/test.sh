@@ -10,11 +10,12 @@ export TIDEMARK_BIN=$TARGET/ci/tidemark
 scripts/check.sh --deny=if-installed
 
 source scripts/phase.sh
-phase "what tests need" scripts/install-for-tests.sh redis-server promtool=prometheus
+phase "what tests need" scripts/install-for-tests.sh redis-server promtool=prometheus chromium
 # Programs and tests at once: apart, features differ, and half of the crates would be compiled twice.
 phase "build" cargo build --workspace --bins --tests --profile ci --locked
 phase "compose files" tests/compose/run.sh
 phase "deploy/kubernetes" tests/kubernetes/run.sh
 phase "alerts" tests/prometheus/run.sh
+phase "dashboard in a browser" tests/dashboard/run.sh
 phase "tests" scripts/kafka-for-tests.sh cargo test --workspace --profile ci --locked --no-fail-fast
 printf '\n==> all: %d s\n' "$SECONDS"
