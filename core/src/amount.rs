@@ -234,6 +234,18 @@ pub struct Average {
     hundredths: u128,
 }
 
+impl Average {
+    /// Decimals that it has.
+    pub const SCALE_DIGITS: u32 = 6;
+
+    /// The mean in millionths of a unit; `None` beyond 128 bits, which no mean of [`Amount`]s is.
+    pub fn millionths(self) -> Option<i128> {
+        let magnitude = self.ten_thousandths.checked_mul(100)?.checked_add(self.hundredths)?;
+        let magnitude = i128::try_from(magnitude).ok()?;
+        Some(if self.negative { -magnitude } else { magnitude })
+    }
+}
+
 impl fmt::Display for Average {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scale = u128::from(SCALE);

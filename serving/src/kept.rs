@@ -8,13 +8,11 @@
 //!
 //! Answers from raw events are not kept: what they are made of is not all said by their cut.
 
-use crate::answer::{Answer, csv, json, json_end, lines};
 use crate::live::Live;
-use crate::plan::Plan;
+use crate::written::{Form, Written};
 use moka::future::Cache;
 use std::sync::Arc;
 use std::time::Duration;
-use tidemark_core::cut::Cut;
 
 /// Bytes that kept answers may take.
 const KEPT_BYTES: u64 = 16 << 20;
@@ -25,67 +23,6 @@ const LARGEST_KEPT: u32 = 256 << 10;
 
 /// An answer that nobody has asked for so long goes.
 const KEPT_FOR: Duration = Duration::from_secs(300);
-
-/// What a query is answered with; `took_ms` is added when it is sent.
-#[derive(Debug)]
-pub struct Written {
-    cut: Cut,
-    mark: Cut,
-    end: Cut,
-    pub form: Form,
-    /// The cut, as the header has it.
-    pub cut_text: String,
-    /// The ETag. Weak, since `end` and `took_ms` differ between two answers that count the same events.
-    pub tag: String,
-    text: String,
-}
-
-/// How an answer is written.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Form {
-    Json,
-    Csv,
-    /// A row a line, each as JSON has it.
-    Lines,
-}
-
-impl Form {
-    /// By the name that a client knows it by, as a header has it.
-    pub fn media_type(self) -> &'static str {
-        match self {
-            Self::Json => "application/json",
-            Self::Csv => "text/csv; charset=utf-8",
-            Self::Lines => "application/x-ndjson",
-        }
-    }
-}
-
-impl Written {
-    pub fn new(plan: &Plan, answer: Answer, form: Form) -> Self {
-        let text = match form {
-            Form::Json => json(plan, &answer),
-            Form::Csv => csv(plan, &answer),
-            Form::Lines => lines(plan, &answer),
-        };
-        let tag = entity_tag(plan, &answer, form);
-        let Answer { cut, mark, end, .. } = answer;
-        Self { form, cut_text: cut.to_string(), tag, text, cut, mark, end }
-    }
-
-    /// The whole text, for a request that the server has had for so long.
-    pub fn text(&self, took: Duration) -> String {
-        match self.form {
-            Form::Json => [&*self.text, &*json_end(took.as_secs_f64() * 1000.0)].concat(),
-            Form::Csv | Form::Lines => self.text.clone(),
-        }
-    }
-}
-
-fn entity_tag(plan: &Plan, answer: &Answer, form: Form) -> String {
-    let measures: Vec<&str> = plan.measures.iter().map(|m| m.name()).collect();
-    let content = format!("{}|{}|{:?}|{}|{}|{form:?}", answer.generation, answer.cut, plan.top, measures.join(","), plan.identity);
-    format!("W/\"{:032x}\"", tidemark_core::event::id_hash(&content))
-}
 
 /// The text of a query, and how its answer is to be written.
 pub type Asked = (String, Form);
@@ -109,7 +46,7 @@ impl Default for Kept {
 /// What an answer takes in memory, about.
 fn bytes((query, _): &Asked, answer: &Written) -> u32 {
     let positions = [&answer.cut, &answer.mark, &answer.end].map(|cut| 24 * cut.iter().len()).iter().sum::<usize>();
-    u32::try_from(512 + query.len() + positions + answer.cut_text.len() + answer.text.capacity()).unwrap_or(u32::MAX)
+    u32::try_from(512 + query.len() + positions + answer.cut_text.len() + answer.head.len()).unwrap_or(u32::MAX)
 }
 
 impl Kept {
@@ -130,12 +67,13 @@ impl Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tidemark_core::cut::Cut;
 
     fn answer(bytes: usize) -> Arc<Written> {
         let nowhere = Cut::default();
         let (mark, end) = (nowhere.clone(), nowhere.clone());
-        let (cut_text, tag, text) = (String::new(), String::new(), "x".repeat(bytes));
-        Arc::new(Written { cut: nowhere, mark, end, form: Form::Json, cut_text, tag, text })
+        let (cut_text, tag, head) = (String::new(), String::new(), vec![0; bytes].into());
+        Arc::new(Written { cut: nowhere, mark, end, form: Form::Json, cut_text, tag, head })
     }
 
     #[tokio::test]

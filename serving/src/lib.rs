@@ -1,12 +1,13 @@
 //! Serving: questions over HTTP, answered from both layers at one cut.
 //!
-//! A query string becomes a [`plan`], the [`engine`] asks both layers and merges, [`answer`] writes it down; [`kept`] sends
-//! it again while nothing has moved, and [`push`] tells what changes; [`api`] is the HTTP around it. Each generation has an
+//! A query string becomes a [`plan`], the [`engine`] asks both layers and merges, [`answer`] writes it down ([`columnar`] as
+//! columns), and [`written`] is what is sent; [`kept`] sends it again while nothing has moved, and [`push`] tells what changes; [`api`] is the HTTP around it. Each generation has an
 //! engine, of which one is [`answering`].
 
 pub mod answer;
 pub mod answering;
 pub mod api;
+pub mod columnar;
 pub mod engine;
 pub mod kept;
 mod ledger;
@@ -16,3 +17,4 @@ pub mod metrics;
 pub mod plan;
 pub mod push;
 pub mod snapshots;
+pub mod written;

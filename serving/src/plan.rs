@@ -286,7 +286,7 @@ fn timeout(text: Option<&str>) -> Result<Duration, PlanError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use tidemark_core::epoch::EpochBits;
     use tidemark_core::event::Limits;
@@ -305,7 +305,7 @@ mod tests {
         }
     }
 
-    fn planned(query: &str) -> Result<Plan, PlanError> {
+    pub(crate) fn planned(query: &str) -> Result<Plan, PlanError> {
         let pairs: Vec<(String, String)> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
         plan(&rules(), &pairs)
     }

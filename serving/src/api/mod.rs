@@ -47,6 +47,8 @@ pub fn routes<H: History>(answering: &Answering<H>) -> Routes<H> {
         .route("/v1/query", get(query::query::<H>))
         .route("/v1/query.csv", get(query::csv::<H>))
         .route("/v1/query.ndjson", get(query::lines::<H>))
+        .route("/v1/query.arrow", get(query::arrow::<H>))
+        .route("/v1/query.parquet", get(query::parquet::<H>))
         .route("/v1/status", get(status::status::<H>))
         .route("/v1/dead-letters", get(dead_letters::dead_letters::<H>))
         .with_state(answering.clone())

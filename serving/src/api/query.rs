@@ -3,8 +3,8 @@
 use super::{Shared, bad_request};
 use crate::answer::Source;
 use crate::engine::AnswerError;
-use crate::kept::{Form, Written};
 use crate::plan::{PlanError, absolute, plan_text};
+use crate::written::{Form, Written};
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -35,6 +35,14 @@ pub async fn lines<H: History>(State(engine): State<Shared<H>>, query: RawQuery,
     answer(engine, query, headers, Form::Lines).await
 }
 
+pub async fn arrow<H: History>(State(engine): State<Shared<H>>, query: RawQuery, headers: HeaderMap) -> Result<Response, Problem> {
+    answer(engine, query, headers, Form::Arrow).await
+}
+
+pub async fn parquet<H: History>(State(engine): State<Shared<H>>, query: RawQuery, headers: HeaderMap) -> Result<Response, Problem> {
+    answer(engine, query, headers, Form::Parquet).await
+}
+
 async fn answer<H: History>(engine: Shared<H>, RawQuery(query): RawQuery, headers: HeaderMap, form: Form) -> Result<Response, Problem> {
     let (query, known) = (query.unwrap_or_default(), headers.get(header::IF_NONE_MATCH));
     let until = Instant::now() + known.map_or(Duration::ZERO, |_| wait(&headers));
@@ -59,7 +67,7 @@ async fn answer<H: History>(engine: Shared<H>, RawQuery(query): RawQuery, header
 fn whole(answer: &Written, took: Duration) -> Response {
     let fixed = [(header::CONTENT_TYPE, answer.form.media_type()), (header::CACHE_CONTROL, "no-cache"), (header::VARY, "accept")];
     let named = ([(header::ETAG, answer.tag.clone())], [("tidemark-cut", answer.cut_text.clone())]);
-    (fixed, named.0, named.1, answer.text(took)).into_response()
+    (fixed, named.0, named.1, answer.body(took)).into_response()
 }
 
 /// An answer to a query as it is meant now, kept or new.
@@ -93,6 +101,8 @@ fn accepted(headers: &HeaderMap) -> Form {
         "application/json" => Some(Form::Json),
         "text/csv" => Some(Form::Csv),
         "application/x-ndjson" => Some(Form::Lines),
+        "application/vnd.apache.arrow.stream" => Some(Form::Arrow),
+        "application/vnd.apache.parquet" => Some(Form::Parquet),
         _ => None,
     };
     accept.split(',').find_map(form).unwrap_or(Form::Json)

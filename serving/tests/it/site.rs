@@ -17,7 +17,7 @@ use tidemark_core::view::Views;
 use tidemark_history::memory::MemoryHistory;
 use tidemark_serving::api::{Routes, routes};
 use tidemark_serving::engine::{Engine, Layers};
-use tidemark_serving::kept::Form;
+use tidemark_serving::written::Form;
 use tidemark_serving::live::Live;
 use tidemark_serving::snapshots::Snapshots;
 use tidemark_snapshot::{Server, Store};
