@@ -3,6 +3,7 @@
 use crate::rows::RawRecord;
 use crate::{Error, History, Marks};
 use tidemark_core::cut::Cut;
+use tidemark_core::epoch::Mark;
 use tidemark_core::generation::Rules;
 use tidemark_core::offset::{NextOffset, OffsetRange, Partition};
 use tidemark_core::question::{Groups, Question, Rows, merge_rows};
@@ -29,6 +30,45 @@ pub struct RawAnswer {
     pub marks: Marks,
 }
 
+/// What is counted at a cut: closed epochs by the view, if there is one, and all else from raw events. Of the closed epochs,
+/// the groups that `needed` says once it has been shown the others' rows.
+async fn rows(
+    history: &impl History,
+    view: Option<ViewId>,
+    question: &Question,
+    needed: impl FnOnce(&Rows) -> Groups,
+    marks: &Marks,
+    cut: &Cut,
+) -> Result<Rows, Error> {
+    let Some(view) = view else { return history.answer_raw(question, Epochs::All, marks, cut).await };
+    let open = history.answer_raw(question, Epochs::Open, marks, cut).await?;
+    let mut rows = history.answer(view, question, &needed(&open), marks).await?;
+    merge_rows(&mut rows, open);
+    Ok(rows)
+}
+
+/// Answers at a cut that was given, the same whenever it is asked: an epoch below the marks that is whole below the cut from
+/// the view's roll-ups, and the rest from raw events, those of a closed epoch too that the cut is in the middle of. `None`
+/// while history cannot: it has not come so far, or an epoch below the cut is being repaired.
+pub async fn answer_at(
+    history: &impl History,
+    rules: &Rules,
+    view: Option<ViewId>,
+    question: &Question,
+    needed: impl FnOnce(&Rows) -> Groups,
+    reached: &Cut,
+    cut: &Cut,
+) -> Result<Option<Rows>, Error> {
+    let (mut marks, present) = present(history, rules, reached).await?;
+    if !present.reaches(cut) {
+        return Ok(None);
+    }
+    marks.iter_mut().for_each(|(&partition, mark)| *mark = (*mark).min(Mark::at(rules.epoch_bits.epoch_at(cut.get(partition)))));
+    let rows = rows(history, view, question, needed, &marks, cut).await?;
+    // As in `answer`: what has not been announced by now has not touched what was read.
+    Ok(sound(history, rules, cut).await?.reaches(cut).then_some(rows))
+}
+
 /// Answers from raw events at the cut H, or somewhat below; what a view covers of it from the view's roll-ups, where the
 /// epochs are closed.
 ///
@@ -42,20 +82,9 @@ pub async fn answer(
     question: &Question,
     reached: &Cut,
 ) -> Result<RawAnswer, Error> {
-    let marks = history.marks().await?;
-    // What is closed is in history, whatever was last heard of H.
-    let mut reached = reached.clone();
-    marks.iter().for_each(|(&partition, mark)| reached.raise(partition, mark.position(rules.epoch_bits)));
-    let mut cut = sound(history, rules, &reached).await?;
+    let (marks, mut cut) = present(history, rules, reached).await?;
     loop {
-        let rows = match view {
-            None => history.answer_raw(question, Epochs::All, &marks, &cut).await?,
-            Some(view) => {
-                let mut rows = history.answer(view, question, &Groups::All, &marks).await?;
-                merge_rows(&mut rows, history.answer_raw(question, Epochs::Open, &marks, &cut).await?);
-                rows
-            }
-        };
+        let rows = rows(history, view, question, |_| Groups::All, &marks, &cut).await?;
         // A repair deletes after it has been announced: one that is not in the ledger now has not touched what was read.
         let still = sound(history, rules, &cut).await?;
         if still == cut {
@@ -63,6 +92,16 @@ pub async fn answer(
         }
         cut = still;
     }
+}
+
+/// The marks, and the highest cut that can be answered now where H was there.
+pub async fn present(history: &impl History, rules: &Rules, reached: &Cut) -> Result<(Marks, Cut), Error> {
+    let marks = history.marks().await?;
+    // What is closed is in history, whatever was last heard of H.
+    let mut reached = reached.clone();
+    marks.iter().for_each(|(&partition, mark)| reached.raise(partition, mark.position(rules.epoch_bits)));
+    let cut = sound(history, rules, &reached).await?;
+    Ok((marks, cut))
 }
 
 /// The cut, below every epoch that is being repaired: there, raw events may be incomplete.

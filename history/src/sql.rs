@@ -7,7 +7,7 @@ use crate::{EpochCells, Marks, Wiped};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use tidemark_core::cut::Cut;
-use tidemark_core::epoch::{Epoch, EpochBits};
+use tidemark_core::epoch::{Epoch, EpochBits, Mark};
 use tidemark_core::generation::{Generation, Rules};
 use tidemark_core::offset::Partition;
 use tidemark_core::question::{Groups, Question};
@@ -271,9 +271,16 @@ pub fn below_cut(cut: &Cut, table: &str) -> String {
     format!("{table}offset < [{}][{table}partition + 1]", list.join(", "))
 }
 
-/// Events, with what a roll-up would call their window; in open epochs one for each offset.
-fn windows(table: &str, range: TimeRange, epochs: Epochs, marks: &Marks, cut: &Cut) -> String {
-    let s = Level::FiveMinutes.ms() / 1000;
+/// From its mark up to the cut, of each partition: ranges, for which the index by offset is good.
+fn above(bits: EpochBits, marks: &Marks, cut: &Cut) -> String {
+    let from = |partition| marks.get(&partition).copied().unwrap_or(Mark::START).position(bits);
+    let open = cut.iter().filter(|(partition, to)| from(*partition) < *to);
+    let ranges: Vec<String> = open.map(|(p, to)| format!("({})", in_range(p, from(p).get(), to.get()))).collect();
+    if ranges.is_empty() { "0".to_owned() } else { ranges.join(" OR ") }
+}
+
+/// Events of a range of time below a cut.
+fn within_cut(range: TimeRange, cut: &Cut) -> String {
     let mut place = below_cut(cut, "");
     // A range's edges are windows' edges, so that it is the same range of events.
     if let Some(from) = range.from_ms {
@@ -282,12 +289,19 @@ fn windows(table: &str, range: TimeRange, epochs: Epochs, marks: &Marks, cut: &C
     if let Some(to) = range.to_ms {
         let _ = write!(place, " AND timestamp < fromUnixTimestamp64Milli({to}, 'UTC')");
     }
+    place
+}
+
+/// Events, with what a roll-up would call their window; in open epochs one for each offset.
+fn windows(rules: &Rules, range: TimeRange, epochs: Epochs, marks: &Marks, cut: &Cut) -> String {
+    let s = Level::FiveMinutes.ms() / 1000;
+    let (table, place) = (events_table(rules), within_cut(range, cut));
     let columns = format!(
         "partition, offset, event_type, product_id, user_id, order_amount, toDateTime(intDiv(toUnixTimestamp64Milli(timestamp), {ms}) * {s}, 'UTC') AS window",
         ms = Level::FiveMinutes.ms()
     );
-    let closed = below(marks);
-    let open = format!("SELECT {columns} FROM {table} WHERE {place} AND NOT ({closed}) LIMIT 1 BY partition, offset");
+    let (closed, open) = (below(marks), above(rules.epoch_bits, marks, cut));
+    let open = format!("SELECT {columns} FROM {table} WHERE {place} AND ({open}) LIMIT 1 BY partition, offset");
     match epochs {
         Epochs::Open => format!("({open})"),
         Epochs::All => format!("(SELECT {columns} FROM {table} WHERE {place} AND {closed} UNION ALL {open})"),
@@ -302,7 +316,7 @@ pub fn answer_raw(rules: &Rules, question: &Question, epochs: Epochs, marks: &Ma
          FROM {events} WHERE 1{matching} GROUP BY b{group}",
         bucket = bucket(question, Level::FiveMinutes, starts),
         values = array_of(&question.group_by),
-        events = windows(&events_table(rules), question.range, epochs, marks, cut),
+        events = windows(rules, question.range, epochs, marks, cut),
         matching = matching(question),
         group = group(&question.group_by),
     )
@@ -311,7 +325,7 @@ pub fn answer_raw(rules: &Rules, question: &Question, epochs: Epochs, marks: &Ma
 pub fn extent_raw(rules: &Rules, epochs: Epochs, marks: &Marks, cut: &Cut) -> String {
     format!(
         "SELECT toInt64(toUnixTimestamp(min(window))) * 1000 AS lo, toInt64(toUnixTimestamp(max(window))) * 1000 AS hi, count() AS n FROM {}",
-        windows(&events_table(rules), TimeRange::default(), epochs, marks, cut)
+        windows(rules, TimeRange::default(), epochs, marks, cut)
     )
 }
 
@@ -406,7 +420,6 @@ mod tests {
 
     #[test]
     fn a_partition_without_a_mark_has_nothing_below_it() {
-        use tidemark_core::epoch::Mark;
         let marks = Marks::from([(Partition(2), Mark::at(Epoch(7)))]);
         assert_eq!(below(&marks), "epoch < [0, 0, 7][partition + 1]");
     }

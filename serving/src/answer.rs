@@ -35,6 +35,8 @@ pub enum Source {
     History,
     /// Raw events.
     Raw,
+    /// History at a cut that was given: the same whenever it is asked.
+    Pinned,
 }
 
 impl Source {
@@ -44,6 +46,7 @@ impl Source {
             Self::Cache => "cache",
             Self::History => "history",
             Self::Raw => "raw",
+            Self::Pinned => "pinned",
         }
     }
 }
@@ -115,7 +118,7 @@ fn keep_top_groups(rows: &mut Vec<(&RowKey, Cell)>, n: usize, by: Measure) {
     rows.retain(|(key, _)| kept.contains(&*key.values));
 }
 
-/// The answer as JSON, but for its end: [`json_end`] is different for every request.
+/// The answer as JSON; of one that is not pinned, all but its end: [`json_end`] is different for every request.
 pub fn json(plan: &Plan, answer: &Answer) -> String {
     let mut out = String::with_capacity(128 + answer.rows.len() * 96);
     out.push_str("{\"rows\":[");
@@ -127,14 +130,17 @@ pub fn json(plan: &Plan, answer: &Answer) -> String {
     }
     out.push_str("],");
     push_positions(&mut out, answer);
-    out.push_str(",\"exact\":true");
+    out.push_str(if answer.source == Source::Pinned { ",\"exact\":true}" } else { ",\"exact\":true" });
     out
 }
 
-/// Where an answer stands, as JSON's members.
-pub(crate) fn push_positions(out: &mut String, Answer { cut, mark, end, generation, .. }: &Answer) {
-    let (cut, mark, end) = (positions(cut), positions(mark), positions(end));
-    let _ = write!(out, "\"cut\":{cut},\"mark\":{mark},\"end\":{end},\"generation\":{generation}");
+/// Where an answer stands, as JSON's members. Mark and end move while the numbers stay: one that is pinned has none.
+pub(crate) fn push_positions(out: &mut String, Answer { cut, mark, end, generation, source, .. }: &Answer) {
+    let _ = write!(out, "\"cut\":{}", positions(cut));
+    if *source != Source::Pinned {
+        let _ = write!(out, ",\"mark\":{},\"end\":{}", positions(mark), positions(end));
+    }
+    let _ = write!(out, ",\"generation\":{generation}");
 }
 
 /// Windows as text. Rows of one window mostly follow each other.

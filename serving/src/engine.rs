@@ -9,7 +9,7 @@ use crate::ledger::Ledger;
 use crate::live::{Live, LiveError};
 use crate::measure::Measure;
 use crate::metrics::Meters;
-use crate::plan::Plan;
+use crate::plan::{At, Plan};
 use moka::future::Cache;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -47,6 +47,9 @@ const LATENESS: Duration = Duration::from_secs(300);
 
 /// Before it is looked again whether a position can be answered, where nothing tells: a repair is over, Redis is back.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// Within this, a process hears of the log's end.
+const HEARD_WITHIN: Duration = Duration::from_secs(2);
 
 /// What history has been asked: a question, the groups needed, and the marks.
 type Asked = (String, Groups, Vec<u64>);
@@ -88,8 +91,10 @@ pub enum AnswerError {
     History(String),
     #[error("the position {wanted} has not been reached in time; counted so far: {reached}")]
     TimedOut { wanted: Cut, reached: Cut },
-    #[error("the position names partition {0}, which the topic does not have")]
+    #[error("the position or cut names partition {0}, which the topic does not have")]
     NoSuchPartition(u32),
+    #[error("partition {partition} ends at offset {end}, below the cut's {at}")]
+    BeyondTheEnd { partition: u32, at: u64, end: u64 },
     #[error("the answer would have {0} rows, more than {MAX_ROWS}; ask for a shorter range, a longer step or fewer dimensions")]
     TooManyRows(usize),
     #[error("{0}")]
@@ -131,6 +136,7 @@ impl<H: History> Engine<H> {
         let until = Instant::now() + plan.timeout;
         loop {
             let answer = match plan.view {
+                _ if let Some(at) = &plan.at => self.answer_at(at, plan, until).await,
                 Some(view) => self.answer_by_view(view, plan, until).await,
                 None => self.answer_by_history(None, plan, until).await,
             };
@@ -212,6 +218,38 @@ impl<H: History> Engine<H> {
         cut.iter().for_each(|(partition, position)| end.raise(partition, position));
         let (rows, mark) = (arranged(plan, &Rows::new(), &rows)?, self.mark_of(&marks));
         Ok(Answer { rows, cut, mark, end, generation: self.rules.generation, source: Source::Raw })
+    }
+
+    /// A question at a cut that was: from history alone, once it has come so far.
+    async fn answer_at(&self, At { cut, .. }: &At, plan: &Plan, until: Instant) -> Result<Answer, AnswerError> {
+        self.must_be_in_the_log(cut, until).await?;
+        let reached = self.reached.borrow().clone();
+        let asking = trace_span!("history at a cut", otel.kind = "client", db.system.name = "clickhouse");
+        let needed = |open: &Rows| needed_groups(plan, open);
+        let answer = tidemark_history::raw::answer_at(&*self.history, &self.rules, plan.view, &plan.question, needed, &reached, cut);
+        let answer = answer.instrument(asking).await.map_err(|error| AnswerError::History(error.to_string()))?;
+        let Some(rows) = answer else { return Err(AnswerError::TimedOut { wanted: cut.clone(), reached }) };
+        let (rows, (mark, end)) = (arranged(plan, &Rows::new(), &rows)?, Default::default());
+        Ok(Answer { rows, cut: cut.clone(), mark, end, generation: self.rules.generation, source: Source::Pinned })
+    }
+
+    /// Refuses a cut that no answer can have had. What was heard of the log's end is waited for, as it may be old.
+    async fn must_be_in_the_log(&self, cut: &Cut, until: Instant) -> Result<(), AnswerError> {
+        if let Some((beyond, _)) = cut.iter().find(|(p, _)| p.0 >= self.partitions) {
+            return Err(AnswerError::NoSuchPartition(beyond.0));
+        }
+        let until = until.min(Instant::now() + HEARD_WITHIN);
+        loop {
+            let ends = self.live.ends();
+            // Of a partition whose end is not known, nothing can be said; to wait for history does no harm.
+            let beyond =
+                cut.iter().find(|&(p, at)| ends.iter().any(|(known, end)| known == p && end < at) && self.reached.borrow().get(p) < at);
+            let Some((partition, at)) = beyond else { return Ok(()) };
+            if Instant::now() + LOOK >= until {
+                return Err(AnswerError::BeyondTheEnd { partition: partition.0, at: at.get(), end: ends.get(partition).get() });
+            }
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// Waits until a position has been reached: read your own writes.

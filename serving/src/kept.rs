@@ -6,8 +6,10 @@
 //! would give the same text. Nothing expires, and nothing older is sent than a new answer would be; a position that a
 //! query waits for has been reached by every answer to it.
 //!
-//! Answers from raw events are not kept: what they are made of is not all said by their cut.
+//! An answer that is pinned to a cut stays the same, and is sent again without a look. Answers from raw events are not kept:
+//! what they are made of is not all said by their cut.
 
+use crate::answer::Source;
 use crate::live::Live;
 use crate::written::{Form, Written};
 use moka::future::Cache;
@@ -19,7 +21,7 @@ const KEPT_BYTES: u64 = 16 << 20;
 
 /// Bytes of the largest answer that is kept. The cache makes room only after it has taken some answers more, so that these
 /// must be small; and writing a large one again costs little beside sending it.
-const LARGEST_KEPT: u32 = 256 << 10;
+const LARGEST_KEPT: u32 = 384 << 10;
 
 /// An answer that nobody has asked for so long goes.
 const KEPT_FOR: Duration = Duration::from_secs(300);
@@ -45,20 +47,19 @@ impl Default for Kept {
 
 /// What an answer takes in memory, about.
 fn bytes((query, _): &Asked, answer: &Written) -> u32 {
-    let positions = [&answer.cut, &answer.mark, &answer.end].map(|cut| 24 * cut.iter().len()).iter().sum::<usize>();
-    u32::try_from(512 + query.len() + positions + answer.cut_text.len() + answer.head.len()).unwrap_or(u32::MAX)
+    u32::try_from(1024 + query.len() + answer.bytes()).unwrap_or(u32::MAX)
 }
 
 impl Kept {
     /// The answer to this query, if a new one would be the same.
     pub async fn get(&self, asked: &Asked, live: &Live) -> Option<Arc<Written>> {
         let answer = self.0.get(asked).await?;
-        live.is_still_at(&answer.cut, &answer.mark, &answer.end).then_some(answer)
+        (answer.is_pinned() || live.is_still_at(&answer.cut, &answer.mark, &answer.end)).then_some(answer)
     }
 
-    /// Keeps an answer, unless it is large.
+    /// Keeps an answer, unless it is large, or from raw events.
     pub async fn keep(&self, asked: Asked, answer: Arc<Written>) {
-        if bytes(&asked, &answer) <= LARGEST_KEPT {
+        if answer.source != Source::Raw && bytes(&asked, &answer) <= LARGEST_KEPT {
             self.0.insert(asked, answer).await;
         }
     }
@@ -67,13 +68,12 @@ impl Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tidemark_core::cut::Cut;
+    use crate::written::tests::written;
 
     fn answer(bytes: usize) -> Arc<Written> {
-        let nowhere = Cut::default();
-        let (mark, end) = (nowhere.clone(), nowhere.clone());
-        let (cut_text, tag, head) = (String::new(), String::new(), vec![0; bytes].into());
-        Arc::new(Written { cut: nowhere, mark, end, form: Form::Json, cut_text, tag, head })
+        let mut answer = written("", "0:1", Source::Cache, Form::Json);
+        answer.head = vec![0; bytes].into();
+        Arc::new(answer)
     }
 
     #[tokio::test]

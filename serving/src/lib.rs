@@ -1,8 +1,8 @@
 //! Serving: questions over HTTP, answered from both layers at one cut.
 //!
 //! A query string becomes a [`plan`], the [`engine`] asks both layers and merges, [`answer`] writes it down ([`columnar`] as
-//! columns), and [`written`] is what is sent; [`kept`] sends it again while nothing has moved, and [`push`] tells what changes; [`api`] is the HTTP around it. Each generation has an
-//! engine, of which one is [`answering`].
+//! columns), and [`written`] is what is sent; [`kept`] sends it again while nothing has moved, and [`push`] tells what
+//! changes; [`api`] is the HTTP around it. Each generation has an engine, of which one is [`answering`].
 
 pub mod answer;
 pub mod answering;
@@ -14,6 +14,7 @@ mod ledger;
 pub mod live;
 pub mod measure;
 pub mod metrics;
+pub mod packed;
 pub mod plan;
 pub mod push;
 pub mod snapshots;

@@ -27,7 +27,7 @@ impl Meters {
 
 /// Registers all that serving has to say.
 pub fn register<H: History>(engine: &Arc<Engine<H>>, registry: &mut Registry) {
-    let help = "Answers to queries: the text of one before (kept), history's part of one before (cache), history, or raw events";
+    let help = "Answers to queries: the text of one before (kept), history's part of one before (cache), history, raw events, or history at a cut that was asked for (pinned)";
     registry.register_with_unit("tidemark_query_duration", help, Unit::Seconds, engine.meters.0.clone());
     registry.register_collector(Box::new(Standing(engine.live.clone())));
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::time::Duration;
 use tidemark_core::cut::Cut;
-use tidemark_core::generation::Rules;
+use tidemark_core::generation::{Generation, Rules};
 use tidemark_core::question::Question;
 use tidemark_core::view::{Dimension, ViewId};
 use tidemark_core::window::{Buckets, Step, TimeRange, WINDOW_MS, rfc3339};
@@ -17,6 +17,9 @@ use tidemark_core::window::{Buckets, Step, TimeRange, WINDOW_MS, rfc3339};
 /// The longest that a query waits for a position (`timeout_ms`).
 const MAX_TIMEOUT: Duration = Duration::from_secs(300);
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Of a query at a cut: history is as old as a block, 10 seconds by default, and the time it takes to write one.
+const DEFAULT_TIMEOUT_AT: Duration = Duration::from_secs(30);
 
 /// More ranks than this are a table, not a top list.
 const MAX_TOP: usize = 10_000;
@@ -30,7 +33,7 @@ const CALENDAR: (i64, i64) = (0, 4_294_967_100_000);
 /// Calendar days that one answer may span: more than a century.
 const MAX_CALENDAR_BUCKETS: i64 = 40_000;
 
-const PARAMETERS: &str = "from, to, last, step, group_by, where, measures, tz, top, at_least, timeout_ms";
+const PARAMETERS: &str = "from, to, last, step, group_by, where, measures, tz, top, at, at_least, timeout_ms";
 
 /// A query, understood.
 #[derive(Clone, PartialEq, Debug)]
@@ -40,10 +43,36 @@ pub struct Plan {
     pub question: Question,
     pub measures: Vec<Measure>,
     pub top: Option<(usize, Measure)>,
+    pub at: Option<At>,
     pub at_least: Option<Cut>,
     pub timeout: Duration,
     /// The question in one canonical text: equal for equal questions.
     pub identity: String,
+}
+
+/// The events that are counted, whenever it is asked: those below a cut. `1/0:1234,3:99`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct At {
+    /// By whose rules; without one by those that answer then, which may be others some day.
+    pub generation: Option<Generation>,
+    pub cut: Cut,
+}
+
+impl FromStr for At {
+    type Err = PlanError;
+
+    fn from_str(text: &str) -> Result<Self, PlanError> {
+        let (generation, cut) = text.split_once('/').map_or((None, text), |(generation, cut)| (Some(generation), cut));
+        let number = |text: &str| text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok().map(Generation)).flatten();
+        let generation = generation.map(|text| number(text).ok_or(())).transpose();
+        match (generation, cut.parse::<Cut>()) {
+            (Ok(generation), Ok(cut)) if !cut.is_empty() => Ok(Self { generation, cut }),
+            _ => wrong(format!(
+                "at `{}` must be what an answer's link has: its generation and its cut, such as 1/0:1234,3:99, or the cut alone",
+                text.escape_debug()
+            )),
+        }
+    }
 }
 
 /// What is wrong with a query.
@@ -68,7 +97,7 @@ impl<'a> Given<'a> {
         for (name, value) in parameters {
             match name.as_str() {
                 "where" => given.filters.push(value),
-                "from" | "to" | "step" | "group_by" | "measures" | "tz" | "top" | "at_least" | "timeout_ms" => {
+                "from" | "to" | "step" | "group_by" | "measures" | "tz" | "top" | "at" | "at_least" | "timeout_ms" => {
                     if given.once.insert(name, value).is_some() {
                         return wrong(format!("`{name}` is given twice"));
                     }
@@ -92,16 +121,48 @@ pub fn absolute(query: &str, now_ms: i64) -> Result<Cow<'_, str>, PlanError> {
         return Ok(Cow::Borrowed(query));
     }
     let mut parameters = pairs(query);
-    let Some(at) = parameters.iter().position(|(name, value)| name == "last" && !value.is_empty()) else {
-        return Ok(Cow::Borrowed(query));
+    let is_last = |(name, _): &&(String, String)| name == "last";
+    if parameters.iter().filter(is_last).count() > 1 {
+        return wrong("`last` is given twice");
+    }
+    parameters.retain(|(name, value)| name != "last" || !value.is_empty());
+    let Some(last) = parameters.iter().position(|(name, _)| name == "last") else {
+        return Ok(Cow::Owned(written(&parameters)));
     };
-    if parameters.iter().any(|(name, value)| matches!(name.as_str(), "from" | "to") && !value.is_empty()) {
+    let given = |wanted: &[&str]| parameters.iter().any(|(name, value)| wanted.contains(&&**name) && !value.is_empty());
+    if given(&["from", "to"]) {
         return wrong("`last` is a range of its own: leave `from` and `to` out");
     }
+    if given(&["at"]) {
+        return wrong("`last` is a range that moves, and `at` an answer that stays: give `from` and `to`");
+    }
     let end = now_ms - now_ms.rem_euclid(WINDOW_MS) + WINDOW_MS;
-    let from = (end - span(&parameters[at].1)?).max(CALENDAR.0);
-    parameters[at] = ("from".to_owned(), from.to_string());
-    Ok(Cow::Owned(form_urlencoded::Serializer::new(String::new()).extend_pairs(&parameters).finish()))
+    let from = (end - span(&parameters[last].1)?).max(CALENDAR.0);
+    parameters[last] = ("from".to_owned(), from.to_string());
+    Ok(Cow::Owned(written(&parameters)))
+}
+
+/// The generation that a query names with `at`.
+pub fn generation_asked(query: &str) -> Result<Option<Generation>, PlanError> {
+    // Most name none, and are not taken apart for it.
+    if !query.contains("at=") {
+        return Ok(None);
+    }
+    let at = pairs(query).into_iter().find(|(name, value)| name == "at" && !value.is_empty());
+    at.map_or(Ok(None), |(_, text)| text.parse().map(|at: At| at.generation))
+}
+
+/// The query that has the same answer for ever: this one, of an absolute range, at a cut.
+pub fn pinned(query: &str, generation: Generation, cut: &Cut) -> String {
+    let mut parameters = pairs(query);
+    parameters.retain(|(name, value)| !value.is_empty() && !matches!(&**name, "at" | "at_least" | "timeout_ms"));
+    // Nothing in it has to be escaped, and so people can read it.
+    let at = format!("at={generation}/{cut}");
+    if parameters.is_empty() { at } else { format!("{}&{at}", written(&parameters)) }
+}
+
+fn written(parameters: &[(String, String)]) -> String {
+    form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish()
 }
 
 fn pairs(query: &str) -> Vec<(String, String)> {
@@ -147,6 +208,11 @@ pub fn plan(rules: &Rules, parameters: &[(String, String)]) -> Result<Plan, Plan
         measures.push(Measure::Count);
     }
     let top = given.get("top").map(top).transpose()?;
+    let at: Option<At> = given.get("at").map(str::parse).transpose()?;
+    if at.is_some() && given.get("at_least").is_some() {
+        return wrong("`at` says which events are counted: leave `at_least` out");
+    }
+    let timeout = timeout(given.get("timeout_ms"), if at.is_some() { DEFAULT_TIMEOUT_AT } else { DEFAULT_TIMEOUT })?;
     let only_counts = measures.iter().chain(top.iter().map(|(_, by)| by)).all(|measure| *measure == Measure::Count);
     let identity =
         format!("{step}|{}|{}|{}|{filters:?}|{only_counts}", given.get("tz").unwrap_or("UTC"), range_text(range), names(&group_by));
@@ -155,11 +221,12 @@ pub fn plan(rules: &Rules, parameters: &[(String, String)]) -> Result<Plan, Plan
         question: Question { range, buckets, group_by, filters, only_counts },
         measures,
         top,
+        at,
         at_least: given
             .get("at_least")
             .map(|text| text.parse().map_err(|e: tidemark_core::cut::CutParseError| PlanError(format!("at_least: {e}"))))
             .transpose()?,
-        timeout: timeout(given.get("timeout_ms"))?,
+        timeout,
         identity,
     })
 }
@@ -277,8 +344,8 @@ fn top(text: &str) -> Result<(usize, Measure), PlanError> {
     }
 }
 
-fn timeout(text: Option<&str>) -> Result<Duration, PlanError> {
-    let Some(text) = text else { return Ok(DEFAULT_TIMEOUT) };
+fn timeout(text: Option<&str>, default: Duration) -> Result<Duration, PlanError> {
+    let Some(text) = text else { return Ok(default) };
     match text.parse::<u64>().map(Duration::from_millis) {
         Ok(timeout) if timeout <= MAX_TIMEOUT => Ok(timeout),
         _ => wrong(format!("timeout_ms must be a number of milliseconds up to {}", MAX_TIMEOUT.as_millis())),
@@ -335,6 +402,45 @@ pub(crate) mod tests {
         check("timeout_ms=x", "milliseconds");
         check("colour=red", "no parameter `colour`");
         check("step=1h&step=1d", "given twice");
+        for at in ["0", "1/", "/0:1", "x/0:1", "-1/0:1", "1/0", "1/0:1;1:2"] {
+            check(&format!("at={at}"), "such as 1/0:1234,3:99");
+        }
+        check("at=0:1&at_least=0:1", "leave `at_least` out");
+    }
+
+    #[test]
+    fn a_range_that_moves_becomes_one_that_does_not() {
+        let check = |query: &str, now_ms, expected: Result<&str, &str>| match (absolute(query, now_ms), expected) {
+            (Ok(text), Ok(expected)) => assert_eq!(text, expected, "{query}"),
+            (Err(error), Err(says)) => assert!(error.to_string().contains(says), "{query}: {error}"),
+            (found, expected) => panic!("{query}: {found:?}, expected {expected:?}"),
+        };
+        check("last=10m&step=5m", 7_200_001, Ok("from=6900000&step=5m"));
+        check("step=5m", 0, Ok("step=5m"));
+        check("last=&step=5m", 0, Ok("step=5m"));
+        check("last=1h&last=1h", 0, Err("`last` is given twice"));
+        check("last=&last=1h", 0, Err("`last` is given twice"));
+        check("last=1h&from=0", 0, Err("a range of its own"));
+        check("last=1h&at=0:1", 0, Err("`at` an answer that stays"));
+        check("last=7m", 0, Err("whole 5-minute windows"));
+    }
+
+    #[test]
+    fn a_query_that_is_pinned_is_the_same_question_at_a_cut() {
+        let cut: Cut = "0:12,3:7".parse().expect("a cut");
+        let check = |query: &str, expected: &str| {
+            let text = pinned(query, Generation(2), &cut);
+            assert_eq!(text, expected);
+            let plan = planned(&text).expect("valid");
+            assert_eq!(plan.at, Some(At { generation: Some(Generation(2)), cut: cut.clone() }));
+            assert_eq!((generation_asked(&text), pinned(&text, Generation(2), &cut)), (Ok(Some(Generation(2))), text.clone()));
+            let question = |plan: Plan| Plan { at: None, at_least: None, timeout: DEFAULT_TIMEOUT, ..plan };
+            assert_eq!(question(planned(query).expect("valid")), question(plan), "{query}");
+        };
+        check("", "at=2/0:12,3:7");
+        check("at_least=0:1&step=", "at=2/0:12,3:7");
+        check("step=&at=0:5&timeout_ms=5", "at=2/0:12,3:7");
+        check("where=event_type:a%26b%3E+c&step=1h", "where=event_type%3Aa%26b%3E+c&step=1h&at=2/0:12,3:7");
     }
 
     #[test]

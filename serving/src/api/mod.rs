@@ -7,6 +7,7 @@ mod live;
 mod page;
 mod query;
 mod status;
+mod wanted;
 
 pub use control::steer;
 pub use health::healthz;
@@ -14,6 +15,7 @@ pub use health::healthz;
 use crate::answering::Answering;
 use crate::engine::Engine;
 use crate::push::Push;
+use crate::written::Form;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
@@ -45,10 +47,10 @@ pub fn routes<H: History>(answering: &Answering<H>) -> Routes<H> {
         .with_state(answering.clone());
     let read = Router::new()
         .route("/v1/query", get(query::query::<H>))
-        .route("/v1/query.csv", get(query::csv::<H>))
-        .route("/v1/query.ndjson", get(query::lines::<H>))
-        .route("/v1/query.arrow", get(query::arrow::<H>))
-        .route("/v1/query.parquet", get(query::parquet::<H>))
+        .route("/v1/query.csv", query::in_form(Form::Csv))
+        .route("/v1/query.ndjson", query::in_form(Form::Lines))
+        .route("/v1/query.arrow", query::in_form(Form::Arrow))
+        .route("/v1/query.parquet", query::in_form(Form::Parquet))
         .route("/v1/status", get(status::status::<H>))
         .route("/v1/dead-letters", get(dead_letters::dead_letters::<H>))
         .with_state(answering.clone())

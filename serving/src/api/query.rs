@@ -1,51 +1,54 @@
 //! `GET /v1/query`
 
+use super::wanted::{accepted, coding, wait};
 use super::{Shared, bad_request};
 use crate::answer::Source;
+use crate::answering::Answering;
 use crate::engine::AnswerError;
-use crate::plan::{PlanError, absolute, plan_text};
+use crate::packed::Coding;
+use crate::plan::{PlanError, absolute, generation_asked, plan_text};
 use crate::written::{Form, Written};
 use axum::extract::{RawQuery, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tidemark_core::generation::Generation;
 use tidemark_history::History;
 use tidemark_ingest::problem::Problem;
 use tidemark_topic::now_ms;
 
-/// The longest that `Prefer: wait` waits, in seconds.
-const MAX_WAIT_SECS: u64 = 60;
+/// An answer of so many bytes is packed on a thread of its own.
+const LONG_TO_PACK: usize = 256 << 10;
 
 /// Before it is looked again whether an answer is another one, where nothing tells: the range may have moved.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// In the form that `Accept` wants.
-pub async fn query<H: History>(State(engine): State<Shared<H>>, query: RawQuery, headers: HeaderMap) -> Result<Response, Problem> {
+pub async fn query<H: History>(State(answering): State<Answering<H>>, query: RawQuery, headers: HeaderMap) -> Result<Response, Problem> {
     let form = accepted(&headers);
-    answer(engine, query, headers, form).await
+    let mut answer = answer(&answering, query, &headers, form).await?;
+    answer.headers_mut().append(header::VARY, HeaderValue::from_static("accept"));
+    Ok(answer)
 }
 
-/// For those who can choose nothing but an address.
-pub async fn csv<H: History>(State(engine): State<Shared<H>>, query: RawQuery, headers: HeaderMap) -> Result<Response, Problem> {
-    answer(engine, query, headers, Form::Csv).await
+/// For those who can choose nothing but an address: a form has one of its own.
+pub fn in_form<H: History>(form: Form) -> MethodRouter<Answering<H>> {
+    get(async move |State(answering): State<Answering<H>>, query: RawQuery, headers: HeaderMap| {
+        answer(&answering, query, &headers, form).await
+    })
 }
 
-pub async fn lines<H: History>(State(engine): State<Shared<H>>, query: RawQuery, headers: HeaderMap) -> Result<Response, Problem> {
-    answer(engine, query, headers, Form::Lines).await
-}
-
-pub async fn arrow<H: History>(State(engine): State<Shared<H>>, query: RawQuery, headers: HeaderMap) -> Result<Response, Problem> {
-    answer(engine, query, headers, Form::Arrow).await
-}
-
-pub async fn parquet<H: History>(State(engine): State<Shared<H>>, query: RawQuery, headers: HeaderMap) -> Result<Response, Problem> {
-    answer(engine, query, headers, Form::Parquet).await
-}
-
-async fn answer<H: History>(engine: Shared<H>, RawQuery(query): RawQuery, headers: HeaderMap, form: Form) -> Result<Response, Problem> {
-    let (query, known) = (query.unwrap_or_default(), headers.get(header::IF_NONE_MATCH));
-    let until = Instant::now() + known.map_or(Duration::ZERO, |_| wait(&headers));
+async fn answer<H: History>(
+    answering: &Answering<H>,
+    RawQuery(query): RawQuery,
+    headers: &HeaderMap,
+    form: Form,
+) -> Result<Response, Problem> {
+    let query = query.unwrap_or_default();
+    let engine = engine_for(answering, &query)?;
+    let until = Instant::now() + if headers.contains_key(header::IF_NONE_MATCH) { wait(headers) } else { Duration::ZERO };
     let mut changes = engine.live.changes();
     loop {
         changes.mark_unchanged();
@@ -53,21 +56,65 @@ async fn answer<H: History>(engine: Shared<H>, RawQuery(query): RawQuery, header
         let (answer, source) = answered(&engine, &query, form).await?;
         let took = began.elapsed();
         engine.meters.answered(source, took);
-        if known.is_none_or(|known| known.as_bytes() != answer.tag.as_bytes()) {
-            return Ok(whole(&answer, took));
+        let coding = coding(headers).filter(|_| answer.is_packable());
+        if !answer.is_known(headers) {
+            return Ok(whole(answer, coding, took).await);
         }
         let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, answer.tag.clone())]).into_response());
+        if left.is_zero() || answer.is_pinned() {
+            return Ok(not_modified(&answer, coding));
         }
         let _ = tokio::time::timeout(left.min(LOOK), changes.changed()).await;
     }
 }
 
-fn whole(answer: &Written, took: Duration) -> Response {
-    let fixed = [(header::CONTENT_TYPE, answer.form.media_type()), (header::CACHE_CONTROL, "no-cache"), (header::VARY, "accept")];
-    let named = ([(header::ETAG, answer.tag.clone())], [("tidemark-cut", answer.cut_text.clone())]);
-    (fixed, named.0, named.1, answer.body(took)).into_response()
+/// The one that answers, or that of the generation that the query names.
+fn engine_for<H: History>(answering: &Answering<H>, query: &str) -> Result<Shared<H>, Problem> {
+    let live = answering.live();
+    let Some(wanted) = generation_asked(query).map_err(|error| bad_request(error.to_string()))? else { return Ok(live) };
+    if live.rules.generation == wanted {
+        return Ok(live);
+    }
+    let others = answering.others();
+    if let Some((engine, _)) = others.iter().find(|(engine, _)| engine.rules.generation == wanted) {
+        return Ok(Arc::clone(engine));
+    }
+    let newest = others.iter().map(|(engine, _)| engine.rules.generation).fold(live.rules.generation, Ord::max);
+    if wanted > newest || wanted < Generation::FIRST {
+        return Err(bad_request(format!("at names generation {wanted}, and the newest is {newest}")));
+    }
+    let detail = format!(
+        "generation {wanted} has been dropped, and nothing can be counted by its rules any more; generation {} answers now: ask by its rules, with the cut alone in `at`",
+        live.rules.generation
+    );
+    Err(Problem::new(StatusCode::GONE, "generation-gone", "The generation is gone", detail))
+}
+
+async fn whole(answer: Arc<Written>, coding: Option<Coding>, took: Duration) -> Response {
+    let mut headers = headers(&answer, coding);
+    let timing = format!("total;dur={:.3}", took.as_secs_f64() * 1000.0);
+    headers.insert("server-timing", HeaderValue::try_from(timing).expect("digits"));
+    let is_quick = coding.is_none() || answer.bytes() < LONG_TO_PACK;
+    let body = if is_quick {
+        answer.body(coding, took)
+    } else {
+        let packing = tokio::task::spawn_blocking(move || answer.body(coding, took));
+        packing.await.expect("packing does not panic")
+    };
+    (headers, body).into_response()
+}
+
+fn not_modified(answer: &Written, coding: Option<Coding>) -> Response {
+    let mut headers = headers(answer, coding);
+    headers.remove(header::CONTENT_TYPE);
+    headers.remove(header::CONTENT_ENCODING);
+    (StatusCode::NOT_MODIFIED, headers).into_response()
+}
+
+fn headers(answer: &Written, coding: Option<Coding>) -> HeaderMap {
+    let mut headers = answer.headers(coding);
+    headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+    headers
 }
 
 /// An answer to a query as it is meant now, kept or new.
@@ -79,33 +126,10 @@ async fn answered<H: History>(engine: &Shared<H>, query: &str, form: Form) -> Re
     }
     let plan = plan_text(&engine.rules, &asked.0).map_err(refused)?;
     let answer = engine.answer(&plan).await.map_err(problem)?;
+    let answer = Arc::new(Written::new(&asked.0, &plan, answer, form));
+    engine.kept.keep(asked, Arc::clone(&answer)).await;
     let source = answer.source;
-    let answer = Arc::new(Written::new(&plan, answer, form));
-    if source != Source::Raw {
-        engine.kept.keep(asked, Arc::clone(&answer)).await;
-    }
     Ok((answer, source))
-}
-
-/// How long the caller would rather wait than hear that nothing has changed (RFC 7240): `Prefer: wait=30`.
-fn wait(headers: &HeaderMap) -> Duration {
-    let preferences = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split([',', ';']));
-    let mut waits = preferences.filter_map(|preference| preference.trim().strip_prefix("wait=")?.trim().parse::<u64>().ok());
-    Duration::from_secs(waits.next().unwrap_or(0).min(MAX_WAIT_SECS))
-}
-
-/// The first form that is named; JSON if none is.
-fn accepted(headers: &HeaderMap) -> Form {
-    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let form = |kind: &str| match kind.split(';').next()?.trim() {
-        "application/json" => Some(Form::Json),
-        "text/csv" => Some(Form::Csv),
-        "application/x-ndjson" => Some(Form::Lines),
-        "application/vnd.apache.arrow.stream" => Some(Form::Arrow),
-        "application/vnd.apache.parquet" => Some(Form::Parquet),
-        _ => None,
-    };
-    accept.split(',').find_map(form).unwrap_or(Form::Json)
 }
 
 /// The one place where a missing answer becomes a status.
@@ -130,6 +154,9 @@ pub(super) fn problem(error: AnswerError) -> Problem {
             "Not counted yet",
             detail + "; try again, or raise timeout_ms",
         ),
-        AnswerError::NoSuchPartition(_) | AnswerError::TooManyRows(_) | AnswerError::Buckets(_) => bad_request(detail),
+        AnswerError::NoSuchPartition(_)
+        | AnswerError::BeyondTheEnd { .. }
+        | AnswerError::TooManyRows(_)
+        | AnswerError::Buckets(_) => bad_request(detail),
     }
 }

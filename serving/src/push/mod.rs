@@ -196,6 +196,11 @@ struct Asked {
 impl Asked {
     fn new<H: History>(engine: &Engine<H>, query: &str) -> Result<Self, PushError> {
         let plan = plan_text(&engine.rules, &absolute(query, now_ms())?)?;
+        if plan.at.is_some() {
+            return Err(
+                PlanError("nothing is pushed of an answer that stays the same: ask /v1/query for it, or leave `at` out".into()).into()
+            );
+        }
         // Before the answer, which then has all that event time has passed.
         Ok(Self { plan, watermark_ms: engine.watermark_ms(now_ms()) })
     }

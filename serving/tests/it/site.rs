@@ -17,9 +17,9 @@ use tidemark_core::view::Views;
 use tidemark_history::memory::MemoryHistory;
 use tidemark_serving::api::{Routes, routes};
 use tidemark_serving::engine::{Engine, Layers};
-use tidemark_serving::written::Form;
 use tidemark_serving::live::Live;
 use tidemark_serving::snapshots::Snapshots;
+use tidemark_serving::written::Form;
 use tidemark_snapshot::{Server, Store};
 use tidemark_speed_layer::Speed;
 use tidemark_speed_layer::reread::LogYard;
@@ -159,7 +159,11 @@ impl Door {
 
     pub async fn fetch(&self, path: &str, headers: &[(header::HeaderName, &str)]) -> Response<Body> {
         let request = headers.iter().fold(Request::get(path), |request, (name, value)| request.header(name, *value));
-        self.routes.clone().oneshot(request.body(Body::empty()).expect("a request")).await.expect("routes do not fail")
+        self.send(request.body(Body::empty()).expect("a request")).await
+    }
+
+    pub async fn send(&self, request: Request<Body>) -> Response<Body> {
+        self.routes.clone().oneshot(request).await.expect("routes do not fail")
     }
 
     pub async fn text(&self, query: &str, headers: &[(header::HeaderName, &str)]) -> String {

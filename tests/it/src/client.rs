@@ -34,6 +34,10 @@ pub struct Reply {
     pub content_type: String,
     /// The ETag.
     pub tag: Option<String>,
+    /// `tidemark-cut`.
+    pub cut: Option<String>,
+    /// Where the link with `rel="permalink"` leads.
+    pub link: Option<String>,
     pub body: Vec<u8>,
 }
 
@@ -132,7 +136,8 @@ impl Client {
 fn reply(answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Reply, NoAnswer> {
     let mut answer = answer.map_err(|error| NoAnswer(error.to_string()))?;
     let header = |name| answer.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let (content_type, tag) = (header("content-type").unwrap_or_default(), header("etag"));
+    let (content_type, tag, cut) = (header("content-type").unwrap_or_default(), header("etag"), header("tidemark-cut"));
+    let link = header("link").and_then(|link| Some(link.strip_prefix('<')?.strip_suffix(">; rel=\"permalink\"")?.to_owned()));
     let body = answer.body_mut().with_config().limit(1 << 30).read_to_vec().map_err(|error| NoAnswer(error.to_string()))?;
-    Ok(Reply { status: answer.status().as_u16(), content_type, tag, body })
+    Ok(Reply { status: answer.status().as_u16(), content_type, tag, cut, link, body })
 }

@@ -14,6 +14,7 @@ mod kill;
 mod life;
 mod live;
 mod metrics;
+mod permalinks;
 mod proof;
 mod publish;
 mod publish_files;

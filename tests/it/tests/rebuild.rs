@@ -140,6 +140,8 @@ fn a_rebuild_goes_on_beside_what_answers_and_then_answers() {
     let january = data::bytes("flights-2013-01.late.ndjson.gz");
     let lines = data::lines(&january);
     by_http(&server.client, &lines[..9000], MANNER, &Pace::free());
+    let first = server.client.get(&Question::by("1d", &["event_type"]).path(None));
+    let link = first.link.clone().expect("an answer says where it stays");
     let (stop, asked) = (AtomicBool::new(false), AtomicUsize::new(0));
     let taken = std::thread::scope(|scope| {
         let asking = scope.spawn(|| ask(&server.client, &stop, &asked));
@@ -167,6 +169,9 @@ fn a_rebuild_goes_on_beside_what_answers_and_then_answers() {
     server.settled();
     check_whole(&server);
     assert!(server.client.get("/metrics").text().contains("\ntidemark_generation 2\n"), "metrics are of the generation that answers");
+    // The one before goes on answering for its own answers.
+    let kept = server.client.got(&link);
+    assert_eq!((&kept["generation"], &kept["rows"]), (&1.into(), &first.json()["rows"]));
     // A question that only the new generation has a view for, and what people see.
     assert_eq!(server.client.status()["views"].as_array().map(Vec::len), Some(3));
     let events = Question::total().ask(&server.client, None).count().to_string();
@@ -187,6 +192,8 @@ fn a_rebuild_goes_on_beside_what_answers_and_then_answers() {
     // Dropped, the first one's tables are gone, and nothing else.
     refused(&done(replay(&site, None, &["drop", "2"])), "it cannot be dropped");
     succeeded(&done(replay(&site, None, &["drop", "1"])), "generation 1 has been dropped");
+    let is_gone = || (server.client.get(&link).status == 410).then_some(());
+    wait::until("what it answered is said to be gone", Duration::from_secs(30), is_gone);
     refused(&done(replay(&site, None, &["rollback"])), "no other generation");
     refused(&done(replay(&site, None, &["switch", "1"])), "has been dropped");
     let left = server

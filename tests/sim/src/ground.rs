@@ -36,6 +36,8 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Totals {
     pub answers: u64,
+    /// Answers at a cut that was given, which are not among those.
+    pub pinned: u64,
     pub epochs_closed: u64,
     pub repairs: u64,
     /// First repairs of an epoch that found raw rows missing, or too many.
@@ -51,6 +53,7 @@ pub struct Totals {
 impl Totals {
     pub fn add(&mut self, other: &Self) {
         self.answers += other.answers;
+        self.pinned += other.pinned;
         self.epochs_closed += other.epochs_closed;
         self.repairs += other.repairs;
         self.rows_lost += other.rows_lost;
@@ -100,6 +103,11 @@ impl Ground {
             totals: Arc::default(),
             calm: Arc::default(),
         }
+    }
+
+    /// The same, but for what the dice say.
+    pub fn with_dice(&self, seed: u64) -> Self {
+        Self { dice: Arc::new(Mutex::new(ChaCha8Rng::seed_from_u64(seed))), ..self.clone() }
     }
 
     pub fn now_ms(&self) -> i64 {

@@ -10,6 +10,7 @@ pub mod engine;
 pub mod executor;
 pub mod ground;
 pub mod log;
+pub mod pinned;
 pub mod query;
 pub mod recount;
 pub mod speed;

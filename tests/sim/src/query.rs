@@ -21,7 +21,7 @@ const HOUR_MS: i64 = 60 * 60 * 1000;
 const MONDAY_MS: i64 = -3 * 24 * HOUR_MS;
 
 /// A question, as it is put to the project and as it is put to the judge.
-fn random_question(ground: &Ground) -> (ViewId, Question, Asked) {
+pub fn random_question(ground: &Ground) -> (ViewId, Question, Asked) {
     let (step, width_ms, origin_ms) = [
         (Step::FiveMinutes, Some(300_000), 0),
         (Step::QuarterHour, Some(900_000), 0),
@@ -165,7 +165,7 @@ impl Query {
 }
 
 /// Keeps the rows of the `n` groups that have the largest counts, of equal ones those with the smaller values.
-fn keep_largest(counted: &mut Counted, n: usize) {
+pub fn keep_largest(counted: &mut Counted, n: usize) {
     let mut groups: Vec<(u64, Vec<String>)> = Vec::new();
     for ((_, values), (count, ..)) in counted.iter() {
         match groups.iter_mut().find(|(_, known)| known == values) {

@@ -5,6 +5,7 @@ use crate::engine::Engine;
 use crate::executor::{Task, at_once};
 use crate::ground::{Ground, PARTITIONS, SPAN, Totals};
 use crate::log::Log;
+use crate::pinned::Pinned;
 use crate::query::Query;
 use crate::recount::{Asked, Counted, Kind, plain, recount};
 use crate::speed::{Closer, Owner};
@@ -55,6 +56,7 @@ struct World {
     engine: Engine,
     sides: Vec<Side>,
     queries: Vec<Query>,
+    pinned: Pinned,
     weather: Weather,
 }
 
@@ -120,7 +122,7 @@ impl Weather {
 /// Runs a seed to its end. On a failure: what was wrong, and the last lines of the trace.
 pub fn run(seed: u64) -> Result<Outcome, String> {
     let ground = Ground::new(seed);
-    let mut world = World::new(ground.clone());
+    let mut world = World::new(ground.clone(), seed);
     let ran = catch_unwind(AssertUnwindSafe(|| {
         for _ in 0..STEPS {
             world.step();
@@ -135,12 +137,13 @@ pub fn run(seed: u64) -> Result<Outcome, String> {
 }
 
 impl World {
-    fn new(ground: Ground) -> Self {
+    fn new(ground: Ground, seed: u64) -> Self {
         let side = |partition| Side { partition, batch: Vec::new(), starting: None, speed: None, stalled: Vec::new(), mark: Mark::START };
         let engine = Engine::new(ground.clone());
         let weather = Weather::of(&ground);
         let sides = (0..PARTITIONS).map(Partition).map(side).collect();
-        let mut world = Self { ground, log: Log::default(), group: Group::default(), engine, sides, queries: Vec::new(), weather };
+        let pinned = Pinned::new(&ground, seed);
+        let mut world = Self { ground, log: Log::default(), group: Group::default(), engine, sides, queries: Vec::new(), pinned, weather };
         (0..world.sides.len()).for_each(|at| world.new_batch_owner(at));
         world
     }
@@ -156,6 +159,8 @@ impl World {
     }
 
     fn step(&mut self) {
+        let reached = || self.sides.iter().map(|side| (side.partition, self.group.committed(side.partition).next)).collect();
+        self.pinned.step(&self.engine, &self.log, reached);
         let at = self.ground.below(self.sides.len());
         match self.weather.next(&self.ground) {
             Move::Append => self.log.append(&self.ground),

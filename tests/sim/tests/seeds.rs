@@ -40,6 +40,9 @@ fn every_answer_is_exact_at_its_cut() {
         "all seeds: too many rows were inserted twice; reconciliation had to put it right: {totals:?}"
     );
     if seeds >= DEFAULT_SEEDS {
-        assert!(totals.answers >= 10 * seeds && 2 * totals.epochs_closed >= 5 * seeds, "all seeds: the run was trivial: {totals:?}");
+        assert!(
+            totals.answers >= 10 * seeds && totals.pinned >= 10 * seeds && 2 * totals.epochs_closed >= 5 * seeds,
+            "all seeds: the run was trivial: {totals:?}"
+        );
     }
 }
