@@ -76,7 +76,7 @@ fn key_of(bucket_secs: i64, values: Vec<String>) -> RowKey {
     RowKey { bucket_ms: bucket_secs * 1000, values: values.into_iter().map(String::into_boxed_str).collect() }
 }
 
-fn cell_of(count: u64, amount_count: u64, sum: i128, min: Option<i64>, max: Option<i64>, fold: u64) -> Cell {
+pub fn cell_of(count: u64, amount_count: u64, sum: i128, min: Option<i64>, max: Option<i64>, fold: u64) -> Cell {
     let amounts = min.zip(max).map(|(min, max)| (Amount::from_ten_thousandths(min), Amount::from_ten_thousandths(max)));
     Cell::from_parts(count, amount_count, Sum::from_ten_thousandths(sum), amounts, fold)
 }

@@ -2,6 +2,7 @@
 
 mod archive;
 mod disk;
+mod evidence;
 pub mod metrics;
 mod nodes;
 
@@ -11,6 +12,7 @@ pub use nodes::{Server, Tables};
 
 use crate::answers::{CellRow, CellsRow, CountRow, CountsRow, EpochCellRow, rows_of};
 use crate::block::DUPLICATE;
+use crate::evidence::{Counted, Origin, Page, Placed, Places, Uncounted};
 use crate::ledger::{Entry, LedgerRow};
 use crate::raw::Epochs;
 use crate::rows::{Found, Month, PartKey, RawEvent, RawKind, RawPayload, RawRecord, RowBlock, RowCount, Table};
@@ -140,6 +142,7 @@ struct DeadLetterRow {
 
 #[derive(Row, Deserialize)]
 struct EventRow {
+    partition: u32,
     offset: u64,
     event_id: String,
     event_type: String,
@@ -148,6 +151,10 @@ struct EventRow {
     user_id: String,
     order_amount: Option<i64>,
     properties: Vec<(String, String)>,
+}
+
+impl EventRow {
+    const COLUMNS: &str = "partition, offset, event_id, toString(event_type) AS event_type, toUnixTimestamp64Milli(timestamp) AS at, product_id, user_id, order_amount, CAST(properties, 'Map(String, String)') AS properties";
 }
 
 impl ClickHouse {
@@ -548,9 +555,8 @@ impl History for ClickHouse {
         let (events, dead_letters) = (self.events(), self.dead_letters_table());
         self.catch_up(&[events.clone(), dead_letters.clone()]).await?;
         let place = sql::in_range(partition, range.from().get(), range.to().get());
-        let events: Vec<EventRow> = self
-            .select(&format!("SELECT offset, event_id, toString(event_type) AS event_type, toUnixTimestamp64Milli(timestamp) AS at, product_id, user_id, order_amount, CAST(properties, 'Map(String, String)') AS properties FROM {events} WHERE {place} ORDER BY offset"))
-            .await?;
+        let events: Vec<EventRow> =
+            self.select(&format!("SELECT {} FROM {events} WHERE {place} ORDER BY offset", EventRow::COLUMNS)).await?;
         let dead: Vec<DeadLetterRow> = self
             .select(&format!("SELECT partition, offset, toUnixTimestamp64Milli(record_timestamp) AS at, toString(reason) AS reason, payload FROM {dead_letters} WHERE {place} ORDER BY offset"))
             .await?;
@@ -561,10 +567,30 @@ impl History for ClickHouse {
         records.sort_by_key(|record| record.offset);
         Ok(records)
     }
+
+    async fn origins(&self, of: Counted<'_>, behind: &Places, limit: u32) -> Result<Vec<Origin>, Error> {
+        self.select_origins(of, behind, limit).await
+    }
+
+    async fn reached(&self, at_ms: i64, cut: &Cut) -> Result<Places, Error> {
+        self.select_reached(at_ms, cut).await
+    }
+
+    async fn events_of(&self, of: Counted<'_>, page: Page) -> Result<Vec<Placed>, Error> {
+        self.select_events(of, page).await
+    }
+
+    async fn uncounted(&self, ranges: &[(Partition, OffsetRange)]) -> Result<Vec<Uncounted>, Error> {
+        self.select_uncounted(ranges).await
+    }
 }
 
 fn event_record(row: EventRow) -> RawRecord {
-    let event = RawEvent {
+    RawRecord { offset: Offset::new(row.offset), kind: RawKind::Event(event_of(row)) }
+}
+
+fn event_of(row: EventRow) -> RawEvent {
+    RawEvent {
         event_id: row.event_id,
         event_type: row.event_type,
         timestamp_ms: row.at,
@@ -572,8 +598,7 @@ fn event_record(row: EventRow) -> RawRecord {
         user_id: row.user_id,
         order_amount: row.order_amount.map(Amount::from_ten_thousandths),
         properties: row.properties,
-    };
-    RawRecord { offset: Offset::new(row.offset), kind: RawKind::Event(event) }
+    }
 }
 
 fn dead_record(row: DeadLetterRow) -> Result<RawRecord, Error> {

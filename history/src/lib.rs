@@ -7,6 +7,7 @@
 mod answers;
 pub mod block;
 pub mod clickhouse;
+pub mod evidence;
 pub mod generations;
 pub mod ledger;
 pub mod memory;
@@ -15,6 +16,7 @@ pub mod rows;
 pub mod schema;
 mod sql;
 
+use crate::evidence::{Counted, Origin, Page, Placed, Places, Uncounted};
 use crate::ledger::LedgerRow;
 use crate::raw::Epochs;
 use crate::rows::{Found, RowBlock, RowCount};
@@ -174,4 +176,17 @@ pub trait History: Send + Sync + 'static {
 
     /// What became of the records of an offset range, in order of offset, for what Kafka no longer has.
     fn raw(&self, partition: Partition, range: OffsetRange) -> impl Future<Output = Result<Vec<rows::RawRecord>, Error>> + Send;
+
+    /// Where a number's events stand, epoch by epoch in order, of so many epochs at most, and how many in each stand behind the
+    /// place of their partition. From raw rows, so that what [`raw::answer_at`] says of cuts holds here too.
+    fn origins(&self, of: Counted<'_>, behind: &Places, limit: u32) -> impl Future<Output = Result<Vec<Origin>, Error>> + Send;
+
+    /// Of each partition the first event below the cut that is of this time or a later one.
+    fn reached(&self, at_ms: i64, cut: &Cut) -> impl Future<Output = Result<Places, Error>> + Send;
+
+    /// A number's events, a page of them.
+    fn events_of(&self, of: Counted<'_>, page: Page) -> impl Future<Output = Result<Vec<Placed>, Error>> + Send;
+
+    /// The records of these ranges that were not counted, by partition and reason.
+    fn uncounted(&self, ranges: &[(Partition, OffsetRange)]) -> impl Future<Output = Result<Vec<Uncounted>, Error>> + Send;
 }

@@ -5,6 +5,7 @@
 //! rows were never written.
 
 use crate::block::DUPLICATE;
+use crate::evidence::{Counted, Origin, Page, Placed, Places, Uncounted};
 use crate::ledger::{Entry, LedgerRow};
 use crate::raw::Epochs;
 use crate::rows::{Found, Month, PartKey, RawEvent, RawKind, RawPayload, RawRecord, RowBlock, RowCount, Table};
@@ -213,6 +214,20 @@ impl MemoryHistory {
     fn outcome(&self, id: u64) -> Option<Result<(), Error>> {
         let answered = self.state().outcomes.remove(&id)?;
         Some(if answered { Ok(()) } else { Err(Error::Unavailable { url: "memory".into(), reason: "the answer was lost".into() }) })
+    }
+
+    /// A number's events, each once, in order.
+    fn placed(&self, Counted { question, cut }: Counted<'_>) -> Result<Vec<Placed>, Error> {
+        let mut events: BTreeMap<(Partition, Offset), RawEvent> = BTreeMap::new();
+        for row in &self.state().base {
+            let Stored::Event { partition, offset, timestamp_ms, values, .. } = row else { continue };
+            let counted = question.row_of(WindowStart::containing(*timestamp_ms), |d| &*values[d.index()]);
+            let counted = counted.map_err(|e| Error::Nonsense(e.to_string()))?.is_some();
+            if let (true, RawKind::Event(event)) = (counted && cut.get(*partition).includes(*offset), raw_record(row.clone()).kind) {
+                events.insert((*partition, *offset), event);
+            }
+        }
+        Ok(events.into_iter().map(|((partition, offset), event)| (partition, offset, event)).collect())
     }
 
     fn in_range(&self, partition: Partition, range: OffsetRange) -> Vec<Stored> {
@@ -519,6 +534,58 @@ impl History for MemoryHistory {
         let mut records: Vec<RawRecord> = self.in_range(partition, range).into_iter().map(raw_record).collect();
         records.sort_by_key(|record| record.offset);
         Ok(records)
+    }
+
+    async fn origins(&self, of: Counted<'_>, behind: &Places, limit: u32) -> Result<Vec<Origin>, Error> {
+        self.turn().await;
+        let mut origins: BTreeMap<(Partition, Epoch), Origin> = BTreeMap::new();
+        for (partition, offset, event) in self.placed(of)? {
+            let epoch = self.rules.epoch_bits.epoch_of(offset);
+            let new = Origin { partition, epoch, first: offset, last: offset, cell: Cell::EMPTY, behind: 0 };
+            let origin = origins.entry((partition, epoch)).or_insert(new);
+            origin.last = offset;
+            origin.cell.add(fold_of(offset), event.order_amount);
+            origin.behind += u64::from(behind.get(&partition).is_some_and(|place| *place < offset));
+        }
+        Ok(origins.into_values().take(limit as usize).collect())
+    }
+
+    async fn reached(&self, at_ms: i64, cut: &Cut) -> Result<Places, Error> {
+        self.turn().await;
+        let mut places = Places::new();
+        for row in &self.state().base {
+            let Stored::Event { partition, offset, timestamp_ms, .. } = row else { continue };
+            if *timestamp_ms >= at_ms && cut.get(*partition).includes(*offset) {
+                let place = places.entry(*partition).or_insert(*offset);
+                *place = (*place).min(*offset);
+            }
+        }
+        Ok(places)
+    }
+
+    async fn events_of(&self, of: Counted<'_>, page: Page) -> Result<Vec<Placed>, Error> {
+        self.turn().await;
+        let mut events = self.placed(of)?;
+        events.retain(|(partition, offset, _)| page.after.is_none_or(|after| (*partition, *offset) > after));
+        events.truncate(page.limit as usize);
+        Ok(events)
+    }
+
+    async fn uncounted(&self, ranges: &[(Partition, OffsetRange)]) -> Result<Vec<Uncounted>, Error> {
+        self.turn().await;
+        let mut offsets: BTreeMap<(Partition, String), BTreeSet<Offset>> = BTreeMap::new();
+        for (partition, range) in ranges {
+            for row in self.in_range(*partition, *range) {
+                let Stored::DeadLetter { offset, reason, .. } = row else { continue };
+                offsets.entry((*partition, reason)).or_default().insert(offset);
+            }
+        }
+        let uncounted = |((partition, reason), offsets): ((Partition, String), BTreeSet<Offset>)| Uncounted {
+            partition,
+            reason,
+            records: offsets.len() as u64,
+        };
+        Ok(offsets.into_iter().map(uncounted).collect())
     }
 }
 

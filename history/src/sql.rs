@@ -93,7 +93,7 @@ fn within(range: TimeRange) -> String {
     text
 }
 
-fn matching(question: &Question) -> String {
+pub fn matching(question: &Question) -> String {
     let mut text = String::new();
     for (dimension, values) in &question.filters {
         let values: Vec<String> = values.iter().map(|v| literal(v)).collect();
@@ -280,7 +280,7 @@ fn above(bits: EpochBits, marks: &Marks, cut: &Cut) -> String {
 }
 
 /// Events of a range of time below a cut.
-fn within_cut(range: TimeRange, cut: &Cut) -> String {
+pub fn within_cut(range: TimeRange, cut: &Cut) -> String {
     let mut place = below_cut(cut, "");
     // A range's edges are windows' edges, so that it is the same range of events.
     if let Some(from) = range.from_ms {

@@ -97,6 +97,10 @@ pub enum AnswerError {
     BeyondTheEnd { partition: u32, at: u64, end: u64 },
     #[error("the answer would have {0} rows, more than {MAX_ROWS}; ask for a shorter range, a longer step or fewer dimensions")]
     TooManyRows(usize),
+    #[error("the number comes from too many epochs to show them; explain a shorter range")]
+    TooManyEpochs,
+    #[error("the number is {number}, and its raw events are {events}: one of them is wrong. `tidemark recount` says which, by the topic")]
+    DoesNotAddUp { number: u64, events: u64 },
     #[error("{0}")]
     Buckets(String),
 }

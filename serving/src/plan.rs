@@ -33,7 +33,7 @@ const CALENDAR: (i64, i64) = (0, 4_294_967_100_000);
 /// Calendar days that one answer may span: more than a century.
 const MAX_CALENDAR_BUCKETS: i64 = 40_000;
 
-const PARAMETERS: &str = "from, to, last, step, group_by, where, measures, tz, top, at, at_least, timeout_ms";
+pub(crate) const PARAMETERS: &str = "from, to, last, step, group_by, where, measures, tz, top, at, at_least, timeout_ms";
 
 /// A query, understood.
 #[derive(Clone, PartialEq, Debug)]
@@ -80,7 +80,7 @@ impl FromStr for At {
 #[error("{0}")]
 pub struct PlanError(pub String);
 
-fn wrong<T>(what: impl Into<String>) -> Result<T, PlanError> {
+pub(crate) fn wrong<T>(what: impl Into<String>) -> Result<T, PlanError> {
     Err(PlanError(what.into()))
 }
 
@@ -161,11 +161,11 @@ pub fn pinned(query: &str, generation: Generation, cut: &Cut) -> String {
     if parameters.is_empty() { at } else { format!("{}&{at}", written(&parameters)) }
 }
 
-fn written(parameters: &[(String, String)]) -> String {
+pub(crate) fn written(parameters: &[(String, String)]) -> String {
     form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish()
 }
 
-fn pairs(query: &str) -> Vec<(String, String)> {
+pub(crate) fn pairs(query: &str) -> Vec<(String, String)> {
     form_urlencoded::parse(query.as_bytes()).into_owned().collect()
 }
 
@@ -254,7 +254,7 @@ fn range(from: Option<&str>, to: Option<&str>) -> Result<TimeRange, PlanError> {
 }
 
 /// An instant that must lie on a window's edge.
-fn edge(name: &str, text: &str) -> Result<i64, PlanError> {
+pub(crate) fn edge(name: &str, text: &str) -> Result<i64, PlanError> {
     let ms = match text.parse::<i64>() {
         Ok(ms) => ms,
         Err(_) => match text.parse::<jiff::Timestamp>() {
@@ -360,7 +360,7 @@ pub(crate) mod tests {
     use tidemark_core::generation::Generation;
     use tidemark_core::view::Views;
 
-    fn rules() -> Rules {
+    pub(crate) fn rules() -> Rules {
         let views = Views::declare([("by_type", vec!["event_type"]), ("by_product", vec!["event_type", "product_id"])]).expect("valid");
         Rules {
             generation: Generation(1),

@@ -2,6 +2,7 @@
 
 mod control;
 mod dead_letters;
+mod explain;
 mod health;
 mod live;
 mod page;
@@ -51,6 +52,7 @@ pub fn routes<H: History>(answering: &Answering<H>) -> Routes<H> {
         .route("/v1/query.ndjson", query::in_form(Form::Lines))
         .route("/v1/query.arrow", query::in_form(Form::Arrow))
         .route("/v1/query.parquet", query::in_form(Form::Parquet))
+        .route("/v1/explain", get(explain::explain::<H>))
         .route("/v1/status", get(status::status::<H>))
         .route("/v1/dead-letters", get(dead_letters::dead_letters::<H>))
         .with_state(answering.clone())
@@ -61,7 +63,7 @@ pub fn routes<H: History>(answering: &Answering<H>) -> Routes<H> {
 
 /// What is not there says what is.
 pub async fn not_found() -> Problem {
-    let there = "there are /, /v1/events (POST), /v1/query, /v1/live, /v1/status, /v1/dead-letters, /v1/layers/{speed|batch}/{pause|resume} (POST), /metrics, /healthz and /readyz";
+    let there = "there are /, /v1/events (POST), /v1/query, /v1/explain, /v1/live, /v1/status, /v1/dead-letters, /v1/layers/{speed|batch}/{pause|resume} (POST), /metrics, /healthz and /readyz";
     Problem::new(StatusCode::NOT_FOUND, "not-found", "No such resource", there)
 }
 

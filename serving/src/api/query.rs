@@ -69,7 +69,7 @@ async fn answer<H: History>(
 }
 
 /// The one that answers, or that of the generation that the query names.
-fn engine_for<H: History>(answering: &Answering<H>, query: &str) -> Result<Shared<H>, Problem> {
+pub(super) fn engine_for<H: History>(answering: &Answering<H>, query: &str) -> Result<Shared<H>, Problem> {
     let live = answering.live();
     let Some(wanted) = generation_asked(query).map_err(|error| bad_request(error.to_string()))? else { return Ok(live) };
     if live.rules.generation == wanted {
@@ -157,6 +157,10 @@ pub(super) fn problem(error: AnswerError) -> Problem {
         AnswerError::NoSuchPartition(_)
         | AnswerError::BeyondTheEnd { .. }
         | AnswerError::TooManyRows(_)
+        | AnswerError::TooManyEpochs
         | AnswerError::Buckets(_) => bad_request(detail),
+        AnswerError::DoesNotAddUp { .. } => {
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "does-not-add-up", "The number and its events differ", detail)
+        }
     }
 }

@@ -14,7 +14,7 @@ use tidemark_tests::wait;
 
 const EPOCH_BITS: u8 = 7;
 const CONFIG: &str = "[counting]\nepoch_bits = 7\n[batch]\nmax_age_ms = 200\nmax_rows = 2000\n";
-const ANSWERS: usize = 70;
+const ANSWERS: usize = 64;
 /// By this answer an epoch has been closed: the sender waits for it.
 const CLOSED_BY: usize = 20;
 const MANNER: Manner = Manner { batch: 50, clients: 2, persistent: false };

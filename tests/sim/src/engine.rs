@@ -15,6 +15,7 @@ use tidemark_core::offset::{OffsetRange, Partition};
 use tidemark_core::question::{Groups, Question, Rows};
 use tidemark_core::view::ViewId;
 use tidemark_core::window::TimeRange;
+use tidemark_history::evidence::{Counted, Origin, Page, Placed, Places, Uncounted};
 use tidemark_history::ledger::{Entry, LedgerRow};
 use tidemark_history::memory::MemoryHistory;
 use tidemark_history::raw::Epochs;
@@ -258,5 +259,21 @@ impl History for Engine {
 
     async fn raw(&self, partition: Partition, range: OffsetRange) -> Result<Vec<RawRecord>, Error> {
         self.twin.raw(partition, range).await
+    }
+
+    async fn origins(&self, of: Counted<'_>, behind: &Places, limit: u32) -> Result<Vec<Origin>, Error> {
+        self.twin.origins(of, behind, limit).await
+    }
+
+    async fn reached(&self, at_ms: i64, cut: &Cut) -> Result<Places, Error> {
+        self.twin.reached(at_ms, cut).await
+    }
+
+    async fn events_of(&self, of: Counted<'_>, page: Page) -> Result<Vec<Placed>, Error> {
+        self.twin.events_of(of, page).await
+    }
+
+    async fn uncounted(&self, ranges: &[(Partition, OffsetRange)]) -> Result<Vec<Uncounted>, Error> {
+        self.twin.uncounted(ranges).await
     }
 }
