@@ -18,6 +18,7 @@ pub mod measure;
 pub mod metrics;
 pub mod packed;
 pub mod plan;
+pub mod prometheus;
 pub mod push;
 pub mod snapshots;
 pub mod written;

@@ -28,7 +28,7 @@ const MAX_TOP: usize = 10_000;
 const MAX_FILTER_VALUES: usize = 1_000;
 
 /// The years that history's 32-bit windows can name.
-const CALENDAR: (i64, i64) = (0, 4_294_967_100_000);
+pub(crate) const CALENDAR: (i64, i64) = (0, 4_294_967_100_000);
 
 /// Calendar days that one answer may span: more than a century.
 const MAX_CALENDAR_BUCKETS: i64 = 40_000;

@@ -12,9 +12,13 @@ pub fn requests(router: Router) -> Router {
     if is_on() { router.layer(from_fn(follow)) } else { router }
 }
 
-/// Those to `/v1/`: probes and pages would be noise.
+/// Those to `/v1/` and `/api/v1/`: probes and pages would be noise.
 async fn follow(request: Request, next: Next) -> Response {
-    let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str).filter(|route| route.starts_with("/v1/"));
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map(MatchedPath::as_str)
+        .filter(|route| route.trim_start_matches("/api").starts_with("/v1/"));
     let Some(span) = route.map(|route| opened(&request, route)) else { return next.run(request).await };
     let response = next.run(request).instrument(span.clone()).await;
     let status = response.status();

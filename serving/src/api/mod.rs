@@ -6,6 +6,7 @@ mod explain;
 mod health;
 mod live;
 mod page;
+mod prometheus;
 mod query;
 mod status;
 mod wanted;
@@ -55,6 +56,7 @@ pub fn routes<H: History>(answering: &Answering<H>) -> Routes<H> {
         .route("/v1/explain", get(explain::explain::<H>))
         .route("/v1/status", get(status::status::<H>))
         .route("/v1/dead-letters", get(dead_letters::dead_letters::<H>))
+        .merge(prometheus::routes::<H>())
         .with_state(answering.clone())
         .merge(Router::new().route("/v1/live", get(live::live::<H>)).with_state(Arc::clone(&push)));
     let admin = Router::new().route("/v1/layers/{layer}/{action}", post(control::control::<H>)).with_state(answering.clone());
@@ -63,7 +65,7 @@ pub fn routes<H: History>(answering: &Answering<H>) -> Routes<H> {
 
 /// What is not there says what is.
 pub async fn not_found() -> Problem {
-    let there = "there are /, /v1/events (POST), /v1/query, /v1/explain, /v1/live, /v1/status, /v1/dead-letters, /v1/layers/{speed|batch}/{pause|resume} (POST), /metrics, /healthz and /readyz";
+    let there = "there are /, /v1/events (POST), /v1/query, /v1/explain, /v1/live, /v1/status, /v1/dead-letters, /api/v1/query and the others of Prometheus, /v1/layers/{speed|batch}/{pause|resume} (POST), /metrics, /healthz and /readyz";
     Problem::new(StatusCode::NOT_FOUND, "not-found", "No such resource", there)
 }
 

@@ -16,6 +16,7 @@ mod life;
 mod live;
 mod metrics;
 mod permalinks;
+mod prometheus;
 mod proof;
 mod publish;
 mod publish_files;
