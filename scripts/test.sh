@@ -10,7 +10,7 @@ export TIDEMARK_BIN=$TARGET/ci/tidemark
 scripts/check.sh --deny=if-installed
 
 source scripts/phase.sh
-phase "what tests need" scripts/install-for-tests.sh redis-server promtool=prometheus chromium
+phase "what tests need" scripts/install-for-tests.sh redis-server promtool=prometheus chromium script=bsdutils
 # Programs and tests at once: apart, features differ, and half of the crates would be compiled twice.
 phase "build" cargo build --workspace --bins --tests --profile ci --locked
 phase "compose files" tests/compose/run.sh

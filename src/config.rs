@@ -3,6 +3,7 @@
 
 mod environment;
 
+use crate::exit::Exit;
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -16,7 +17,7 @@ use tidemark_core::epoch::EpochBits;
 use tidemark_core::event::Limits;
 use tidemark_core::generation::{Generation, Rules};
 use tidemark_core::view::Views;
-use tidemark_history::clickhouse::Tables;
+use tidemark_history::clickhouse::{Server, Tables};
 use tidemark_topic::Membership;
 
 /// The manual, and the defaults: there is no second list of them.
@@ -53,6 +54,10 @@ pub struct Tls {
 }
 
 impl Tls {
+    pub fn is_off(&self) -> bool {
+        self.certificate_file.is_empty()
+    }
+
     /// What the HTTP interface shows, if it speaks TLS.
     pub fn server(&self) -> Result<Option<Arc<rustls::ServerConfig>>> {
         let Self { certificate_file, key_file, client_ca_file } = self;
@@ -165,6 +170,25 @@ pub struct ClickHouse {
 }
 
 impl ClickHouse {
+    /// Where it is, for people: without the passwords that addresses may hold.
+    pub fn place(&self) -> String {
+        let without = |url: &str| url.trim().rsplit_once('@').map_or_else(|| url.trim().to_owned(), |(_, host)| host.to_owned());
+        self.url.split(',').map(without).collect::<Vec<_>>().join(", ")
+    }
+
+    /// How to ask the one at `url`, or those, comma separated.
+    pub fn server(&self, url: &str) -> Server {
+        let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        Server {
+            urls: url.split(',').map(|url| url.trim().to_owned()).filter(|url| !url.is_empty()).collect(),
+            database: self.database.clone(),
+            user: given(&self.user),
+            password: given(&self.password),
+            tables: self.tables(),
+            connections: self.connections,
+        }
+    }
+
     pub fn tables(&self) -> Tables {
         if !self.replicated {
             return Tables::Own;
@@ -303,6 +327,10 @@ const MAX_BLOCK_ROWS: u64 = 400_000;
 impl Config {
     /// The defaults, with what `file` says instead, and over both what the environment says.
     pub fn load(file: Option<&Path>) -> Result<Self> {
+        Self::read(file).map_err(|error| Exit::Usage.because(crate::exit::sentence(&error)))
+    }
+
+    fn read(file: Option<&Path>) -> Result<Self> {
         let environment = environment::settings(std::env::vars_os())?;
         let Some(path) = file else { return Self::parse("", environment) };
         let text = std::fs::read_to_string(path).with_context(|| format!("reading the configuration {}", path.display()))?;

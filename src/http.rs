@@ -2,13 +2,15 @@
 
 use crate::config::Config;
 use crate::crew::{Crew, Part};
+use crate::exit::Exit;
 use crate::tls::TlsListener;
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use axum::Router;
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::serve::ListenerExt as _;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tidemark_access::{Access, Scope};
@@ -57,16 +59,22 @@ async fn listen_at(at: &str, config: &Config, access: &Access) -> Result<(Listen
     let listener = TcpListener::bind(at).await;
     let listener = listener.with_context(|| format!("listening on {at}; is another tidemark running? --listen takes another address"))?;
     let address = listener.local_addr()?;
-    if access.is_open() && !config.open && !address.ip().is_loopback() {
-        bail!(
-            "{at} can be reached from other machines, and there are no keys: everybody could send events, read counts and pause layers. \
-             Add a [[key]] (`tidemark key` makes one), or say --open if something in front of it keeps strangers out"
-        );
-    }
+    refuse_strangers(at, address, config, access)?;
     Ok(match tls {
         None => (Listening::Plain(listener), format!("http://{address}")),
         Some(tls) => (Listening::Tls(TlsListener::new(listener, tls)?), format!("https://{address}")),
     })
+}
+
+/// Without keys, only this machine is let in, unless that was said.
+pub fn refuse_strangers(at: &str, address: SocketAddr, config: &Config, access: &Access) -> Result<()> {
+    if access.is_open() && !config.open && !address.ip().is_loopback() {
+        return Err(Exit::Refused.because(format!(
+            "{at} can be reached from other machines, and there are no keys: everybody could send events, read counts and pause layers. \
+             Add a [[key]] (`tidemark key` makes one), or say --open if something in front of it keeps strangers out"
+        )));
+    }
+    Ok(())
 }
 
 /// What a layer of its own shows: whether it is well, its figures, and the way to steer it. Ends with the layer.

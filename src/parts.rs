@@ -2,13 +2,14 @@
 
 use crate::config::Config;
 use crate::crew::Writer;
-use anyhow::{Context as _, Result, anyhow, bail};
+use crate::exit::Exit;
+use anyhow::{Context as _, Result, anyhow};
 use std::sync::Arc;
 use std::time::Duration;
 use tidemark_batch_layer::Batch;
 use tidemark_core::cut::Cut;
 use tidemark_core::generation::Rules;
-use tidemark_history::clickhouse::{Archive, ClickHouse, Server};
+use tidemark_history::clickhouse::{Archive, ClickHouse};
 use tidemark_history::generations::{Filling, Generations, Known, State};
 use tidemark_replay::whole::{Source, Throttle, WholeLog};
 use tidemark_serving::engine::{Engine, Layers};
@@ -78,15 +79,17 @@ impl Threads {
 
 /// Refuses to run a part that shares the work of others without the servers that they share.
 pub fn need_servers(config: &Config, role: &str, redis: bool) -> Result<()> {
-    let missing = |what: &str| anyhow!("{role} works with others on servers of their own: {what} (`tidemark up` brings its own along)");
+    let missing = |what: &str| {
+        Exit::Usage.because(format!("{role} works with others on servers of their own: {what} (`tidemark up` brings its own along)"))
+    };
     if config.kafka.bootstrap.is_empty() {
-        bail!(missing("name a Kafka with --kafka HOST:PORT or kafka.bootstrap"));
+        return Err(missing("name a Kafka with --kafka HOST:PORT or kafka.bootstrap"));
     }
     if config.clickhouse.url.is_empty() {
-        bail!(missing("name a ClickHouse with --clickhouse URL or clickhouse.url"));
+        return Err(missing("name a ClickHouse with --clickhouse URL or clickhouse.url"));
     }
     if redis && config.redis.urls.is_empty() {
-        bail!(missing("name a Redis with --redis URL or redis.urls"));
+        return Err(missing("name a Redis with --redis URL or redis.urls"));
     }
     Ok(())
 }
@@ -163,17 +166,7 @@ impl Ground {
 type Log = WholeLog<KafkaConsumer, ClickHouse>;
 
 pub async fn open_archive(config: &Config, url: &str) -> Result<Archive> {
-    let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-    let crate::config::ClickHouse { database, user, password, connections, .. } = &config.clickhouse;
-    let server = Server {
-        // One, or several with commas.
-        urls: url.split(',').map(|url| url.trim().to_owned()).filter(|url| !url.is_empty()).collect(),
-        database: database.clone(),
-        user: given(user),
-        password: given(password),
-        tables: config.clickhouse.tables(),
-        connections: *connections,
-    };
+    let server = config.clickhouse.server(url);
     let deadline = tokio::time::Instant::now() + START_DEADLINE;
     loop {
         match Archive::open(&server, &config.kafka.topic).await {
@@ -199,12 +192,12 @@ pub async fn generations(config: &Config, archive: &Archive) -> Result<Generatio
     };
     let live = generations.live();
     match generations.by_rules(&ours.text()) {
-        None => bail!(
+        None => return Err(Exit::Refused.because(format!(
             "this history was counted by other rules, and counts of two kinds must not be mixed.\n  history: {}\n  config:  {}\n\
              `tidemark apply` with this configuration does what that needs beside it, while it answers (`tidemark plan` says what, and how long it takes); or restore the settings",
             live.text(),
             ours.text()
-        ),
+        ))),
         Some(known) if known.rules.generation != live.generation => tracing::warn!(
             "the configuration has the rules of generation {}, but generation {} answers, which counts by: {}",
             known.rules.generation,

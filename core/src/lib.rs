@@ -12,6 +12,7 @@ pub mod judge;
 pub mod offset;
 pub mod prefetch;
 pub mod question;
+pub mod skew;
 pub mod view;
 pub mod watermark;
 pub mod window;

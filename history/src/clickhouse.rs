@@ -3,11 +3,13 @@
 mod archive;
 mod disk;
 mod evidence;
+mod examine;
 pub mod metrics;
 mod nodes;
 
 pub use archive::{Archive, Filled};
 pub use disk::Occupied;
+pub use examine::{Disk, Examined, NEEDED, Pace, Setting};
 pub use nodes::{Server, Tables};
 
 use crate::answers::{CellRow, CellsRow, CountRow, CountsRow, EpochCellRow, rows_of};

@@ -7,6 +7,7 @@
 mod answers;
 pub mod block;
 pub mod clickhouse;
+pub mod declared;
 pub mod evidence;
 pub mod generations;
 pub mod ledger;

@@ -223,7 +223,7 @@ fn certificates(tls: &Tls) -> Result<TlsCertificates, String> {
 }
 
 /// The texts of an answer, from each node of a cluster.
-fn gather(value: &Value, into: &mut String) {
+pub(crate) fn gather(value: &Value, into: &mut String) {
     match value {
         Value::BulkString(bytes) => into.push_str(&String::from_utf8_lossy(bytes)),
         Value::VerbatimString { text, .. } => into.push_str(text),

@@ -21,11 +21,13 @@
 
 mod cells;
 mod connection;
+mod examine;
 mod head;
 mod store;
 
 pub use cells::WindowCells;
 pub use connection::{Kind, Server, Tls};
+pub use examine::{Examined, examine};
 pub use head::{Head, OpenEpoch};
 pub use store::{Claim, Found, Store, Write, Written};
 

@@ -37,23 +37,33 @@ pub struct Arguments {
 #[derive(clap::Subcommand)]
 enum What {
     /// The speed layer: from the log to counted cells
+    #[command(after_help = "Example:\n  tidemark bench speed --events 5000000 --threads 2 --json speed.json")]
     Speed(Counting),
     /// The batch layer: from the log to acknowledged rows with all roll-ups
+    #[command(after_help = "Example:\n  tidemark bench batch --json batch.json")]
     Batch(Layer),
     /// Reading alone: records are taken from the client library and thrown away, the floor under every consumer
+    #[command(after_help = "Example:\n  tidemark bench floor --as-tidemark")]
     Floor(Reading),
     /// The speed layer beside Kafka Streams, Flink and reading alone
+    #[command(after_help = "Example:\n  make bench-compare")]
     Compare(compare::Arguments),
     /// Ingest: from NDJSON over HTTP to events that Kafka has acknowledged
+    #[command(after_help = "Example:\n  tidemark bench ingest --events 500000")]
     Ingest(Topic),
     /// Queries of a warm system over HTTP, one at a time and at a fixed rate
+    #[command(after_help = "Example:\n  tidemark bench query --json query.json")]
     Query(query::Arguments),
     /// How soon an event is in an answer, while others come in
+    #[command(after_help = "Example:\n  tidemark bench latency")]
     Latency(latency::Arguments),
     /// The same questions to history before and after it has grown, and while events come in
+    #[command(after_help = "Example:\n  tidemark bench growth")]
     Growth(growth::Arguments),
     /// How soon answers are exact again after kill -9, with all epochs open and full
+    #[command(after_help = "Example:\n  tidemark bench restart --runs 3")]
     Restart(Topic),
+    #[command(after_help = "Example:\n  tidemark bench plan --events-per-day 1e9")]
     Plan(plan::Arguments),
 }
 

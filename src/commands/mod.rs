@@ -2,9 +2,13 @@
 
 pub mod batch;
 pub mod bench;
+mod confirm;
 pub mod demo;
+pub mod doctor;
 pub mod ingest;
 pub mod key;
+pub mod manual;
+mod output;
 pub mod plan;
 pub mod query;
 pub mod recount;
@@ -17,9 +21,10 @@ pub mod status;
 pub mod up;
 
 use crate::config::Config;
-use anyhow::{Context as _, Result, bail};
+use crate::exit::Exit;
+use anyhow::{Context as _, Result};
 use indicatif::{ProgressBar, ProgressStyle};
-use std::io::{IsTerminal as _, Write as _};
+use output::Output;
 use std::path::PathBuf;
 use tidemark_embedded::Runtime;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -73,38 +78,28 @@ impl Running {
             }
         }
         if config.kafka.bootstrap.is_empty() {
-            bail!(
+            return Err(Exit::Usage.because(format!(
                 "{command} reads the topic: name its Kafka with --kafka HOST:PORT, or with --data the directory of a `tidemark up` that runs"
-            );
+            )));
         }
         Ok((config, found))
     }
 }
 
 /// RFC 3339, or milliseconds.
-fn instant(text: &str) -> Result<i64> {
+fn instant(text: &str) -> Result<i64, String> {
     if let Ok(ms) = text.parse() {
         return Ok(ms);
     }
-    let at: jiff::Timestamp =
-        text.parse().with_context(|| format!("`{text}` is no instant: write 2026-01-31T10:15:00Z, or milliseconds"))?;
-    Ok(at.as_millisecond())
+    let at: Result<jiff::Timestamp, _> = text.parse();
+    at.map(jiff::Timestamp::as_millisecond).map_err(|_| format!("`{text}` is no instant: write 2026-01-31T10:15:00Z, or milliseconds"))
 }
 
 /// Shows how far long work is, if there is somebody to see it.
 fn bar(unit: &str) -> ProgressBar {
-    let bar = if std::io::stderr().is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() };
+    let bar = if output::is_watched() { ProgressBar::new(0) } else { ProgressBar::hidden() };
     let style = ProgressStyle::with_template(&format!("{{bar:30}} {{human_pos}} of {{human_len}} {unit}, {{per_sec}}, {{eta}} to go"));
     bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-}
-
-/// Shows a text in the place of the one before, if there is a terminal.
-fn redraw(text: &str) {
-    let mut out = std::io::stdout().lock();
-    let clear = if out.is_terminal() { "\x1b[2J\x1b[H" } else { "" };
-    // Nobody reads any more: the next signal ends this.
-    let _ = writeln!(out, "{clear}{text}");
-    let _ = out.flush();
 }
 
 /// What every process that listens takes.
@@ -205,18 +200,17 @@ pub struct Place {
     clickhouse: Option<String>,
     #[command(flatten)]
     caller: Caller,
-    /// The report as JSON; progress, too, a line a second
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: Output,
 }
 
 impl Place {
-    /// The configuration with the servers' addresses, a client of the tidemark, and whether JSON is wanted.
-    fn find(self, command: &str) -> Result<(Config, tidemark_replay::Api, bool)> {
-        let Self { running, clickhouse, caller, json } = self;
+    /// The configuration with the servers' addresses, a client of the tidemark, and how to print what comes of it.
+    fn find(self, command: &str) -> Result<(Config, tidemark_replay::Api, Output)> {
+        let Self { running, clickhouse, caller, output } = self;
         let (mut config, found) = running.find(command)?;
         config.clickhouse.url = clickhouse.unwrap_or_else(|| std::mem::take(&mut config.clickhouse.url));
-        Ok((config, caller.api(found.and_then(|found| found.http))?, json))
+        Ok((config, caller.api(found.and_then(|found| found.http))?, output))
     }
 }
 
@@ -262,10 +256,15 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 
 /// Logs go to standard error, `RUST_LOG` chooses; traces, under the name of the `role`, to where `OTEL_*` say.
 fn log(role: &str) -> Result<()> {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,rdkafka=error,librdkafka=error"));
+    log_at(role, "info,rdkafka=error,librdkafka=error")
+}
+
+/// The same, with what is logged unless `RUST_LOG` is there.
+fn log_at(role: &str, default: &str) -> Result<()> {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let log = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(output::colours_errors())
         .with_target(false)
         .with_filter(filter);
     let traces = tidemark_traces::start(&format!("tidemark-{role}"))?;

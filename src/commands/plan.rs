@@ -16,14 +16,8 @@ pub fn apply(arguments: Apply) -> Result<()> {
 }
 
 async fn plan(place: Place) -> Result<()> {
-    let (config, _, json) = place.find("plan")?;
+    let (config, _, output) = place.find("plan")?;
     let archive = parts::open_archive(&config, &config.clickhouse.url).await?;
     let generations = archive.generations().await?.context("there is no history here yet: nothing has to be counted anew")?;
-    let plan = generations::plan(&config, &archive, &generations).await?;
-    if json {
-        println!("{}", serde_json::to_string(&plan)?);
-    } else {
-        println!("{plan}");
-    }
-    Ok(())
+    output.print(&generations::plan(&config, &archive, &generations).await?)
 }

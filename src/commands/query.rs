@@ -1,12 +1,18 @@
 //! `tidemark query`: asks a running tidemark, once or on and on.
 
 use super::Reached;
-use anyhow::{Result, bail};
+use super::output::{Output, print, redraw};
+use crate::exit::is_unread;
+use anyhow::Result;
+use clap::builder::PossibleValuesParser;
 use comfy_table::{CellAlignment, Table};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::time::Duration;
+use tidemark_core::view::Dimension;
+use tidemark_core::window::Step;
 use tidemark_replay::api::{ApiError, Event};
+use tidemark_serving::measure::Measure;
 
 /// Before a stream that was cut off is listened to again.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -18,7 +24,8 @@ const NAMES: [&str; 4] = ["window", "event_type", "product_id", "user_id"];
 #[command(after_help = "Examples:
   tidemark query --last 3h --step 15m --by event_type
   tidemark query --from 2026-11-01T00:00:00Z --to 2026-11-08T00:00:00Z --by product_id --top 10:sum --measures count,sum
-  tidemark query --last 1h --where event_type:purchase --watch")]
+  tidemark query --last 1h --where event_type:purchase --watch
+  tidemark query --last 1d --step 1h --csv > hours.csv")]
 pub struct Arguments {
     /// Where the range begins, RFC 3339 or milliseconds, on a window's edge [default: with the first event]
     #[arg(long)]
@@ -29,18 +36,18 @@ pub struct Arguments {
     /// The range up to now instead, such as 15m, 3h or 7d
     #[arg(long, conflicts_with_all = ["from", "to"])]
     last: Option<String>,
-    /// Width of a bucket: 5m, 15m, 1h, 1d, 1w or total
-    #[arg(long, default_value = "total")]
+    /// Width of a bucket
+    #[arg(long, default_value = "total", value_parser = PossibleValuesParser::new(Step::NAMES.map(|(name, _)| name)))]
     step: String,
-    /// A row for each value of these: event_type, product_id, user_id; comma separated
-    #[arg(long, value_name = "DIMENSIONS")]
-    by: Option<String>,
+    /// A row for each value of these, comma separated
+    #[arg(long, value_name = "DIMENSIONS", value_delimiter = ',', value_parser = PossibleValuesParser::new(Dimension::ALL.map(Dimension::name)))]
+    by: Vec<String>,
     /// Only events with this value, dimension:value; several of one dimension are any of them
     #[arg(long = "where", value_name = "DIMENSION:VALUE")]
     filters: Vec<String>,
-    /// What is counted: count, amount_count, sum, avg, min, max; comma separated
-    #[arg(long, default_value = "count")]
-    measures: String,
+    /// What is counted, comma separated
+    #[arg(long, default_value = "count", value_delimiter = ',', value_parser = PossibleValuesParser::new(Measure::ALL.map(Measure::name)))]
+    measures: Vec<String>,
     /// The zone whose days and weeks are meant, such as America/New_York [default: UTC]
     #[arg(long)]
     tz: Option<String>,
@@ -53,9 +60,8 @@ pub struct Arguments {
     /// Go on, and show what changes
     #[arg(long)]
     watch: bool,
-    /// The answer as JSON; watched, a line of JSON for each change
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: Output,
     /// The answer as CSV
     #[arg(long, conflicts_with_all = ["json", "watch"])]
     csv: bool,
@@ -69,38 +75,34 @@ pub fn run(arguments: Arguments) -> Result<()> {
 }
 
 async fn query(arguments: Arguments) -> Result<()> {
-    let Arguments { from, to, last, step, by, filters, measures, tz, top, at_least, watch, json, csv, reached } = arguments;
+    let Arguments { from, to, last, step, by, filters, measures, tz, top, at_least, watch, output, csv, reached } = arguments;
     let api = reached.api()?;
-    let columns = columns(&step, by.as_deref().unwrap_or_default(), &measures);
+    let columns = columns(&step, &by, &measures);
+    let by = (!by.is_empty()).then(|| by.join(","));
     let given = [("from", from), ("to", to), ("last", last), ("group_by", by), ("tz", tz), ("top", top), ("at_least", at_least)];
-    let mut parameters = vec![("step", step), ("measures", measures)];
+    let mut parameters = vec![("step", step), ("measures", measures.join(","))];
     parameters.extend(given.into_iter().filter_map(|(name, value)| Some((name, value?))));
     parameters.extend(filters.into_iter().map(|filter| ("where", filter)));
     let parameters: Vec<(&str, &str)> = parameters.iter().map(|(name, value)| (*name, value.as_str())).collect();
     if watch {
-        return follow(&api, &parameters, Shown { columns, ..Shown::default() }, json).await;
+        return follow(&api, &parameters, Shown { columns, ..Shown::default() }, output).await;
     }
     if csv {
-        print!("{}", api.get_text("/v1/query", &parameters, "text/csv").await?);
-        return Ok(());
+        return print(api.get_text("/v1/query", &parameters, "text/csv").await?.trim_end_matches('\n'));
     }
     let answer = api.get("/v1/query", &parameters).await?;
-    if json {
-        println!("{answer}");
-    } else {
-        let rows: Vec<&Value> = answer["rows"].as_array().into_iter().flatten().collect();
-        println!("{}\nexact at {}", table(&columns, &rows), position(&answer["cut"]));
-    }
-    Ok(())
+    let rows: Vec<&Value> = answer["rows"].as_array().into_iter().flatten().collect();
+    output.tell(&answer, format_args!("{}\nexact at {}", table(&columns, &rows), position(&answer["cut"])))
 }
 
 /// Shows what a live query tells, until it is stopped. A stream that breaks is taken up again.
-async fn follow(api: &tidemark_replay::Api, parameters: &[(&str, &str)], mut shown: Shown, json: bool) -> Result<()> {
+async fn follow(api: &tidemark_replay::Api, parameters: &[(&str, &str)], mut shown: Shown, output: Output) -> Result<()> {
     let mut last_id: Option<String> = None;
     let watched = async {
         loop {
-            match listen(api, parameters, &mut last_id, &mut shown, json).await {
-                Err(error @ (ApiError::Refused { .. } | ApiError::Key | ApiError::Authorities(_))) if last_id.is_none() => return error,
+            match listen(api, parameters, &mut last_id, &mut shown, output).await {
+                Err(error) if is_unread(&error) => return Ok(()),
+                Err(error) if last_id.is_none() && is_final(&error) => return Err(error),
                 Err(error) => eprintln!("{error}; listening again"),
                 Ok(()) => eprintln!("the server has ended the stream; listening again"),
             }
@@ -108,9 +110,14 @@ async fn follow(api: &tidemark_replay::Api, parameters: &[(&str, &str)], mut sho
         }
     };
     tokio::select! {
-        error = watched => bail!(error),
+        ended = watched => ended,
         () = super::stop_signal() => Ok(()),
     }
+}
+
+/// True if asking again would not help.
+fn is_final(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(ApiError::Refused { .. } | ApiError::Key | ApiError::Authorities(_)))
 }
 
 async fn listen(
@@ -118,18 +125,18 @@ async fn listen(
     parameters: &[(&str, &str)],
     last_id: &mut Option<String>,
     shown: &mut Shown,
-    json: bool,
-) -> Result<(), ApiError> {
+    output: Output,
+) -> Result<()> {
     let mut events = api.listen("/v1/live", parameters, last_id.as_deref()).await?;
     while let Some(Event { kind, id, data }) = events.next().await? {
         if id.is_some() {
             *last_id = id;
         }
-        if json {
-            println!("{data}");
+        if output.is_json() {
+            print(data)?;
         } else {
             shown.take(&kind, &data);
-            shown.show();
+            shown.show()?;
         }
     }
     Ok(())
@@ -166,9 +173,9 @@ impl Shown {
         self.at = format!("exact at {}{time}", position(&data["cut"]));
     }
 
-    fn show(&self) {
+    fn show(&self) -> Result<()> {
         let trouble = self.trouble.as_ref().map(|trouble| format!("\nstands still: {trouble}")).unwrap_or_default();
-        super::redraw(&format!("{}\n{}{trouble}", table(&self.columns, &self.rows.values().collect::<Vec<_>>()), self.at));
+        redraw(&format!("{}\n{}{trouble}", table(&self.columns, &self.rows.values().collect::<Vec<_>>()), self.at))
     }
 }
 
@@ -183,10 +190,9 @@ fn position(cut: &Value) -> String {
 }
 
 /// What an answer's rows have, in the order that was asked for.
-fn columns(step: &str, by: &str, measures: &str) -> Vec<String> {
-    let window = (step != "total").then_some("window");
-    let named = by.split(',').chain(measures.split(',')).map(str::trim).filter(|name| !name.is_empty());
-    window.into_iter().chain(named).map(str::to_owned).collect()
+fn columns(step: &str, by: &[String], measures: &[String]) -> Vec<String> {
+    let window = (step != "total").then(|| "window".to_owned());
+    window.into_iter().chain(by.iter().chain(measures).cloned()).collect()
 }
 
 /// Figures stand to the right.
@@ -226,7 +232,7 @@ mod tests {
             json!({"window": "2013-01-01T10:15:00.000Z", "event_type": "UA", "count": 3, "sum": "12.5000"}),
             json!({"window": "2013-01-01T10:20:00.000Z", "event_type": "漢字", "count": 12345, "sum": null}),
         ];
-        let columns = columns("5m", "event_type", "count, sum");
+        let columns = columns("5m", &["event_type".into()], &["count".into(), "sum".into()]);
         let table = table(&columns, &rows.iter().collect::<Vec<_>>());
         let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(lines[0], ["window", "event_type", "count", "sum"]);
@@ -236,7 +242,7 @@ mod tests {
         );
         assert!(table.lines().nth(1).is_some_and(|line| line.contains("    3 ")), "{table}");
         assert_eq!(super::table(&columns, &[]), "no rows");
-        assert_eq!(super::columns("total", "", "count"), ["count"]);
+        assert_eq!(super::columns("total", &[], &["count".into()]), ["count"]);
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! `tidemark recount`
 
 use super::Place;
+use crate::exit::Exit;
 use crate::parts;
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use std::sync::Arc;
 use tidemark_core::window::TimeRange;
 use tidemark_history::clickhouse::ClickHouse;
@@ -12,13 +13,16 @@ use tidemark_topic::Membership;
 use tidemark_topic::kafka::ConsumerOptions;
 
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  tidemark recount
+  tidemark recount --from 2026-11-01T00:00:00Z --to 2026-11-02T00:00:00Z --config tidemark.toml --json")]
 pub struct Arguments {
     /// Where the range begins, RFC 3339 or milliseconds, on a window's edge [default: with the first event]
-    #[arg(long)]
-    from: Option<String>,
+    #[arg(long, value_parser = super::instant)]
+    from: Option<i64>,
     /// Where it ends, itself not included [default: with the last event]
-    #[arg(long)]
-    to: Option<String>,
+    #[arg(long, value_parser = super::instant)]
+    to: Option<i64>,
     #[command(flatten)]
     place: Place,
 }
@@ -30,9 +34,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
 
 async fn compare(arguments: Arguments) -> Result<()> {
     let Arguments { from, to, place } = arguments;
-    let (config, api, json) = place.find("recount")?;
-    let range =
-        TimeRange { from_ms: from.as_deref().map(super::instant).transpose()?, to_ms: to.as_deref().map(super::instant).transpose()? };
+    let (config, api, output) = place.find("recount")?;
+    let range = TimeRange { from_ms: from, to_ms: to };
     let rules = tidemark_replay::recount::rules_of(&api).await?;
     let kafka = config.kafka.connect(&config.kafka.bootstrap);
     let extents = kafka.admin()?.extents().await?;
@@ -40,7 +43,7 @@ async fn compare(arguments: Arguments) -> Result<()> {
     let history = if extents.values().all(|extent| extent.start.get() == 0) {
         None
     } else if config.clickhouse.url.is_empty() {
-        bail!("the topic no longer has its first records: name with --clickhouse URL the history that has them");
+        return Err(Exit::Usage.because("the topic no longer has its first records: name with --clickhouse URL the history that has them"));
     } else {
         let archive = parts::open_archive(&config, &config.clickhouse.url).await?;
         let generations = archive.generations().await?;
@@ -66,13 +69,9 @@ async fn compare(arguments: Arguments) -> Result<()> {
         report
     };
     let report = tokio::task::spawn_blocking(work).await.context("recounting")??;
-    if json {
-        println!("{}", serde_json::to_string(&report)?);
-    } else {
-        println!("{report}");
+    output.print(&report)?;
+    match report.different() {
+        0 => Ok(()),
+        different => Err(Exit::Found.because(format!("{different} cells were answered otherwise than the topic has them"))),
     }
-    if report.different() > 0 {
-        bail!("{} cells were answered otherwise than the topic has them", report.different());
-    }
-    Ok(())
 }

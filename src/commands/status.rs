@@ -1,23 +1,27 @@
 //! `tidemark status`: where a running tidemark stands.
 
 use super::Reached;
-use anyhow::{Result, bail};
+use super::output::{Output, print, redraw};
+use crate::exit::{Exit, is_unread};
+use anyhow::Result;
 use comfy_table::{CellAlignment, Table};
 use serde_json::Value;
-use std::io::Write as _;
 use std::time::Duration;
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(1);
 
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  tidemark status
+  tidemark status --watch --url http://tidemark.example:8080
+  tidemark status --json | jq '.partitions[].lag'")]
 pub struct Arguments {
     /// Go on, once a second
     #[arg(long)]
     watch: bool,
-    /// As JSON, a line for each look
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: Output,
     #[command(flatten)]
     reached: Reached,
 }
@@ -27,35 +31,38 @@ pub fn run(arguments: Arguments) -> Result<()> {
     super::runtime()?.block_on(status(arguments))
 }
 
-async fn status(Arguments { watch, json, reached }: Arguments) -> Result<()> {
+async fn status(Arguments { watch, output, reached }: Arguments) -> Result<()> {
     let api = reached.api()?;
     if watch {
-        let watched = async {
-            loop {
-                match api.get("/v1/status", &[]).await {
-                    Ok(status) => show(&status, json),
-                    Err(error) => eprintln!("{error}"),
-                }
-                tokio::time::sleep(LOOK).await;
-            }
+        return tokio::select! {
+            ended = follow(&api, output) => ended,
+            () = super::stop_signal() => Ok(()),
         };
-        tokio::select! {
-            () = watched => {}
-            () = super::stop_signal() => {}
-        }
-        return Ok(());
     }
     let status = api.get("/v1/status", &[]).await?;
-    show(&status, json);
+    output.tell(&status, text(&status))?;
     match troubles(&status) {
         troubles if troubles.is_empty() => Ok(()),
-        troubles => bail!("not well: {}", troubles.join("; ")),
+        troubles => Err(Exit::Found.because(format!("not well: {}", troubles.join("; ")))),
     }
 }
 
-fn show(status: &Value, json: bool) {
-    // Nobody reads any more: the next signal ends this.
-    if json { _ = writeln!(std::io::stdout(), "{status}") } else { super::redraw(&text(status)) }
+/// Looks again and again. A server that does not answer may do so later.
+async fn follow(api: &tidemark_replay::Api, output: Output) -> Result<()> {
+    loop {
+        let shown = match api.get("/v1/status", &[]).await {
+            Ok(status) if output.is_json() => print(status),
+            Ok(status) => redraw(&text(&status)),
+            Err(error) => {
+                eprintln!("{error}");
+                Ok(())
+            }
+        };
+        if let Err(error) = shown {
+            return if is_unread(&error) { Ok(()) } else { Err(error) };
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 /// For people.
@@ -85,7 +92,7 @@ fn text(status: &Value) -> String {
 }
 
 /// What is not as it should be, in words.
-fn troubles(status: &Value) -> Vec<String> {
+pub(super) fn troubles(status: &Value) -> Vec<String> {
     let said = |value: &Value| value["trouble"].as_str().map(str::to_owned);
     let layers = status["layers"].as_object().into_iter().flatten();
     let paused = layers.clone().filter(|(_, layer)| layer["paused"] == true).map(|(name, _)| format!("the {name} layer is paused"));

@@ -23,6 +23,10 @@ use tidemark_topic::kafka::ProducerOptions;
 use tidemark_topic::{Membership, Share};
 
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  tidemark up --demo
+  tidemark up --data /var/lib/tidemark --config tidemark.toml
+  tidemark up --kafka kafka:9092 --clickhouse http://clickhouse:8123 --redis redis://redis:6379")]
 pub struct Arguments {
     #[command(flatten)]
     deployed: Deployed,
@@ -73,7 +77,7 @@ async fn start_engines(config: &Config) -> Result<Embedded> {
     let dir = DataDir::open(&config.data)?;
     let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let program = std::env::current_exe().context("finding the program's own file")?;
-    let mut options = EmbeddedOptions::new(EngineCommand { program, args: vec!["__engine".into()] });
+    let mut options = EmbeddedOptions::new(EngineCommand { program, args: vec![crate::ENGINE.into()] });
     options.kafka_heap_mib = config.kafka.heap_mib;
     options.kafka_port = (config.kafka.port > 0).then_some(config.kafka.port);
     options.clickhouse_port = (config.clickhouse.port > 0).then_some(config.clickhouse.port);

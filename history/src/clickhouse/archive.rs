@@ -14,9 +14,9 @@ use tidemark_core::generation::{Generation, Rules, RulesError, Widening};
 /// A topic's history, whichever generation.
 #[derive(Clone, Debug)]
 pub struct Archive {
-    server: Server,
-    nodes: Arc<Nodes>,
-    topic: String,
+    pub(super) server: Server,
+    pub(super) nodes: Arc<Nodes>,
+    pub(super) topic: String,
 }
 
 #[derive(Row, Deserialize)]
@@ -199,7 +199,7 @@ impl Archive {
         Ok(())
     }
 
-    async fn select<R>(&self, query: &str) -> Result<Vec<R>, Error>
+    pub(super) async fn select<R>(&self, query: &str) -> Result<Vec<R>, Error>
     where
         R: for<'a> Row<Value<'a> = R> + DeserializeOwned + Send + 'static,
     {

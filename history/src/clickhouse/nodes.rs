@@ -170,9 +170,13 @@ impl Node {
         self.room.acquire().await
     }
 
+    /// Where it is, without a password: that stays out of what everybody may read.
+    pub(super) fn place(&self) -> String {
+        self.url.rsplit_once('@').map_or(self.url.as_str(), |(_, host)| host).to_owned()
+    }
+
     pub(super) fn load(&self) -> Load {
-        // A password in an address stays out of what everybody may read.
-        let server = self.url.rsplit_once('@').map_or(self.url.as_str(), |(_, host)| host).to_owned();
+        let server = self.place();
         let in_flight = self.limit.saturating_sub(self.room.available_permits());
         Load { server, in_flight, waiting: self.waiting.load(Ordering::Relaxed), limit: self.limit }
     }
@@ -203,8 +207,7 @@ impl Node {
                 None => self.unavailable(reason),
             },
             clickhouse::error::Error::Network(_) | clickhouse::error::Error::TimedOut => {
-                let cause = std::error::Error::source(error).map(|cause| format!(" ({cause:?})")).unwrap_or_default();
-                self.unavailable(reason + &cause)
+                self.unavailable(tidemark_https::with_sources(error))
             }
             _ => Error::Nonsense(reason),
         }

@@ -77,9 +77,9 @@ impl Client {
             let attempt = tokio::time::timeout(ATTEMPT_DEADLINE, self.attempt(body.clone())).await;
             let (reason, asked) = match attempt {
                 Ok(Attempt::Done(answer, position)) => {
-                    let judged = (answer.rejected.len() as u64).checked_add(answer.accepted);
-                    if judged != Some(batch.events) {
-                        let reason = format!("it accounts for {judged:?} of {} events", batch.events);
+                    let judged = (answer.rejected.len() as u64).saturating_add(answer.accepted);
+                    if judged != batch.events {
+                        let reason = format!("it accounts for {judged} of {} events", batch.events);
                         return Err(stop(&batch, Cause::BadAnswer { reason }));
                     }
                     return Ok(Acknowledged { batch, answer, position, retries });

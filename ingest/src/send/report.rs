@@ -2,7 +2,7 @@
 
 use super::files::Batch;
 use indicatif::ProgressBar;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize, Serializer};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
@@ -38,7 +38,7 @@ pub(super) struct Acknowledged {
 }
 
 /// A line that is not an event.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
 pub struct Rejected {
     pub name: String,
     /// From 1.
@@ -49,8 +49,8 @@ pub struct Rejected {
     pub detail: String,
 }
 
-/// What came of sending. `Display` is what `tidemark send` prints.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+/// What came of sending. `Display` is what `tidemark send` prints, and `Serialize` what it prints with `--json`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct SendReport {
     /// Events in the topic.
     pub accepted: u64,
@@ -59,13 +59,24 @@ pub struct SendReport {
     /// The first few of them, by file and line.
     pub first_rejected: Vec<Rejected>,
     /// An answer whose cut has reached this contains every event that was sent.
+    #[serde(serialize_with = "as_text")]
     pub position: Cut,
     /// Bytes of the files as they lie on disk.
     pub read_bytes: u64,
     /// Events that were sent again because no answer came or the answer was a failure. Those without an `event_id` may
     /// be in the topic twice.
     pub resent: u64,
+    #[serde(rename = "took_ms", serialize_with = "in_ms")]
     pub took: Duration,
+}
+
+/// As `at_least` takes it.
+fn as_text<S: Serializer>(position: &Cut, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(position)
+}
+
+fn in_ms<S: Serializer>(took: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(u64::try_from(took.as_millis()).unwrap_or(u64::MAX))
 }
 
 impl SendReport {

@@ -158,7 +158,7 @@ fn column(field: &Type) -> Result<Column, SchemaError> {
 /// A type as people write it.
 fn type_text(field: &Type) -> String {
     if !field.is_primitive() {
-        return format!("a group ({:?})", field.get_basic_info().converted_type());
+        return format!("a group ({})", field.get_basic_info().converted_type());
     }
     match field.get_basic_info().converted_type() {
         ConvertedType::NONE => field.get_physical_type().to_string(),

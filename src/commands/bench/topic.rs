@@ -52,7 +52,7 @@ impl Bench {
         }
         let dir = tempfile::tempdir().context("a directory for the run")?;
         let program = std::env::current_exe().context("finding the program's own file")?;
-        let mut options = EmbeddedOptions::new(EngineCommand { program, args: vec!["__engine".into()] });
+        let mut options = EmbeddedOptions::new(EngineCommand { program, args: vec![crate::ENGINE.into()] });
         options.other_kafka = kafka.map(str::to_owned);
         if !engine {
             options.other_clickhouse = Some(String::new());

@@ -1,12 +1,14 @@
 //! `tidemark apply`, `tidemark replay rebuild`, `status`, `switch`, `rollback` and `drop`: the generations of a history.
 
+use crate::commands::confirm::Confirmation;
+use crate::commands::output::{Output, is_watched, print};
 use crate::commands::{Place, stop_signal};
 use crate::config::Config;
+use crate::exit::Exit;
 use crate::parts;
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use indicatif::ProgressBar;
 use serde_json::json;
-use std::io::IsTerminal as _;
 use std::sync::Arc;
 use std::time::Duration;
 use tidemark_core::cut::Cut;
@@ -35,6 +37,15 @@ pub struct Chosen {
     place: Place,
 }
 
+/// One that is deleted.
+#[derive(clap::Args)]
+pub struct Dropped {
+    #[command(flatten)]
+    confirmation: Confirmation,
+    #[command(flatten)]
+    chosen: Chosen,
+}
+
 /// How a generation is filled, and what then.
 #[derive(clap::Args)]
 struct Manner {
@@ -53,6 +64,9 @@ struct Manner {
 }
 
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  tidemark replay rebuild --config new.toml
+  tidemark replay rebuild --config new.toml --rate 200000 --no-switch --json")]
 pub struct Rebuild {
     /// Take from raw history all that it has, though the topic may have it too
     #[arg(long)]
@@ -64,6 +78,9 @@ pub struct Rebuild {
 }
 
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  tidemark apply --config new.toml
+  tidemark apply --config new.toml --max-lag 20000 --no-switch")]
 pub struct Apply {
     #[command(flatten)]
     manner: Manner,
@@ -79,15 +96,15 @@ struct Found {
     generations: Generations,
     /// A server of it.
     api: Api,
-    json: bool,
+    output: Output,
 }
 
 /// The history, and its generations.
 async fn open(config: &Config, command: &str) -> Result<(Archive, Generations)> {
     if config.clickhouse.url.is_empty() {
-        bail!(
+        return Err(Exit::Usage.because(format!(
             "{command} wants the history: name its ClickHouse with --clickhouse URL, or with --data the directory of a `tidemark up` that runs"
-        );
+        )));
     }
     let archive = parts::open_archive(config, &config.clickhouse.url).await?;
     let generations = archive.generations().await?.context("there is no history here yet: start tidemark first")?;
@@ -103,20 +120,15 @@ pub async fn live_history(config: &Config, command: &str) -> Result<(Arc<Rules>,
 
 impl Found {
     async fn at(place: Place, command: &str) -> Result<Self> {
-        let (config, api, json) = place.find(command)?;
+        let (config, api, output) = place.find(command)?;
         let kafka = config.kafka.connect(&config.kafka.bootstrap);
         let (archive, generations) = open(&config, command).await?;
-        Ok(Self { config, kafka, archive, generations, api, json })
+        Ok(Self { config, kafka, archive, generations, api, output })
     }
 
-    /// Says what is planned.
-    fn tell(&self, plan: &Plan) -> Result<()> {
-        if self.json {
-            println!("{}", serde_json::to_string(plan)?)
-        } else {
-            println!("{plan}")
-        }
-        Ok(())
+    /// Says which generation answers now, and what can be done next.
+    fn tell_answering(&self, generation: Generation, text: impl std::fmt::Display) -> Result<()> {
+        self.output.tell(&json!({"generation": generation.0, "state": State::Live.name()}), text)
     }
 
     fn known(&self, generation: u32) -> Result<&Known> {
@@ -141,7 +153,9 @@ impl Found {
             }
             tokio::time::sleep(LOOK).await;
         };
-        bail!("history says that generation {generation} answers, but that could not be seen: {trouble}; --url names a server to look at")
+        Err(Exit::Unreached.because(format!(
+            "history says that generation {generation} answers, but that could not be seen: {trouble}; --url names a server to look at"
+        )))
     }
 }
 
@@ -155,7 +169,7 @@ pub async fn apply(Apply { manner, place }: Apply) -> Result<()> {
     let found = Found::at(place, "apply").await?;
     let (live, wanted) = (found.generations.live(), found.config.rules()?);
     let plan = plan(&found.config, &found.archive, &found.generations).await?;
-    found.tell(&plan)?;
+    found.output.print(&plan)?;
     match Needs::of(live, &wanted) {
         Needs::Nothing => Ok(()),
         Needs::Rebuild => fill(&found, manner, false, None).await,
@@ -186,14 +200,14 @@ pub async fn plan(config: &Config, archive: &Archive, generations: &Generations)
 /// Fills a generation beside the one that answers, and lets it answer. With `since` it only adds views to what that one has.
 async fn fill(found: &Found, manner: Manner, raw: bool, since: Option<Cut>) -> Result<()> {
     let Manner { rate, max_lag, accept_diff, no_switch } = manner;
-    let Found { config, kafka, archive, generations, json, .. } = found;
+    let Found { config, kafka, archive, generations, output, .. } = found;
     let wanted = config.rules()?;
     if let Some(ready) = generations.standing().find(|known| known.state == State::Ready && known.rules.text() == wanted.text()) {
         let ready = ready.rules.generation;
-        bail!(
+        return Err(Exit::Refused.because(format!(
             "generation {ready} counts by this configuration, and is ready: `tidemark replay switch {ready}` lets it answer; \
              to have it all counted anew, `tidemark replay drop {ready}` first"
-        );
+        )));
     }
     let filling = Filling { max_per_second: rate.unwrap_or(0), max_lag, raw_alone: raw };
     let (rules, known) = declare(archive, generations, &wanted, filling, since).await?;
@@ -201,43 +215,41 @@ async fn fill(found: &Found, manner: Manner, raw: bool, since: Option<Cut>) -> R
     let (old, new) = (Arc::new(archive.history(Arc::clone(live)).await?), Arc::new(archive.history(Arc::clone(&rules)).await?));
     [&old, &new].into_iter().for_each(|history| history.gently(true));
     let admin = kafka.admin()?;
-    say_sources(found, &rules, known, raw, &old.begun().await?, &admin.extents().await?);
+    say_sources(found, &rules, known, raw, &old.begun().await?, &admin.extents().await?)?;
     let old_positions = kafka.group_positions(&config.kafka.batch_group(live))?;
     let own = rules.widens.is_none().then(|| kafka.group_positions(&config.kafka.batch_group(&rules)));
     let rebuilding = Rebuilding { archive, admin: &admin, old_positions, new_positions: own.transpose()?, old, new };
-    let mut telling = Telling::new(*json);
+    let mut telling = Telling::new(*output);
     let verdict = tokio::select! {
         compared = rebuilding.until_compared(|progress| telling.show(progress)) => compared?,
         () = stop_signal() => {
             telling.end();
-            println!("generation {generation} is filled on; the same command goes on watching, `tidemark replay drop {generation}` gives it up");
-            return Ok(());
+            return output.say(format_args!(
+                "generation {generation} is filled on; the same command goes on watching, `tidemark replay drop {generation}` gives it up"
+            ));
         }
     };
     telling.end();
-    if *json {
-        println!("{}", json!({"generation": generation.0, "equal": verdict.is_equal(), "comparison": verdict}));
-    } else {
-        print!("{verdict}");
-    }
+    let compared = json!({"generation": generation.0, "equal": verdict.is_equal(), "comparison": verdict});
+    output.tell(&compared, verdict.to_string().trim_end())?;
     if !verdict.is_equal() && !accept_diff {
-        bail!(
+        return Err(Exit::Found.because(format!(
             "generation {generation} differs from generation {}, which goes on answering. If that is what the new rules are for, --accept-diff \
              lets it answer all the same; `tidemark replay drop {generation}` gives it up",
             live.generation
-        );
+        )));
     }
     archive.say(generation, State::Ready).await?;
     if no_switch {
-        println!("generation {generation} is ready: tidemark replay switch {generation}");
-        return Ok(());
+        let ready = json!({"generation": generation.0, "state": State::Ready.name()});
+        return output.tell(&ready, format_args!("generation {generation} is ready: tidemark replay switch {generation}"));
     }
     found.let_answer(&rules).await?;
-    println!(
-        "generation {generation} answers. Back to generation {}: tidemark replay rollback. Once it is not needed any more: tidemark replay drop {}",
-        live.generation, live.generation
+    let text = format!(
+        "generation {generation} answers. Back to generation {0}: tidemark replay rollback. Once it is not needed any more: tidemark replay drop {0}",
+        live.generation
     );
-    Ok(())
+    found.tell_answering(generation, text)
 }
 
 /// What will be read from where.
@@ -248,23 +260,22 @@ fn say_sources(
     raw: bool,
     begun: &tidemark_history::Marks,
     extents: &std::collections::BTreeMap<tidemark_core::offset::Partition, tidemark_topic::Extent>,
-) {
-    if found.json {
-        return;
-    }
+) -> Result<()> {
+    let output = found.output;
     let live = found.generations.live();
     let (generation, text, before) = (rules.generation, rules.text(), live.text());
     match known {
-        true => println!("generation {generation} was begun before, and is filled on"),
-        false => println!("generation {generation} is filled, while generation {} answers", live.generation),
-    }
+        true => output.say(format_args!("generation {generation} was begun before, and is filled on")),
+        false => output.say(format_args!("generation {generation} is filled, while generation {} answers", live.generation)),
+    }?;
     match text == before {
-        true => println!("  by the same rules: {text}"),
-        false => println!("  rules before: {before}\n  rules now:    {text}"),
-    }
+        true => output.say(format_args!("  by the same rules: {text}")),
+        false => output.say(format_args!("  rules before: {before}\n  rules now:    {text}")),
+    }?;
     if rules.widens.is_some() {
         let views: Vec<&str> = rules.kept().map(|view| rules.views.get(view).name()).collect();
-        println!("  written is nothing but {}, from raw history; to compare, all is counted once more:", views.join(", "));
+        output
+            .say(format_args!("  written is nothing but {}, from raw history; to compare, all is counted once more:", views.join(", ")))?;
     }
     let bits = live.epoch_bits;
     let gone: Vec<String> = extents
@@ -274,32 +285,35 @@ fn say_sources(
         .map(|(partition, from, start)| format!("{partition}:{from}-{start}"))
         .collect();
     match (raw, gone.is_empty()) {
-        (true, _) => println!("  from raw history, and from the topic what history has not closed yet"),
-        (false, true) => println!("  from the topic"),
-        (false, false) => println!("  from the topic, and from raw history what the topic no longer has: {}", gone.join(", ")),
+        (true, _) => output.say(format_args!("  from raw history, and from the topic what history has not closed yet")),
+        (false, true) => output.say(format_args!("  from the topic")),
+        (false, false) => {
+            output.say(format_args!("  from the topic, and from raw history what the topic no longer has: {}", gone.join(", ")))
+        }
     }
 }
 
 /// Shows progress: a bar to people, lines to others.
 struct Telling {
-    json: bool,
+    output: Output,
     bar: ProgressBar,
     said: Option<tokio::time::Instant>,
 }
 
 impl Telling {
-    fn new(json: bool) -> Self {
-        let bar = if !json && std::io::stderr().is_terminal() { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
-        Self { json, bar, said: None }
+    fn new(output: Output) -> Self {
+        let bar = if !output.is_json() && is_watched() { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+        Self { output, bar, said: None }
     }
 
+    /// That nobody reads it is no reason not to go on.
     fn show(&mut self, progress: &Progress) {
-        if self.json {
-            println!("{}", serde_json::to_string(progress).unwrap_or_default());
+        if self.output.is_json() {
+            let _ = serde_json::to_string(progress).map_err(anyhow::Error::from).and_then(print);
         } else if self.bar.is_hidden() {
             if self.said.is_none_or(|at| at.elapsed() >= LINE_EVERY) {
                 self.said = Some(tokio::time::Instant::now());
-                println!("{progress}");
+                let _ = print(progress);
             }
         } else {
             self.bar.set_message(progress.to_string());
@@ -314,7 +328,7 @@ impl Telling {
 
 pub async fn status(place: Place) -> Result<()> {
     let found = Found::at(place, "replay status").await?;
-    let mut all = Vec::new();
+    let (mut all, mut lines) = (Vec::new(), Vec::new());
     for known in found.generations.all() {
         let state = match known.state {
             State::Building(_) => "is being filled",
@@ -323,69 +337,64 @@ pub async fn status(place: Place) -> Result<()> {
             State::Dropped => "has been dropped",
         };
         let (generation, rules) = (known.rules.generation.0, known.rules.text());
-        if found.json {
-            all.push(json!({"generation": generation, "state": known.state.name(), "rules": rules}));
-        } else {
-            println!("generation {generation} {state}: {rules}");
-        }
+        lines.push(format!("generation {generation} {state}: {rules}"));
+        all.push(json!({"generation": generation, "state": known.state.name(), "rules": rules}));
     }
-    if found.json {
-        println!("{}", json!(all));
-    }
-    Ok(())
+    found.output.tell(&all, lines.join("\n"))
 }
 
 pub async fn switch(Chosen { generation, place }: Chosen) -> Result<()> {
     let found = Found::at(place, "replay switch").await?;
     let known = found.known(generation)?;
-    match known.state {
-        State::Ready => {}
-        State::Live => bail!("generation {generation} answers already"),
+    let refused = match known.state {
+        State::Ready => None,
+        State::Live => Some(format!("generation {generation} answers already")),
         State::Building(_) => {
-            bail!("generation {generation} has not been compared yet: `tidemark replay rebuild` with its configuration does it")
+            Some(format!("generation {generation} has not been compared yet: `tidemark replay rebuild` with its configuration does it"))
         }
-        State::Dropped => bail!("generation {generation} has been dropped"),
+        State::Dropped => Some(format!("generation {generation} has been dropped")),
+    };
+    if let Some(reason) = refused {
+        return Err(Exit::Refused.because(reason));
     }
     found.let_answer(&known.rules).await?;
-    println!("generation {generation} answers");
-    Ok(())
+    found.tell_answering(known.rules.generation, format_args!("generation {generation} answers"))
 }
 
 pub async fn rollback(place: Place) -> Result<()> {
     let found = Found::at(place, "replay rollback").await?;
-    let before = found.generations.before().context("no other generation has answered before, or it has been dropped")?;
+    let before = found.generations.before();
+    let before = before.ok_or_else(|| Exit::Refused.because("no other generation has answered before, or it has been dropped"))?;
     let (now, generation) = (found.generations.live().generation, before.generation);
     found.let_answer(before).await?;
-    println!("generation {generation} answers again. Forward: tidemark replay switch {now}");
-    Ok(())
+    found.tell_answering(generation, format_args!("generation {generation} answers again. Forward: tidemark replay switch {now}"))
 }
 
-pub async fn drop(Chosen { generation, place }: Chosen) -> Result<()> {
+pub async fn drop(Dropped { confirmation, chosen: Chosen { generation, place } }: Dropped) -> Result<()> {
     let found = Found::at(place, "replay drop").await?;
-    let Found { config, kafka, archive, generations, .. } = &found;
+    let Found { config, kafka, archive, generations, output, .. } = &found;
     let rules = &found.known(generation)?.rules;
     if generations.live().generation == rules.generation {
-        bail!("generation {generation} answers: it cannot be dropped");
+        return Err(Exit::Refused.because(format!("generation {generation} answers: it cannot be dropped")));
     }
     if let Some((building, _)) = generations.building().filter(|(building, _)| building.generation != rules.generation) {
-        bail!("generation {} is being filled, perhaps from this one's raw history: wait for it, or drop it first", building.generation);
+        return Err(Exit::Refused.because(format!(
+            "generation {} is being filled, perhaps from this one's raw history: wait for it, or drop it first",
+            building.generation
+        )));
     }
+    let what = format!(
+        "Generation {generation} of the history in {}, database {}, will be deleted: there is no way back to it but to count everything anew.",
+        config.clickhouse.place(),
+        config.clickhouse.database
+    );
+    confirmation.of(&generation.to_string(), &what)?;
     archive.say(rules.generation, State::Dropped).await?;
     eprintln!("waiting until the layers have left generation {generation}, up to {} s", SEEN_WITHIN.as_secs());
-    // The layers leave their groups when they have seen it.
-    let until = tokio::time::Instant::now() + SEEN_WITHIN;
     let is_shared = |known: &Known| known.rules.generation != rules.generation && known.rules.raw() == rules.raw();
     let batch = (!generations.standing().any(is_shared)).then(|| config.kafka.batch_group(rules));
     for group in batch.into_iter().chain([config.kafka.speed_group(rules)]) {
-        let positions = kafka.group_positions(&group)?;
-        while positions.members().await? > 0 {
-            if tokio::time::Instant::now() > until {
-                bail!(
-                    "processes are still in the group {group}: once they have left or been restarted, the same command deletes the tables"
-                );
-            }
-            tokio::time::sleep(LOOK).await;
-        }
+        must_be_left(kafka, &group).await?;
     }
     archive.drop(rules, generations).await?;
     if let Some(store) = parts::open_snapshots(config, rules).await? {
@@ -393,6 +402,22 @@ pub async fn drop(Chosen { generation, place }: Chosen) -> Result<()> {
             store.forget(*partition).await?;
         }
     }
-    println!("generation {generation} has been dropped");
+    let dropped = json!({"generation": generation, "state": State::Dropped.name()});
+    output.tell(&dropped, format_args!("generation {generation} has been dropped"))
+}
+
+/// Layers leave their groups when they have seen that their generation has been dropped.
+async fn must_be_left(kafka: &Kafka, group: &str) -> Result<()> {
+    let until = tokio::time::Instant::now() + SEEN_WITHIN;
+    let positions = kafka.group_positions(group)?;
+    while positions.members().await? > 0 {
+        if tokio::time::Instant::now() > until {
+            let reason = format!(
+                "processes are still in the group {group}: once they have left or been restarted, the same command deletes the tables"
+            );
+            return Err(Exit::Unreached.because(reason));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
     Ok(())
 }

@@ -1,11 +1,12 @@
 //! `tidemark replay publish`
 
 use super::generations::live_history;
+use crate::commands::output::{Output, print};
 use crate::commands::{Running, stop_signal};
 use crate::config::Config;
+use crate::exit::Exit;
 use anyhow::{Context as _, Result, bail};
 use indicatif::ProgressBar;
-use std::convert::Infallible;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use tidemark_history::History as _;
 use tidemark_history::clickhouse::ClickHouse;
 use tidemark_replay::publish::files::Files;
 use tidemark_replay::publish::raw::Raw;
-use tidemark_replay::publish::{Origin, Progress, Published, Speed};
+use tidemark_replay::publish::{Origin, Progress, Speed};
 use tidemark_replay::{Pace, publish};
 use tidemark_topic::kafka::{Copy, Kafka, TopicRange};
 use tokio::sync::watch;
@@ -26,6 +27,10 @@ use tokio::sync::watch;
 const LINE_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  tidemark replay publish --into again --from 2026-11-01T00:00:00Z --to 2026-11-01T06:00:00Z --speed 60x
+  tidemark replay publish --into events --from-file week.parquet --shift-to-now --speed 1x
+  tidemark replay publish --into restored --raw --json")]
 pub struct Arguments {
     /// The topic that is written to; made if there is none, with as many partitions as there were (for files: as `kafka.partitions` says)
     #[arg(long)]
@@ -62,9 +67,8 @@ pub struct Arguments {
     /// Names the copy: the same again goes on where the last one stopped, from wherever that was [default: what is copied, from where, into what]
     #[arg(long)]
     name: Option<String>,
-    /// The report as JSON; progress, too, a line a second
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: Output,
     /// A ClickHouse that runs elsewhere, its URL: the raw history
     #[arg(long)]
     clickhouse: Option<String>,
@@ -92,18 +96,18 @@ enum Edge {
 }
 
 pub async fn run(arguments: Arguments) -> Result<()> {
-    let Arguments { into, from_file, raw, from, to, speed, rate, max: _, now, shift_to_now, name, json, clickhouse, running } = arguments;
+    let Arguments { into, from_file, raw, from, to, speed, rate, max: _, now, shift_to_now, name, output, clickhouse, running } = arguments;
     let (mut config, _) = running.find("replay publish")?;
     config.clickhouse.url = clickhouse.unwrap_or_else(|| std::mem::take(&mut config.clickhouse.url));
     let pace = match (speed, rate) {
         (Some(Speed(speed)), _) => Pace::Times(speed),
         (None, Some(rate)) if rate.is_finite() && rate > 0.0 => Pace::PerSecond(rate),
-        (None, Some(rate)) => bail!("{rate} is no number of records a second"),
+        (None, Some(rate)) => return Err(Exit::Usage.because(format!("{rate} is no number of records a second"))),
         (None, None) => Pace::Max,
     };
     let kafka = config.kafka.connect(&config.kafka.bootstrap);
     if into == kafka.topic && from_file.is_empty() {
-        bail!("`{into}` would be copied into itself: name another topic with --into");
+        return Err(Exit::Usage.because(format!("`{into}` would be copied into itself: name another topic with --into")));
     }
     let edges = (from.as_deref(), to.as_deref());
     let limits = config.rules()?.limits;
@@ -123,30 +127,26 @@ pub async fn run(arguments: Arguments) -> Result<()> {
         move || publish(&kafka, &copy, &source, &mut origin, pace, &stop, |progress| _ = say.send_replace(progress))
     });
     let mut work = std::pin::pin!(work);
-    let bar = if json { ProgressBar::hidden() } else { crate::commands::bar("done") };
+    let bar = if output.is_json() { ProgressBar::hidden() } else { crate::commands::bar("done") };
     let published = tokio::select! {
         done = &mut work => done,
-        never = tell(heard, &bar, json) => match never {},
+        ended = tell(heard, &bar, output) => {
+            // Nobody reads any more; what is under way ends as if it had been stopped.
+            stop.store(true, Ordering::Relaxed);
+            work.await.context("copying")??;
+            return ended;
+        }
         () = stop_signal() => {
             stop.store(true, Ordering::Relaxed);
             work.await
         }
     };
     bar.finish_and_clear();
-    report(&published.context("copying")??, json)
-}
-
-fn report(published: &Published, json: bool) -> Result<()> {
-    if json {
-        println!("{}", serde_json::to_string(published)?)
-    } else {
-        println!("{published}")
-    }
-    Ok(())
+    output.print(&published.context("copying")??)
 }
 
 /// Shows progress: a bar to people, lines to others.
-async fn tell(mut heard: watch::Receiver<Progress>, bar: &ProgressBar, json: bool) -> Infallible {
+async fn tell(mut heard: watch::Receiver<Progress>, bar: &ProgressBar, output: Output) -> Result<()> {
     let mut lines = tokio::time::interval(LINE_EVERY);
     lines.reset();
     loop {
@@ -159,7 +159,10 @@ async fn tell(mut heard: watch::Receiver<Progress>, bar: &ProgressBar, json: boo
                     std::future::pending().await
                 }
             }
-            _ = lines.tick(), if json => println!("{}", serde_json::to_string(&*heard.borrow()).unwrap_or_default()),
+            _ = lines.tick(), if output.is_json() => {
+                let line = serde_json::to_string(&*heard.borrow())?;
+                print(line)?;
+            }
         }
     }
 }
@@ -227,7 +230,7 @@ fn edge(text: Option<&str>) -> Result<Edge> {
     let Some(text) = text else { return Ok(Edge::Open) };
     match text.parse() {
         Ok(offsets) => Ok(Edge::Offsets(offsets)),
-        Err(_) => Ok(Edge::Instant(crate::commands::instant(text)?)),
+        Err(_) => Ok(Edge::Instant(crate::commands::instant(text).map_err(|reason| Exit::Usage.because(reason))?)),
     }
 }
 

@@ -22,4 +22,5 @@ pub mod retention;
 pub mod role;
 pub mod sending;
 pub mod server;
+pub mod terminal;
 pub mod wait;

@@ -1,7 +1,7 @@
 //! What retention does to a topic, when a test wants it.
 
 use crate::server::Server;
-use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use std::time::Duration;
@@ -25,4 +25,14 @@ pub fn remove(server: &Server, left: u64) {
     for element in removed.elements() {
         element.error().unwrap_or_else(|error| panic!("partition {}: {error}", element.partition()));
     }
+}
+
+/// Lets the topic keep its records for so long; -1 is for ever.
+pub fn keep(server: &Server, ms: i64) {
+    let (kafka, topic, ms) = (server.runtime().kafka, server.topic(), ms.to_string());
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", &kafka).create().expect("an admin client");
+    let config = AlterConfig::new(ResourceSpecifier::Topic(&topic)).set("retention.ms", &ms);
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let altered = runtime.block_on(admin.alter_configs([&config], &AdminOptions::new())).expect("Kafka answers");
+    altered.into_iter().for_each(|topic| drop(topic.expect("the topic is altered")));
 }

@@ -51,7 +51,8 @@ fn a_question_has_the_same_answer_on_a_terminal() {
         assert_eq!(line.iter().map(|text| Some(*text)).collect::<Vec<_>>(), figures);
     }
     assert!(lines.last().is_some_and(|line| line[..2] == ["exact", "at"]), "{table}");
-    assert!(done(&site, &["query", "--step", "never"], false).contains("step `never` is unknown"));
+    let misspelt = done(&site, &["query", "--by", "event_typ"], false);
+    assert!(misspelt.contains("a similar value exists: 'event_type'"), "{misspelt}");
     assert!(done(&site, &["query", "--last", "3h"], true).contains("exact at"));
 
     let status = done(&site, &["status"], true);

@@ -73,11 +73,12 @@ fn statement(cluster: &Cluster, statement: &str) -> String {
     reply.text()
 }
 
-fn restore(cluster: &Cluster) -> (bool, String) {
+fn restore(cluster: &Cluster, confirmed: &[&str]) -> (bool, String) {
     let config = cluster.dir().join("config.toml");
     let (kafka, clickhouse, redis) = (cluster.kafka(), cluster.clickhouse(), cluster.redis.url());
     let mut command = Command::new(binary());
     command.arg("restore").arg("--config").arg(config).args(["--kafka", &kafka, "--clickhouse", &clickhouse, "--redis", &redis]);
+    command.args(confirmed).stdin(Stdio::null());
     let output = command.output().expect("started");
     (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr))
 }
@@ -95,14 +96,19 @@ fn history_comes_back_from_a_backup_from_kafka_alone_and_from_itself_alone() {
     statement(&cluster, "BACKUP DATABASE tidemark TO Disk('backups', 'tidemark-backup')");
     let position = roles.send(&lines[4_000..]);
     roles.settle(&cluster, &position);
-    let (done, said) = restore(&cluster);
+    let (done, said) = restore(&cluster, &["--confirm", "events"]);
     assert!(!done && said.contains("stop every tidemark"), "{said}");
     roles.stop();
 
     // From a backup: what came after it is still in the topic.
     statement(&cluster, "DROP DATABASE tidemark SYNC");
     statement(&cluster, "RESTORE DATABASE tidemark FROM Disk('backups', 'tidemark-backup')");
-    let (done, said) = restore(&cluster);
+    // What it has above its marks is deleted, but not before somebody has said so.
+    let (done, said) = restore(&cluster, &[]);
+    assert!(!done && said.contains("rows of the history") && said.contains("say --confirm events"), "{said}");
+    let (done, said) = restore(&cluster, &["--confirm", "event"]);
+    assert!(!done && said.contains("`event`, but what would be deleted is `events`"), "{said}");
+    let (done, said) = restore(&cluster, &["--confirm", "events"]);
     assert!(done && said.contains("history goes on from"), "{said}");
     let roles = Roles::start(&cluster);
     roles.settle(&cluster, &position);
@@ -110,7 +116,8 @@ fn history_comes_back_from_a_backup_from_kafka_alone_and_from_itself_alone() {
 
     // From Kafka alone.
     statement(&cluster, "DROP DATABASE tidemark SYNC");
-    let (done, said) = restore(&cluster);
+    // There is nothing to delete.
+    let (done, said) = restore(&cluster, &[]);
     assert!(done && said.contains("history goes on from 0:0,1:0"), "{said}");
     let roles = Roles::start(&cluster);
     roles.settle(&cluster, &position);

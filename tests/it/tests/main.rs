@@ -7,6 +7,7 @@ mod asking;
 mod bad_requests;
 mod bounded;
 mod disaster;
+mod doctor;
 mod explain;
 mod flights;
 mod january;

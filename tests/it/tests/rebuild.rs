@@ -18,6 +18,7 @@ use tidemark_tests::retention::remove;
 use tidemark_tests::role::Way;
 use tidemark_tests::sending::{Manner, Pace, by_http};
 use tidemark_tests::server::{Server, Site, binary};
+use tidemark_tests::terminal::typed;
 use tidemark_tests::wait;
 
 const CONFIG: &str = "[counting]\nepoch_bits = 9\n[batch]\nmax_age_ms = 200\n";
@@ -190,8 +191,8 @@ fn a_rebuild_goes_on_beside_what_answers_and_then_answers() {
     check_whole(&server);
 
     // Dropped, the first one's tables are gone, and nothing else.
-    refused(&done(replay(&site, None, &["drop", "2"])), "it cannot be dropped");
-    succeeded(&done(replay(&site, None, &["drop", "1"])), "generation 1 has been dropped");
+    refused(&done(replay(&site, None, &["drop", "2", "--confirm", "2"])), "it cannot be dropped");
+    succeeded(&done(replay(&site, None, &["drop", "1", "--confirm", "1"])), "generation 1 has been dropped");
     let is_gone = || (server.client.get(&link).status == 410).then_some(());
     wait::until("what it answered is said to be gone", Duration::from_secs(30), is_gone);
     refused(&done(replay(&site, None, &["rollback"])), "no other generation");
@@ -230,7 +231,15 @@ fn one_rebuild_at_a_time_and_it_can_be_killed_and_given_up() {
     let other = NEW_CONFIG.replace("epoch_bits = 8", "epoch_bits = 7");
     refused(&done(replay(&site, Some(&other), &["rebuild"])), "generation 2 is being filled already");
     refused(&done(replay(&site, None, &["switch", "2"])), "has not been compared");
-    succeeded(&done(replay(&site, None, &["drop", "2"])), "generation 2 has been dropped");
+    // It is deleted when its name has been typed, or given; nobody is asked who is not there.
+    let drop = || replay(&site, None, &["drop", "2"]);
+    let unasked = done(drop());
+    refused(&unasked, "say --confirm 2");
+    assert_eq!(unasked.status.code(), Some(5), "refused");
+    let mistyped = typed(&drop(), "1\n");
+    refused(&mistyped, "that is not 2: nothing has been deleted");
+    assert!(said(&mistyped).contains("Type 2 to go on:") && mistyped.status.code() == Some(5), "{}", said(&mistyped));
+    succeeded(&typed(&drop(), "2\n"), "generation 2 has been dropped");
     assert_eq!(server.client.status()["other_generations"], Value::Array(Vec::new()));
     // The next one has a number of its own, goes on where it was killed, and waits to be switched to.
     let mut begun = spawned(replay(&site, Some(&other), &["rebuild", "--rate", "200"]));
@@ -312,7 +321,7 @@ fn a_view_that_is_added_is_filled_alone_and_then_answers() {
     whole(&server);
 
     // Dropped, the first generation leaves what it shares; the batch layer goes on with it, after a restart too.
-    succeeded(&done(replay(&site, None, &["drop", "1"])), "generation 1 has been dropped");
+    succeeded(&done(replay(&site, None, &["drop", "1", "--confirm", "1"])), "generation 1 has been dropped");
     by_http(&server.client, &lines[..600], MANNER, &Pace::free());
     whole(&server);
     server.stop();
@@ -328,7 +337,7 @@ fn a_view_that_is_added_is_filled_alone_and_then_answers() {
     whole(&server);
     succeeded(&done(replay(&site, None, &["rollback"])), "generation 2 answers again");
     refused(&done(with(&site, "apply", &more.replace("by_both", "by_other"))), "it must go first: tidemark replay drop 3");
-    succeeded(&done(replay(&site, None, &["drop", "3"])), "generation 3 has been dropped");
+    succeeded(&done(replay(&site, None, &["drop", "3", "--confirm", "3"])), "generation 3 has been dropped");
     assert_eq!((tables(&server, 3), tables(&server, 2).len(), tables(&server, 1).len()), (Vec::new(), 3, 6));
     whole(&server);
     succeeded(&planned(&site, CONFIG), "all must be counted anew");
@@ -371,7 +380,7 @@ fn what_the_topic_no_longer_has_comes_from_raw_history_and_a_difference_is_found
     assert!(text.contains("view by_type: ") && text.contains("1 different"), "{text}");
     assert_eq!(generation(&server), 1);
     // Put right, a new one is equal.
-    succeeded(&done(replay(&site, None, &["drop", "2"])), "generation 2 has been dropped");
+    succeeded(&done(replay(&site, None, &["drop", "2", "--confirm", "2"])), "generation 2 has been dropped");
     change(&before[0]);
     let output = done(replay(&site, Some(NEW_CONFIG), &["rebuild", "--json"]));
     succeeded(&output, "generation 3 answers");
@@ -465,7 +474,7 @@ fn three_million_events_are_counted_anew_while_all_goes_on() {
     recounted(&site);
     assert!(busy <= 2 * idle, "answers were held up: 95 % within {busy:?}, and {idle:?} before");
     // As fast as it goes, while nobody asks.
-    succeeded(&done(replay(&site, None, &["drop", "1"])), "generation 1 has been dropped");
+    succeeded(&done(replay(&site, None, &["drop", "1", "--confirm", "1"])), "generation 1 has been dropped");
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| freshness.send(&server.client, PER_SECOND, 100, &stop));

@@ -26,8 +26,8 @@ pub struct TopicInfo {
 /// Asks and changes what the brokers know of the topic. Cheap to clone.
 #[derive(Clone)]
 pub struct Admin {
-    kafka: Kafka,
-    client: Arc<AdminClient<Journal>>,
+    pub(super) kafka: Kafka,
+    pub(super) client: Arc<AdminClient<Journal>>,
 }
 
 impl std::fmt::Debug for Admin {
@@ -131,7 +131,10 @@ impl Admin {
     }
 
     /// Calls of the client that wait for the broker's answer run where they may block.
-    async fn blocking<T: Send + 'static>(&self, ask: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+    pub(super) async fn blocking<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
         let admin = self.clone();
         let asked = tokio::task::spawn_blocking(move || ask(&admin)).await;
         asked.unwrap_or_else(|stopped| Err(Error::Unavailable { broker: self.kafka.bootstrap.clone(), reason: stopped.to_string() }))

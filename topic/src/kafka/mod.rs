@@ -7,6 +7,7 @@ mod admin;
 mod answers;
 mod consumer;
 mod copy;
+mod examine;
 mod native;
 mod positions;
 mod producer;
@@ -14,6 +15,7 @@ mod producer;
 pub use admin::{Admin, TopicInfo};
 pub use consumer::{ConsumerOptions, KafkaConsumer};
 pub use copy::{Copied, Copy, Copying, Original, Source, TopicRange};
+pub use examine::{Examined, Group};
 pub use positions::GroupPositions;
 pub use producer::{KafkaProducer, ProducerOptions};
 

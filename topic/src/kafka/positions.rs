@@ -13,9 +13,9 @@ impl ConsumerContext for Journal {}
 /// Asks for a group's committed positions without joining it. Cheap to clone.
 #[derive(Clone)]
 pub struct GroupPositions {
-    kafka: Kafka,
-    group: String,
-    client: Arc<BaseConsumer<Journal>>,
+    pub(super) kafka: Kafka,
+    pub(super) group: String,
+    pub(super) client: Arc<BaseConsumer<Journal>>,
 }
 
 impl std::fmt::Debug for GroupPositions {
@@ -39,13 +39,7 @@ impl GroupPositions {
 
     /// How many members the group has.
     pub async fn members(&self) -> Result<usize, Error> {
-        self.blocking(|this| {
-            let doing = "asking for a group's members";
-            let groups = this.client.fetch_group_list(Some(&this.group), ANSWER_DEADLINE);
-            let groups = groups.map_err(|error| this.kafka.client_error(&error, doing))?;
-            Ok(groups.groups().iter().map(|group| group.members().len()).sum())
-        })
-        .await
+        Ok(self.group().await?.members)
     }
 
     /// Sets the group's positions, as nobody's who is in it: Kafka refuses that while it has members.
@@ -65,7 +59,10 @@ impl GroupPositions {
     }
 
     /// Calls of the client that wait for the broker's answer run where they may block.
-    async fn blocking<T: Send + 'static>(&self, ask: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+    pub(super) async fn blocking<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
         let this = self.clone();
         let answer = tokio::task::spawn_blocking(move || ask(&this)).await;
         answer.unwrap_or_else(|stopped| Err(Error::Unavailable { broker: self.kafka.bootstrap.clone(), reason: stopped.to_string() }))
