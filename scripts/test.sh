@@ -10,7 +10,8 @@ export TIDEMARK_BIN=$TARGET/ci/tidemark
 scripts/check.sh --deny=if-installed
 
 source scripts/phase.sh
-phase "what tests need" scripts/install-for-tests.sh redis-server promtool=prometheus chromium script=bsdutils
+phase "what tests need" scripts/install-for-tests.sh redis-server promtool=prometheus chromium script=bsdutils python3
+phase "Python for tests" scripts/python-for-tests.sh
 # Programs and tests at once: apart, features differ, and half of the crates would be compiled twice.
 phase "build" cargo build --workspace --bins --tests --profile ci --locked
 phase "compose files" tests/compose/run.sh

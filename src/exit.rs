@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::io::ErrorKind;
+use tidemark_client::ClientError;
 use tidemark_ingest::{Cause, SendError};
-use tidemark_replay::ApiError;
 use tidemark_replay::compare::CompareError;
 use tidemark_replay::publish::PublishError;
 use tidemark_replay::rebuild::RebuildError;
@@ -77,7 +77,7 @@ impl Exit {
             Some(RebuildError::Compare(_)) | None => {}
         }
         match cause.downcast_ref::<RecountError>() {
-            Some(RecountError::Api(error)) => return Some(of_api(error)),
+            Some(RecountError::Client(error)) => return Some(of_api(error)),
             Some(RecountError::Log(error)) => return Some(of_log(error)),
             _ => {}
         }
@@ -103,16 +103,16 @@ impl Exit {
     }
 }
 
-fn of_api(error: &ApiError) -> Exit {
+fn of_api(error: &ClientError) -> Exit {
     match error {
-        ApiError::Unavailable { .. } => Exit::Unreached,
+        ClientError::Unavailable { .. } => Exit::Unreached,
         // A server that cannot answer now, or not in time, says so by these.
-        ApiError::Refused { status, .. } if status.is_server_error() => Exit::Unreached,
+        ClientError::Refused { status, .. } if status.is_server_error() => Exit::Unreached,
         // It did not understand what was asked.
-        ApiError::Refused { status, .. } if matches!(status.as_u16(), 400 | 422) => Exit::Usage,
-        ApiError::Refused { .. } => Exit::Refused,
-        ApiError::Key | ApiError::Authorities(_) => Exit::Usage,
-        ApiError::Nonsense { .. } => Exit::Failed,
+        ClientError::Refused { status, .. } if matches!(status.as_u16(), 400 | 422) => Exit::Usage,
+        ClientError::Refused { .. } => Exit::Refused,
+        ClientError::Key | ClientError::Authorities(_) => Exit::Usage,
+        ClientError::Nonsense { .. } => Exit::Failed,
     }
 }
 
@@ -191,8 +191,12 @@ mod tests {
     #[test]
     fn an_error_ends_a_command_as_what_has_caused_it_does() {
         let lost = || tidemark_history::Error::Unavailable { url: "http://c".into(), reason: "gone".into() };
-        let answered =
-            |status: u16| ApiError::Refused { url: "http://t".into(), status: status.try_into().expect("a status"), detail: String::new() };
+        let answered = |status: u16| ClientError::Refused {
+            url: "http://t".into(),
+            status: status.try_into().expect("a status"),
+            detail: String::new(),
+            retry_after: None,
+        };
         let away = tidemark_topic::Error::Unavailable { broker: "b".into(), reason: "gone".into() };
         let rows: Vec<(anyhow::Error, Exit)> = vec![
             (anyhow::anyhow!("no"), Exit::Failed),

@@ -7,6 +7,8 @@ use axum::http::header::{AUTHORIZATION, HeaderName, RETRY_AFTER, WWW_AUTHENTICAT
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use governor::clock::{Clock as _, DefaultClock};
 use governor::middleware::StateInformationMiddleware;
 use governor::state::{InMemoryState, NotKeyed};
@@ -51,11 +53,23 @@ impl Access {
 
     /// The key that a request carries. All keys are looked at, so that the time tells nothing of which one it is.
     fn key_of(&self, headers: &HeaderMap) -> Option<&(Key, Option<Limiter>)> {
-        let bearer = |value: &HeaderValue| Some(value.to_str().ok()?.strip_prefix("Bearer ")?.trim().to_owned());
         let plain = |value: &HeaderValue| Some(value.to_str().ok()?.trim().to_owned());
-        let sent = headers.get(AUTHORIZATION).and_then(bearer).or_else(|| headers.get(API_KEY).and_then(plain))?;
+        let sent = headers.get(AUTHORIZATION).and_then(authorization).or_else(|| headers.get(API_KEY).and_then(plain))?;
         let sent = Digest::of(&sent);
         self.keys.iter().fold(None, |found, candidate| if candidate.0.digest.is(&sent) { Some(candidate) } else { found })
+    }
+}
+
+/// The key of `Bearer KEY`, or the user's name of `Basic`: so do Segment's libraries send their write key, and whoever knows
+/// nothing but a name and a password.
+fn authorization(value: &HeaderValue) -> Option<String> {
+    match value.to_str().ok()?.split_once(' ')? {
+        ("Bearer", key) => Some(key.trim().to_owned()),
+        ("Basic", packed) => {
+            let pair = String::from_utf8(BASE64.decode(packed.trim()).ok()?).ok()?;
+            Some(pair.split_once(':')?.0.to_owned())
+        }
+        _ => None,
     }
 }
 
@@ -135,12 +149,20 @@ mod tests {
     async fn a_key_opens_what_its_scopes_name() {
         let router = router(vec![key("one", &[Scope::Read], 0), key("two", &[Scope::Read, Scope::Admin], 0)]);
         assert_eq!(status(&router, "/open", None).await, 200);
-        for header in [None, Some(("authorization", "Bearer three")), Some(("authorization", "one")), Some(("x-api-key", ""))] {
+        for header in [
+            None,
+            Some(("authorization", "Bearer three")),
+            Some(("authorization", "one")),
+            Some(("authorization", "Basic one")),
+            Some(("x-api-key", "")),
+        ] {
             let response = asked(&router, "/read", header).await;
             assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{header:?}");
             assert!(response.headers().contains_key(WWW_AUTHENTICATE));
         }
-        for header in [("authorization", "Bearer one"), ("x-api-key", "one"), ("authorization", "Bearer two")] {
+        // `one:` in base64, and `one:whatever`.
+        let names = [("authorization", "Basic b25lOg=="), ("authorization", "Basic b25lOndoYXRldmVy")];
+        for header in [("authorization", "Bearer one"), ("x-api-key", "one"), ("authorization", "Bearer two"), names[0], names[1]] {
             assert_eq!(status(&router, "/read", Some(header)).await, 200, "{header:?}");
         }
         assert_eq!(status(&router, "/admin", Some(("authorization", "Bearer one"))).await, 403);

@@ -1,5 +1,6 @@
 //! What a request's headers promise about its body, and unpacking it within a limit. Pure: no request, no runtime.
 
+use crate::dialect::cloudevents::Head;
 use crate::problem::Problem;
 use axum::http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
@@ -18,12 +19,34 @@ const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 const EXPECTED_GROWTH: usize = 32;
 
 /// How the items stand in the body.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub enum Form {
     /// One JSON object, or an array of them.
     Json,
     /// One JSON object a line.
     Lines,
+    /// CloudEvents: the data of one, whose attributes are in the head.
+    Binary(Head),
+    /// CloudEvents: one.
+    Structured,
+    /// CloudEvents: an array of them.
+    Batched,
+    /// Segment: one call.
+    Track,
+    /// Segment: an object with calls in it.
+    Batch,
+}
+
+impl Form {
+    /// Whether a dialect means that the answer's status says what became of the one event in it.
+    pub fn is_one(&self) -> bool {
+        matches!(self, Self::Binary(_) | Self::Structured | Self::Track)
+    }
+
+    /// Whether there is an event in a body without a byte.
+    pub fn may_be_empty(&self) -> bool {
+        matches!(self, Self::Binary(_))
+    }
 }
 
 /// How the body is packed.
@@ -54,22 +77,43 @@ pub enum UnpackError {
     Broken(#[from] io::Error),
 }
 
-const TYPES: &str = "application/json (one object or an array of objects) or application/x-ndjson (one object a line)";
+const TYPES: &str = "application/json (one object or an array of objects), application/x-ndjson (one object a line), \
+                     application/cloudevents+json or application/cloudevents-batch+json";
 
-/// Reads `Content-Type`.
+/// Reads `Content-Type`: how events stand in a body of `POST /v1/events`.
 pub fn form(headers: &HeaderMap) -> Result<Form, Problem> {
-    let sent = headers.get(CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()));
-    let media_type = sent.as_deref().map(|value| value.split(';').next().unwrap_or_default().trim());
-    let refused = |detail: String| {
-        unsupported("unsupported-media-type", "Unsupported media type", detail)
-            .header(ACCEPT, HeaderValue::from_static("application/json, application/x-ndjson"))
-    };
-    match media_type.map(str::to_ascii_lowercase).as_deref() {
-        Some("application/json") => Ok(Form::Json),
-        Some("application/x-ndjson" | "application/ndjson" | "application/jsonl") => Ok(Form::Lines),
-        Some(other) => Err(refused(format!("`{other}` is not accepted; send {TYPES}, and say so in Content-Type"))),
-        None => Err(refused(format!("Content-Type is missing; send {TYPES}"))),
+    let media_type = media_type(headers);
+    match (media_type.as_deref(), Head::of(headers)) {
+        (Some("application/cloudevents+json"), _) => Ok(Form::Structured),
+        (Some("application/cloudevents-batch+json"), _) => Ok(Form::Batched),
+        (Some(other), _) if other.starts_with("application/cloudevents") => Err(wrong_type(Some(other), TYPES)),
+        (_, Some(head)) => Ok(Form::Binary(head)),
+        (Some("application/json"), None) => Ok(Form::Json),
+        (Some("application/x-ndjson" | "application/ndjson" | "application/jsonl"), None) => Ok(Form::Lines),
+        (other, None) => Err(wrong_type(other, TYPES)),
     }
+}
+
+/// The same where only JSON is spoken.
+pub fn json(headers: &HeaderMap, form: Form) -> Result<Form, Problem> {
+    match media_type(headers).as_deref() {
+        Some("application/json") => Ok(form),
+        other => Err(wrong_type(other, "application/json")),
+    }
+}
+
+fn media_type(headers: &HeaderMap) -> Option<String> {
+    let sent = String::from_utf8_lossy(headers.get(CONTENT_TYPE)?.as_bytes()).to_ascii_lowercase();
+    Some(sent.split(';').next().unwrap_or_default().trim().to_owned())
+}
+
+fn wrong_type(sent: Option<&str>, types: &str) -> Problem {
+    let detail = match sent {
+        Some(other) => format!("`{other}` is not accepted; send {types}, and say so in Content-Type"),
+        None => format!("Content-Type is missing; send {types}"),
+    };
+    unsupported("unsupported-media-type", "Unsupported media type", detail)
+        .header(ACCEPT, HeaderValue::from_static("application/json, application/x-ndjson"))
 }
 
 /// Reads `Content-Encoding`.
@@ -178,19 +222,25 @@ mod tests {
 
     #[test]
     fn headers_are_read_as_the_rfc_has_them_and_what_is_refused_names_what_is_not() {
-        fn check(name: &'static str, value: &'static str, form_is: Option<Form>) {
+        fn check(name: &'static str, value: &'static str, is: &str) {
             let mut headers = HeaderMap::new();
             headers.insert(name, HeaderValue::from_static(value));
-            assert_eq!(form(&headers).ok(), form_is, "{value}");
+            let form = form(&headers).map_or("refused".to_owned(), |form| format!("{form:?}"));
+            assert!(form.starts_with(is), "{value}: {form}");
         }
-        check("content-type", "application/json", Some(Form::Json));
-        check("content-type", "Application/JSON; charset=utf-8", Some(Form::Json));
-        check("content-type", "application/x-ndjson", Some(Form::Lines));
-        check("content-type", "application/ndjson", Some(Form::Lines));
-        check("content-type", "application/jsonl", Some(Form::Lines));
-        check("content-type", "text/plain", None);
-        check("content-type", "", None);
-        check("accept", "application/json", None);
+        check("content-type", "application/json", "Json");
+        check("content-type", "Application/JSON; charset=utf-8", "Json");
+        check("content-type", "application/x-ndjson", "Lines");
+        check("content-type", "application/ndjson", "Lines");
+        check("content-type", "application/jsonl", "Lines");
+        check("content-type", "application/CloudEvents+json; charset=utf-8", "Structured");
+        check("content-type", "application/cloudevents-batch+json", "Batched");
+        check("content-type", "application/cloudevents+avro", "refused");
+        check("content-type", "text/plain", "refused");
+        check("content-type", "", "refused");
+        check("accept", "application/json", "refused");
+        check("ce-id", "1", "Binary");
+        check("ce-time", "2013-01-01T00:00:00Z", "refused");
         let refused = form(&HeaderMap::new()).unwrap_err();
         assert!(refused.detail.contains("application/x-ndjson"), "{}", refused.detail);
         for (value, is) in [

@@ -1,7 +1,9 @@
 //! From a body to its items: each is validated by itself, with the same `decode` as everywhere, and kept as it was
-//! sent. Pure; the caller says what time it is.
+//! sent, or as its dialect tells it. Pure; the caller says what time it is.
 
 use crate::body::Form;
+use crate::dialect::segment::Batch;
+use crate::dialect::{self, Names, cloudevents, segment};
 use crate::lines::is_blank;
 use bytes::Bytes;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, SeqAccess, Visitor};
@@ -16,9 +18,11 @@ pub const MAX_ITEMS: usize = 100_000;
 /// An item that will be written.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Item {
+    /// As a [`Rejection`]'s.
+    pub index: usize,
     /// By [`key_of`].
     pub key: Option<Bytes>,
-    /// The bytes as they were sent.
+    /// The bytes as they were sent; of a dialect, what they were told as.
     pub payload: Bytes,
 }
 
@@ -28,12 +32,27 @@ pub fn key_of(event: Event<'_>) -> Option<Cow<'_, str>> {
     event.user_id.or(event.event_id)
 }
 
+/// Why an item is not an event.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Refusal {
+    /// The stable code: [`Reject::reason`], or one of a dialect's own.
+    pub reason: &'static str,
+    /// What to do about it.
+    pub detail: String,
+}
+
+impl From<Reject> for Refusal {
+    fn from(reject: Reject) -> Self {
+        Self { reason: reject.reason(), detail: reject.to_string() }
+    }
+}
+
 /// An item that is not an event.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Rejection {
     /// The item's place in the array, or its line in NDJSON (blank lines count); from 0.
     pub index: usize,
-    pub reject: Reject,
+    pub refusal: Refusal,
 }
 
 /// A body's items, judged.
@@ -55,38 +74,36 @@ pub enum BodyError {
     /// The boundaries between its items cannot be trusted.
     #[error("the body is not one valid JSON text, and nothing of it was written: {reason}; objects one a line are application/x-ndjson")]
     NotJson { reason: String },
+    #[error("the body is not a batch of calls, `{{\"batch\":[…]}}`, and nothing of it was written: {reason}")]
+    NoBatch { reason: String },
 }
 
 /// Splits a body and judges each item as of `now_ms`.
-pub fn check(body: &Bytes, form: Form, now_ms: i64, limits: &Limits) -> Result<Checked, BodyError> {
+pub fn check(body: &Bytes, form: &Form, now_ms: i64, limits: &Limits) -> Result<Checked, BodyError> {
+    let mut court = Court { checked: Checked::default(), now_ms, limits };
     match form {
-        Form::Lines => check_lines(body, now_ms, limits),
+        Form::Lines => court.lines(body)?,
         Form::Json => {
-            let raw = split_json(body)?;
-            let mut checked = Checked::default();
-            for (index, item) in raw.into_iter().enumerate() {
-                checked.judge(body, index, item.get().as_bytes(), now_ms, limits);
+            for (index, item) in split_json(body)?.into_iter().enumerate() {
+                court.judge(body, index, item.get().as_bytes());
             }
-            Ok(checked)
+        }
+        Form::Binary(head) => court.told(cloudevents::NAMES, 0, cloudevents::binary(head, body)),
+        Form::Structured => court.told(cloudevents::NAMES, 0, cloudevents::structured(whole_json(body)?.get())),
+        Form::Batched => {
+            for (index, item) in array(body)?.into_iter().enumerate() {
+                court.told(cloudevents::NAMES, index, cloudevents::structured(item.get()));
+            }
+        }
+        Form::Track => court.told(segment::NAMES, 0, segment::track(whole_json(body)?.get(), None)),
+        Form::Batch => {
+            let batch = Batch::read(whole_json(body)?.get())?;
+            for (index, call) in array(batch.calls.get().as_bytes())?.into_iter().enumerate() {
+                court.told(segment::NAMES, index, segment::track(call.get(), Some(&batch)));
+            }
         }
     }
-}
-
-fn check_lines(body: &Bytes, now_ms: i64, limits: &Limits) -> Result<Checked, BodyError> {
-    let mut checked = Checked::default();
-    for (index, line) in lines(body).enumerate() {
-        if is_blank(line) {
-            continue;
-        }
-        if checked.len() == MAX_ITEMS {
-            return Err(BodyError::TooMany);
-        }
-        checked.judge(body, index, line, now_ms, limits);
-    }
-    if checked.len() == 0 {
-        return Err(BodyError::Empty);
-    }
-    Ok(checked)
+    Ok(court.checked)
 }
 
 /// The lines without their ends (LF or CRLF); after the last end there is no line.
@@ -109,43 +126,89 @@ impl Checked {
     fn len(&self) -> usize {
         self.items.len() + self.rejected.len()
     }
+}
+
+/// Judges the items of one body.
+struct Court<'a> {
+    checked: Checked,
+    now_ms: i64,
+    limits: &'a Limits,
+}
+
+impl Court<'_> {
+    fn lines(&mut self, body: &Bytes) -> Result<(), BodyError> {
+        for (index, line) in lines(body).enumerate() {
+            if is_blank(line) {
+                continue;
+            }
+            if self.checked.len() == MAX_ITEMS {
+                return Err(BodyError::TooMany);
+            }
+            self.judge(body, index, line);
+        }
+        if self.checked.len() == 0 { Err(BodyError::Empty) } else { Ok(()) }
+    }
 
     /// `raw` lies within `body`.
-    fn judge(&mut self, body: &Bytes, index: usize, raw: &[u8], now_ms: i64, limits: &Limits) {
-        match decode(Some(raw), now_ms, limits) {
-            Err(reject) => self.rejected.push(Rejection { index, reject }),
+    fn judge(&mut self, body: &Bytes, index: usize, raw: &[u8]) {
+        match decode(Some(raw), self.now_ms, self.limits) {
+            Err(reject) => self.checked.rejected.push(Rejection { index, refusal: reject.into() }),
             Ok(event) => {
                 let key = key_of(event).map(|key| match key {
                     Cow::Borrowed(text) => body.slice_ref(text.as_bytes()),
                     Cow::Owned(text) => Bytes::from(text),
                 });
                 let payload = body.slice_ref(raw);
-                self.items.push(Item { key, payload });
+                self.checked.items.push(Item { index, key, payload });
             }
+        }
+    }
+
+    /// Judges what a dialect has told, as if it had been sent so.
+    fn told(&mut self, names: Names, index: usize, told: Result<Bytes, Refusal>) {
+        let before = self.checked.rejected.len();
+        match told {
+            Ok(payload) => self.judge(&payload, index, &payload),
+            Err(refusal) => self.checked.rejected.push(Rejection { index, refusal }),
+        }
+        for Rejection { refusal, .. } in &mut self.checked.rejected[before..] {
+            dialect::in_its_words(names, refusal);
         }
     }
 }
 
 /// Splits a JSON body into its items' own texts. The body's syntax is checked, what the items mean is not.
 fn split_json(body: &[u8]) -> Result<Vec<&RawValue>, BodyError> {
-    let not_json = |error: serde_json::Error| BodyError::NotJson { reason: error.to_string() };
-    match body.iter().find(|byte| !is_blank(&[**byte])) {
-        None => Err(BodyError::Empty),
-        Some(b'{') => Ok(vec![serde_json::from_slice(body).map_err(not_json)?]),
-        Some(b'[') => {
-            let mut elements = Vec::new();
-            let mut parser = serde_json::Deserializer::from_slice(body);
-            let parsed = Elements(&mut elements).deserialize(&mut parser).and_then(|()| parser.end());
-            match parsed {
-                _ if elements.len() > MAX_ITEMS => Err(BodyError::TooMany),
-                Err(error) => Err(not_json(error)),
-                Ok(()) => Ok(elements),
-            }
-        }
-        Some(_) => match serde_json::from_slice::<&RawValue>(body) {
-            Ok(_) => Err(BodyError::NeitherObjectNorArray),
-            Err(error) => Err(not_json(error)),
-        },
+    match first_byte(body)? {
+        b'[' => array(body),
+        b'{' => Ok(vec![whole_json(body)?]),
+        _ => whole_json(body).and(Err(BodyError::NeitherObjectNorArray)),
+    }
+}
+
+fn first_byte(body: &[u8]) -> Result<u8, BodyError> {
+    body.iter().copied().find(|byte| !is_blank(&[*byte])).ok_or(BodyError::Empty)
+}
+
+fn not_json(error: serde_json::Error) -> BodyError {
+    BodyError::NotJson { reason: error.to_string() }
+}
+
+/// A body that is one item.
+fn whole_json(body: &[u8]) -> Result<&RawValue, BodyError> {
+    first_byte(body)?;
+    serde_json::from_slice(body).map_err(not_json)
+}
+
+fn array(body: &[u8]) -> Result<Vec<&RawValue>, BodyError> {
+    first_byte(body)?;
+    let mut elements = Vec::new();
+    let mut parser = serde_json::Deserializer::from_slice(body);
+    let parsed = Elements(&mut elements).deserialize(&mut parser).and_then(|()| parser.end());
+    match parsed {
+        _ if elements.len() > MAX_ITEMS => Err(BodyError::TooMany),
+        Err(error) => Err(not_json(error)),
+        Ok(()) => Ok(elements),
     }
 }
 
@@ -188,7 +251,7 @@ mod tests {
     /// `a=key` for an item with that type and key, `3!reason` for a rejection; or the error's text.
     fn picture(body: &str, form: Form) -> String {
         let body = Bytes::from(body.to_owned());
-        let checked = match check(&body, form, NOW_MS, &Limits::default()) {
+        let checked = match check(&body, &form, NOW_MS, &Limits::default()) {
             Err(error) => return error.to_string(),
             Ok(checked) => checked,
         };
@@ -197,7 +260,7 @@ mod tests {
             let key = item.key.as_deref().unwrap_or(b"-");
             format!("{}={}", event.event_type, String::from_utf8_lossy(key))
         });
-        let rejected = checked.rejected.iter().map(|it| format!("{}!{}", it.index, it.reject.reason()));
+        let rejected = checked.rejected.iter().map(|it| format!("{}!{}", it.index, it.refusal.reason));
         items.chain(rejected).collect::<Vec<_>>().join(" ")
     }
 
@@ -261,7 +324,7 @@ mod tests {
     #[test]
     fn one_item_more_than_the_limit_is_too_many_even_when_the_rest_is_rubbish() {
         let full = Bytes::from("1\n".repeat(MAX_ITEMS));
-        let checked = check(&full, Form::Lines, NOW_MS, &Limits::default()).unwrap();
+        let checked = check(&full, &Form::Lines, NOW_MS, &Limits::default()).unwrap();
         assert_eq!(checked.rejected.len(), MAX_ITEMS);
         let too_many = BodyError::TooMany.to_string();
         assert_eq!(picture(&"1\n".repeat(MAX_ITEMS + 1), Form::Lines), too_many);
@@ -273,7 +336,7 @@ mod tests {
     fn a_payload_is_the_very_bytes_that_were_sent() {
         let odd = r#"{ "timestamp" : 1356998400000.0e0 ,"event_type":"\u0061" }"#.replace(".0e0", "");
         let body = Bytes::from(format!("[{odd},\n {odd}]"));
-        let checked = check(&body, Form::Json, NOW_MS, &Limits::default()).unwrap();
+        let checked = check(&body, &Form::Json, NOW_MS, &Limits::default()).unwrap();
         assert_eq!(checked.items.len(), 2);
         assert!(checked.items.iter().all(|item| item.payload == odd));
     }

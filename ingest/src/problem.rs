@@ -69,6 +69,22 @@ impl IntoResponse for Problem {
     }
 }
 
+/// A problem document (RFC 9457), as it is described. There may be further members.
+#[derive(Debug, utoipa::ToSchema)]
+#[schema(as = Problem)]
+pub struct Described {
+    /// The stable code for machines.
+    #[schema(pattern = "^urn:tidemark:problem:", example = "urn:tidemark:problem:bad-request")]
+    pub r#type: String,
+    /// A few words, the same for each problem of this type.
+    pub title: String,
+    /// The status again.
+    #[schema(minimum = 400, maximum = 599)]
+    pub status: u16,
+    /// What happened this time, and what to do about it.
+    pub detail: String,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

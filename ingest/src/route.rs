@@ -1,4 +1,4 @@
-//! `POST /v1/events` (⇄): bounds what is in flight, keeps long work off the runtime's threads, and answers when the
+//! `POST /v1/events` and its like (⇄): bounds what is in flight, keeps long work off the runtime's threads, and answers when the
 //! whole request has been acknowledged.
 //!
 //! Memory: a request sets room aside for its body as sent, and, if that is packed, for the body unpacked. The rooms
@@ -6,17 +6,20 @@
 //! cannot wait for each other in a circle.
 
 use crate::body::{self, Coding, Form, MAX_SENT_BYTES, MAX_UNPACKED_BYTES, UnpackError};
-use crate::items::{self, BodyError, Checked, Rejection};
+use crate::described::{Attributes, Call, Calls, CloudEvent, Event, Events};
+use crate::dialect::segment;
+use crate::items::{self, BodyError, Checked, Refusal, Rejection};
 use crate::problem::Problem;
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, Request, State};
 use axum::http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::{Router, routing};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +29,7 @@ use tidemark_metrics::{Collector, Counter, DescriptorEncoder, Family, Label, Pag
 use tidemark_topic::{Outgoing, Position, Producer, SendError, now_ms};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{Instrument as _, trace_span};
+use utoipa::{IntoParams, ToSchema};
 
 /// Bodies in flight, all together: half for bodies as sent, half for unpacked ones. Each half holds the largest
 /// body there may be. Full means that requests wait.
@@ -58,7 +62,7 @@ pub struct Ingest<P> {
 pub struct Counts {
     /// Acknowledged by the brokers.
     pub accepted: u64,
-    /// Not events, in requests that were answered with a 200; the others are sent again.
+    /// Not events, in requests that need not be sent again.
     pub rejected: u64,
     /// Valid, but not known to be in the topic. They were answered with a 503.
     pub failed: u64,
@@ -111,10 +115,13 @@ impl Collector for Rooms {
     }
 }
 
-/// `POST /v1/events`, writing through `ingest`.
+/// Where events are sent to, writing through `ingest`.
 pub fn routes<P: Producer + Send + Sync + 'static>(ingest: Arc<Ingest<P>>) -> Router {
-    let events = routing::post(post_events::<P>).fallback(only_post);
-    Router::new().route("/v1/events", events).with_state(ingest)
+    Router::new()
+        .route("/v1/events", routing::post(post_events::<P>).fallback(only_post))
+        .route("/v1/track", routing::post(post_track::<P>).fallback(only_post))
+        .route("/v1/batch", routing::post(post_batch::<P>).fallback(only_post))
+        .with_state(ingest)
 }
 
 async fn only_post() -> Problem {
@@ -127,23 +134,133 @@ async fn only_post() -> Problem {
     .header(ALLOW, HeaderValue::from_static("POST"))
 }
 
-async fn post_events<P: Producer + Send + Sync + 'static>(
+/// Send events
+///
+/// Answers when Kafka has acknowledged them. A CloudEvents event may be sent in binary mode too: its attributes as headers, its data as the body, of any
+/// JSON media type.
+#[utoipa::path(
+    post, path = "/v1/events", tag = "ingest", params(Wanted, Attributes), security(("key" = ["ingest"])),
+    request_body(description = "Packed by gzip or zstd, if Content-Encoding says so; at most 32 MiB as sent, 128 MiB unpacked, 100,000 events.", content(
+        (Events = "application/json", examples(
+            ("event" = (summary = "One event", value = json!({"event_type": "Order Completed", "timestamp": "2013-01-01T10:15:00Z", "event_id": "order-1", "product_id": "p-1", "user_id": "user-1", "order_amount": 19.99}))),
+            ("events" = (summary = "Several", value = json!([{"event_type": "Product Viewed", "timestamp": 1_357_035_300_000_i64}]))),
+        )),
+        (String = "application/x-ndjson", example = json!("{\"event_type\":\"Product Viewed\",\"timestamp\":1357035300000}\n")),
+        (CloudEvent = "application/cloudevents+json", example = json!({"specversion": "1.0", "id": "1", "source": "/shop", "type": "com.example.order", "time": "2013-01-01T10:15:00Z", "data": {"product_id": "p-1", "order_amount": 19.99}})),
+        (Vec<CloudEvent> = "application/cloudevents-batch+json", example = json!([{"specversion": "1.0", "id": "2", "source": "/shop", "type": "com.example.order", "time": "2013-01-01T10:15:00Z"}])),
+    )),
+    responses(
+        (status = 200, description = "What is an event is in the topic", body = Answer),
+        (status = 400, description = "The body cannot be read, or the one CloudEvents event in it is rejected; nothing was written"),
+        (status = 408, description = "The body did not arrive in time"),
+        (status = 413, description = "Too large"),
+        (status = 415, description = "Another media type or coding"),
+        (status = 503, description = "Not all was acknowledged: send the same again"),
+    ),
+)]
+async fn post_events<P: Producer + Send + Sync>(
     State(ingest): State<Arc<Ingest<P>>>,
+    wanted: Asked,
     request: Request,
 ) -> Result<Response, Problem> {
+    let form = body::form(request.headers())?;
+    let answer = post(&ingest, wanted, form, request).await?;
+    json_answer(&answer)
+}
+
+/// Send one call of Segment's
+#[utoipa::path(
+    post, path = "/v1/track", tag = "ingest", params(Wanted), security(("key" = ["ingest"])),
+    request_body(content = Call, example = json!({"event": "Order Completed", "messageId": "message-1", "userId": "user-1", "timestamp": "2013-01-01T10:15:00Z", "properties": {"product_id": "p-1", "revenue": 19.99}})),
+    responses(
+        (status = 200, description = "The call is in the topic", body = CallsAnswer),
+        (status = 400, description = "The body cannot be read, or the call is rejected; nothing was written"),
+        (status = 408, description = "The body did not arrive in time"),
+        (status = 413, description = "Too large"),
+        (status = 415, description = "Another media type or coding"),
+        (status = 503, description = "Not all was acknowledged: send the same again"),
+    ),
+)]
+async fn post_track<P: Producer + Send + Sync>(
+    ingest: State<Arc<Ingest<P>>>,
+    wanted: Asked,
+    request: Request,
+) -> Result<Response, Problem> {
+    post_calls(ingest, wanted, Form::Track, request).await
+}
+
+/// Send calls of Segment's
+///
+/// The host to name in its libraries is this server, the write key a key with the scope `ingest`: they send it as the user's name of HTTP Basic.
+#[utoipa::path(
+    post, path = "/v1/batch", tag = "ingest", params(Wanted), security(("key" = ["ingest"])),
+    request_body(content = Calls, example = json!({"sentAt": "2013-01-01T10:15:00Z", "batch": [{"type": "track", "event": "Product Viewed", "messageId": "message-2", "anonymousId": "visitor-1", "timestamp": "2013-01-01T10:15:00Z"}]})),
+    responses(
+        (status = 200, description = "What is an event is in the topic", body = CallsAnswer),
+        (status = 400, description = "The body cannot be read; nothing was written"),
+        (status = 408, description = "The body did not arrive in time"),
+        (status = 413, description = "Too large"),
+        (status = 415, description = "Another media type or coding"),
+        (status = 503, description = "Not all was acknowledged: send the same again"),
+    ),
+)]
+async fn post_batch<P: Producer + Send + Sync>(
+    ingest: State<Arc<Ingest<P>>>,
+    wanted: Asked,
+    request: Request,
+) -> Result<Response, Problem> {
+    post_calls(ingest, wanted, Form::Batch, request).await
+}
+
+/// Answers as Segment's libraries read it.
+async fn post_calls<P: Producer + Send + Sync>(
+    State(ingest): State<Arc<Ingest<P>>>,
+    wanted: Asked,
+    form: Form,
+    request: Request,
+) -> Result<Response, Problem> {
+    let answered = async {
+        let form = body::json(request.headers(), form)?;
+        post(&ingest, wanted, form, request).await
+    };
+    let answer = answered.await.map_err(segment::problem)?;
+    json_answer(&CallsAnswer { success: answer.rejected.is_empty(), answer })
+}
+
+/// What is described here.
+#[derive(Debug, utoipa::OpenApi)]
+#[openapi(paths(post_events, post_track, post_batch), components(schemas(Event)))]
+pub struct Described;
+
+/// What the query string may say.
+#[derive(Clone, Copy, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+struct Wanted {
+    /// Whether to say where each accepted event stands.
+    #[serde(default)]
+    #[param(example = true)]
+    positions: bool,
+}
+
+type Asked = Result<Query<Wanted>, QueryRejection>;
+
+/// The way of every request, whatever its form.
+async fn post<P: Producer + Send + Sync>(ingest: &Ingest<P>, wanted: Asked, form: Form, request: Request) -> Result<Answer, Problem> {
+    let Query(Wanted { positions }) = wanted.map_err(|error| bad_parameter(&error))?;
     let (head, arriving) = request.into_parts();
-    let form = body::form(&head.headers)?;
     let coding = body::coding(&head.headers)?;
     let sent = receive(&ingest.arriving, &head.headers, arriving).await?;
-    if sent.bytes.is_empty() {
+    if sent.bytes.is_empty() && !form.may_be_empty() {
         return Err(bad_body(BodyError::Empty.to_string()));
     }
     let body = match coding {
         Coding::Identity => sent,
         packed => unpack(&ingest.unpacked, packed, sent).await?,
     };
+    let is_one = form.is_one();
     let (checked, _room) = check(body, form, &ingest.limits).await?;
-    let written = write(&ingest.producer, &checked).await;
+    let written = write(&ingest.producer, &checked, positions).await;
     let (accepted, failed) = (written.accepted, written.failed());
     ingest.accepted.inc_by(accepted);
     ingest.failed.inc_by(failed);
@@ -152,7 +269,10 @@ async fn post_events<P: Producer + Send + Sync + 'static>(
     }
     let rejected = u64::try_from(checked.rejected.len()).unwrap_or(u64::MAX);
     ingest.rejected.inc_by(rejected);
-    Ok(answer(&checked.rejected, &written))
+    match checked.rejected.first() {
+        Some(only) if is_one => Err(refused_alone(&only.refusal)),
+        _ => Ok(Answer::new(checked.rejected, written)),
+    }
 }
 
 /// A body and the room that it takes up.
@@ -245,7 +365,7 @@ async fn unpack(room: &Arc<Semaphore>, coding: Coding, sent: Held) -> Result<Hel
 
 async fn check(body: Held, form: Form, limits: &Limits) -> Result<(Checked, OwnedSemaphorePermit), Problem> {
     let limits = limits.clone();
-    let (checked, room) = run(body.bytes.len(), move || (items::check(&body.bytes, form, now_ms(), &limits), body.room)).await?;
+    let (checked, room) = run(body.bytes.len(), move || (items::check(&body.bytes, &form, now_ms(), &limits), body.room)).await?;
     match checked {
         Ok(checked) => Ok((checked, room)),
         Err(error @ BodyError::TooMany) => Err(too_large(error.to_string())),
@@ -275,6 +395,8 @@ struct Written {
     /// The worst failure: a refusal if there is one, for it says what is to be put right.
     failure: Option<SendError>,
     position: Cut,
+    /// Where each accepted item stands, in the order sent, if that is wanted.
+    positions: Option<Vec<Placed>>,
 }
 
 impl Written {
@@ -282,10 +404,13 @@ impl Written {
         self.unknown + self.unavailable + self.refused
     }
 
-    fn add(&mut self, outcome: Result<Position, SendError>) {
+    fn add(&mut self, index: usize, outcome: Result<Position, SendError>) {
         let failure = match outcome {
             Ok(at) => {
                 self.accepted += 1;
+                if let Some(positions) = &mut self.positions {
+                    positions.push(Placed { index, partition: at.partition.0, offset: at.offset.get() });
+                }
                 return self.position.raise(at.partition, at.offset.next());
             }
             Err(failure) => failure,
@@ -303,7 +428,7 @@ impl Written {
     }
 }
 
-async fn write(producer: &impl Producer, checked: &Checked) -> Written {
+async fn write(producer: &impl Producer, checked: &Checked, positions: bool) -> Written {
     let items = checked.items.iter();
     let mut records: Vec<_> =
         items.map(|item| Outgoing { key: item.key.as_deref(), payload: Some(&item.payload), ..Outgoing::default() }).collect();
@@ -313,34 +438,86 @@ async fn write(producer: &impl Producer, checked: &Checked) -> Written {
     if let Some(first) = records.first_mut() {
         first.traceparent = traceparent.as_deref();
     }
-    let mut written = Written::default();
-    for outcome in producer.send_batch(&records).instrument(span).await {
-        written.add(outcome);
+    let mut written = Written { positions: positions.then(Vec::new), ..Written::default() };
+    for (item, outcome) in checked.items.iter().zip(producer.send_batch(&records).instrument(span).await) {
+        written.add(item.index, outcome);
     }
     written
 }
 
-#[derive(Serialize)]
-struct Answer<'a> {
-    accepted: u64,
-    rejected: Vec<RejectedItem>,
-    position: &'a str,
+/// Where an event stands.
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+struct Placed {
+    /// The item's, as in `rejected`.
+    index: usize,
+    partition: u32,
+    offset: u64,
 }
 
-#[derive(Serialize)]
+/// What became of the events.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Sent)]
+struct Answer {
+    /// How many are in the topic.
+    accepted: u64,
+    rejected: Vec<RejectedItem>,
+    /// The next offset of each partition that was written to: what `at_least` of a query takes.
+    #[schema(example = "0:1234,3:99")]
+    position: String,
+    /// Of the accepted ones, in the order sent, if it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    positions: Option<Vec<Placed>>,
+}
+
+/// What became of the calls.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SentCalls)]
+struct CallsAnswer {
+    /// Whether every call was accepted.
+    success: bool,
+    #[serde(flatten)]
+    answer: Answer,
+}
+
+/// An item that is no event.
+#[derive(Debug, Serialize, ToSchema)]
 struct RejectedItem {
+    /// Its place in the array, or its line; from 0.
     index: usize,
+    /// A stable code.
+    #[schema(example = "bad_timestamp")]
     reason: &'static str,
+    /// What to do.
     detail: String,
 }
 
-fn answer(rejected: &[Rejection], written: &Written) -> Response {
-    let rejected = rejected.iter().map(|it| RejectedItem { index: it.index, reason: it.reject.reason(), detail: it.reject.to_string() });
-    let answer = Answer { accepted: written.accepted, rejected: rejected.collect(), position: &written.position.to_string() };
-    match serde_json::to_vec(&answer) {
-        Ok(text) => ([(CONTENT_TYPE, "application/json")], text).into_response(),
-        Err(error) => internal(&error.to_string()).into_response(),
+impl Answer {
+    fn new(rejected: Vec<Rejection>, written: Written) -> Self {
+        let rejected =
+            rejected.into_iter().map(|Rejection { index, refusal: Refusal { reason, detail } }| RejectedItem { index, reason, detail });
+        Self {
+            accepted: written.accepted,
+            rejected: rejected.collect(),
+            position: written.position.to_string(),
+            positions: written.positions,
+        }
     }
+}
+
+fn json_answer(answer: &impl Serialize) -> Result<Response, Problem> {
+    let text = serde_json::to_vec(answer).map_err(|error| internal(&error.to_string()))?;
+    Ok(([(CONTENT_TYPE, "application/json")], text).into_response())
+}
+
+/// The event is all that the request has, and its sender looks at the status.
+fn refused_alone(refusal: &Refusal) -> Problem {
+    let detail = format!("{}; nothing was written", refusal.detail);
+    Problem::new(StatusCode::BAD_REQUEST, "event-rejected", "The event is rejected", detail).with("reason", refusal.reason)
+}
+
+fn bad_parameter(error: &QueryRejection) -> Problem {
+    let detail = format!("{}; there is `positions`, true or false", error.body_text());
+    Problem::new(StatusCode::BAD_REQUEST, "bad-request", "The request cannot be understood", detail)
 }
 
 /// Not everything was acknowledged. What was is in the topic all the same.
@@ -360,11 +537,15 @@ fn not_written(written: &Written) -> Problem {
         "{failed} of {} valid events were not acknowledged ({reason}); {again}: those with an event_id are counted once",
         failed + written.accepted
     );
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-acknowledged", "Not acknowledged", detail)
+    let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-acknowledged", "Not acknowledged", detail)
         .with("accepted", written.accepted)
         .with("unknown", written.unknown)
         .with("position", written.position.to_string())
-        .header(RETRY_AFTER, RETRY_AFTER_S)
+        .header(RETRY_AFTER, RETRY_AFTER_S);
+    match &written.positions {
+        Some(positions) => problem.with("positions", serde_json::json!(positions)),
+        None => problem,
+    }
 }
 
 fn bad_body(detail: String) -> Problem {

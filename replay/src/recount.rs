@@ -3,13 +3,13 @@
 //! The interface is asked first, for each view every cell of the range; then the topic is read up to the cuts of these
 //! answers, from where counting began, and each event is counted in the answers whose cut it is below.
 
-use crate::api::{Api, ApiError};
 use crate::reading::{Way, read};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
+use tidemark_client::{Client, ClientError};
 use tidemark_core::cell::{Cell, Tally, fold_of};
 use tidemark_core::cut::Cut;
 use tidemark_core::event::Event;
@@ -30,7 +30,7 @@ const SHOWN: usize = 20;
 #[derive(Debug, thiserror::Error)]
 pub enum RecountError {
     #[error(transparent)]
-    Api(#[from] ApiError),
+    Client(#[from] ClientError),
     #[error(transparent)]
     Log(#[from] tidemark_topic::Error),
     #[error("what the topic no longer has cannot be had: {0}")]
@@ -179,7 +179,7 @@ struct Compared<'r> {
 
 /// Recounts. `consumer` reads all partitions; `progress` gets the offsets to pass in all, and how many more have been. Blocks.
 pub fn recount<C: Consumer, H: History>(
-    api: &Api,
+    api: &Client,
     rules: &Rules,
     range: TimeRange,
     mut consumer: C,
@@ -264,7 +264,7 @@ impl Compared<'_> {
 }
 
 /// The rules by which a running tidemark counts what it answers.
-pub async fn rules_of(api: &Api) -> Result<Rules, RecountError> {
+pub async fn rules_of(api: &Client) -> Result<Rules, RecountError> {
     let status = api.get("/v1/status", &[]).await?;
     let generation = status["generation"].as_u64().and_then(|number| u32::try_from(number).ok());
     let (generation, text) = (generation.ok_or_else(|| api.nonsense("it names no generation"))?, status["rules"].as_str());
@@ -272,7 +272,7 @@ pub async fn rules_of(api: &Api) -> Result<Rules, RecountError> {
 }
 
 /// Asks for every cell of a view in the range.
-async fn asked<'r>(api: &Api, rules: &Rules, view: &'r View, range: TimeRange) -> Result<Compared<'r>, RecountError> {
+async fn asked<'r>(api: &Client, rules: &Rules, view: &'r View, range: TimeRange) -> Result<Compared<'r>, RecountError> {
     let group_by = view.dimensions().to_vec();
     let names = group_by.iter().map(|dimension| dimension.name()).collect::<Vec<_>>().join(",");
     let mut parameters = vec![("step", "5m"), ("group_by", names.as_str()), ("measures", "count,amount_count,sum,min,max")];

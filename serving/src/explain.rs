@@ -31,7 +31,7 @@ const MOST_EVENTS: u32 = 500;
 const MOST_EPOCHS: u32 = 10_000;
 
 /// What is not a query's.
-const OWN: [&str; 4] = ["window", "group", "limit", "next"];
+pub(crate) const OWN: [&str; 4] = ["window", "group", "limit", "next"];
 
 /// Which number is meant, as a plan of a total, and which of its events are shown.
 #[derive(Clone, PartialEq, Debug)]

@@ -57,6 +57,6 @@ async fn ready(State(admin): State<Admin>) -> Result<&'static str, Problem> {
 }
 
 async fn not_found() -> Problem {
-    let there = "this process takes events: there are /v1/events (POST), /metrics, /healthz and /readyz; queries are answered elsewhere";
+    let there = "this process takes events: there are /v1/events, /v1/track and /v1/batch (POST), /metrics, /healthz and /readyz; queries are answered elsewhere";
     Problem::new(StatusCode::NOT_FOUND, "not-found", "No such resource", there)
 }

@@ -163,9 +163,9 @@ impl Caller {
     const DEFAULT_URL: &str = "http://127.0.0.1:8080";
 
     /// A client; `found` is where a server is known to run, unless another one is named.
-    fn api(self, found: Option<String>) -> Result<tidemark_replay::Api> {
+    fn api(self, found: Option<String>) -> Result<tidemark_client::Client> {
         let url = self.url.or(found).unwrap_or_else(|| Self::DEFAULT_URL.to_owned());
-        Ok(tidemark_replay::Api::new(&url, self.key.as_deref(), self.ca.as_deref())?)
+        Ok(tidemark_client::Client::new(&url, self.key.as_deref(), self.ca.as_deref())?)
     }
 }
 
@@ -180,7 +180,7 @@ pub struct Reached {
 }
 
 impl Reached {
-    fn api(self) -> Result<tidemark_replay::Api> {
+    fn api(self) -> Result<tidemark_client::Client> {
         let Self { data, caller } = self;
         let data = match data {
             Some(data) => data,
@@ -206,7 +206,7 @@ pub struct Place {
 
 impl Place {
     /// The configuration with the servers' addresses, a client of the tidemark, and how to print what comes of it.
-    fn find(self, command: &str) -> Result<(Config, tidemark_replay::Api, Output)> {
+    fn find(self, command: &str) -> Result<(Config, tidemark_client::Client, Output)> {
         let Self { running, clickhouse, caller, output } = self;
         let (mut config, found) = running.find(command)?;
         config.clickhouse.url = clickhouse.unwrap_or_else(|| std::mem::take(&mut config.clickhouse.url));

@@ -9,9 +9,9 @@ use comfy_table::{CellAlignment, Table};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::time::Duration;
+use tidemark_client::{ClientError, Event};
 use tidemark_core::view::Dimension;
 use tidemark_core::window::Step;
-use tidemark_replay::api::{ApiError, Event};
 use tidemark_serving::measure::Measure;
 
 /// Before a stream that was cut off is listened to again.
@@ -96,7 +96,7 @@ async fn query(arguments: Arguments) -> Result<()> {
 }
 
 /// Shows what a live query tells, until it is stopped. A stream that breaks is taken up again.
-async fn follow(api: &tidemark_replay::Api, parameters: &[(&str, &str)], mut shown: Shown, output: Output) -> Result<()> {
+async fn follow(api: &tidemark_client::Client, parameters: &[(&str, &str)], mut shown: Shown, output: Output) -> Result<()> {
     let mut last_id: Option<String> = None;
     let watched = async {
         loop {
@@ -117,11 +117,11 @@ async fn follow(api: &tidemark_replay::Api, parameters: &[(&str, &str)], mut sho
 
 /// True if asking again would not help.
 fn is_final(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(ApiError::Refused { .. } | ApiError::Key | ApiError::Authorities(_)))
+    matches!(error.downcast_ref(), Some(ClientError::Refused { .. } | ClientError::Key | ClientError::Authorities(_)))
 }
 
 async fn listen(
-    api: &tidemark_replay::Api,
+    api: &tidemark_client::Client,
     parameters: &[(&str, &str)],
     last_id: &mut Option<String>,
     shown: &mut Shown,

@@ -48,7 +48,7 @@ async fn status(Arguments { watch, output, reached }: Arguments) -> Result<()> {
 }
 
 /// Looks again and again. A server that does not answer may do so later.
-async fn follow(api: &tidemark_replay::Api, output: Output) -> Result<()> {
+async fn follow(api: &tidemark_client::Client, output: Output) -> Result<()> {
     loop {
         let shown = match api.get("/v1/status", &[]).await {
             Ok(status) if output.is_json() => print(status),

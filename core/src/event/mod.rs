@@ -50,7 +50,8 @@ impl Default for Limits {
 }
 
 const MAX_EVENT_TYPE_BYTES: usize = 128;
-const MAX_ID_BYTES: usize = 256;
+/// Longest `event_id`, `product_id` or `user_id`, in bytes.
+pub const MAX_ID_BYTES: usize = 256;
 
 /// A valid event. An optional string that is absent, null or empty is `None`.
 #[derive(Clone, PartialEq, Debug)]

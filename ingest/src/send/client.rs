@@ -2,15 +2,13 @@
 
 use super::files::Batch;
 use super::report::{Acknowledged, Answer};
-use super::{Cause, Key, SendError, SendOptions, Stop};
-use axum::http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
+use super::{Cause, SendError, SendOptions, Stop};
+use axum::http::Uri;
 use axum::http::uri::PathAndQuery;
-use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper_util::rt::TokioExecutor;
 use std::net::IpAddr;
 use std::time::Duration;
+use tidemark_client::{Body, ClientError};
 use tidemark_core::cut::Cut;
 use tokio::time::Instant;
 
@@ -20,18 +18,16 @@ const ATTEMPT_DEADLINE: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// …up to here; also the most that a server's Retry-After is heeded.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// Longest answer: as many rejections as a batch can have.
-const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 /// zstd's level for bodies: events shrink to a twelfth at the speed of a fast network.
 const PACK_LEVEL: i32 = 1;
 
 /// Where batches go.
 #[derive(Debug)]
 pub(super) struct Client {
-    http: hyper_util::client::legacy::Client<tidemark_https::Connector, Full<Bytes>>,
-    uri: Uri,
+    http: tidemark_client::Client,
+    /// What is posted to.
+    path: String,
     pack: bool,
-    authorization: Option<HeaderValue>,
     retry_for: Duration,
 }
 
@@ -49,22 +45,15 @@ enum Attempt {
 impl Client {
     pub(super) fn new(url: &str, options: &SendOptions) -> Result<Self, SendError> {
         let uri = address(url).map_err(|reason| SendError::Url { url: url.to_owned(), reason })?;
-        let bearer = |key: &Key| {
-            let mut value = HeaderValue::from_str(&format!("Bearer {}", key.0)).map_err(|_| SendError::Key)?;
-            value.set_sensitive(true);
-            Ok(value)
-        };
-        let authorization = options.key.as_ref().map(bearer).transpose()?;
-        let connector = tidemark_https::connector_trusting(options.authorities.as_deref());
-        let connector = connector.map_err(|reason| SendError::Authorities { reason })?;
-        let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new());
-        Ok(Self {
-            http: http.build(connector),
-            pack: options.pack.unwrap_or_else(|| !is_this_machine(&uri)),
-            uri,
-            authorization,
-            retry_for: options.retry_for,
-        })
+        let key = options.key.as_ref().map(|key| key.0.as_str());
+        let server = format!("{}://{}", uri.scheme_str().unwrap_or_default(), uri.authority().map_or("", |authority| authority.as_str()));
+        let http = tidemark_client::Client::new(&server, key, options.authorities.as_deref());
+        let http = http.map_err(|error| match error {
+            ClientError::Key => SendError::Key,
+            other => SendError::Authorities { reason: other.to_string() },
+        })?;
+        let path = uri.path_and_query().map_or("", |path| path.as_str()).to_owned();
+        Ok(Self { http, path, pack: options.pack.unwrap_or_else(|| !is_this_machine(&uri)), retry_for: options.retry_for })
     }
 
     /// Posts a batch, again and again if need be, until it is answered or time is up.
@@ -115,38 +104,24 @@ impl Client {
         }
     }
 
-    async fn attempt(&self, body: Bytes) -> Attempt {
-        let failed = |reason, pause| Attempt::Failed { reason, pause };
-        let mut request = Request::new(Full::new(body));
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.uri.clone();
-        let headers = request.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
-        if let Some(authorization) = &self.authorization {
-            headers.insert(AUTHORIZATION, authorization.clone());
+    async fn attempt(&self, content: Bytes) -> Attempt {
+        let body = Body { content, media_type: Some("application/x-ndjson"), coding: self.pack.then_some("zstd") };
+        match self.http.post(&self.path, body).await {
+            Ok(text) => understand(&text),
+            Err(error) => failed(error),
         }
-        if self.pack {
-            headers.insert(CONTENT_ENCODING, HeaderValue::from_static("zstd"));
+    }
+}
+
+fn failed(error: ClientError) -> Attempt {
+    let is_passing = error.is_passing();
+    match error {
+        ClientError::Refused { status, detail, retry_after, .. } if is_passing => {
+            Attempt::Failed { reason: format!("{status}: {detail}"), pause: retry_after }
         }
-        let response = match self.http.request(request).await {
-            Ok(response) => response,
-            Err(error) => return failed(tidemark_https::with_sources(&error), None),
-        };
-        let (head, body) = response.into_parts();
-        let text = match Limited::new(body, MAX_ANSWER_BYTES).collect().await {
-            Ok(text) => text.to_bytes(),
-            Err(error) => return failed(format!("the answer broke off: {error}"), None),
-        };
-        let detail = || problem_detail(&text);
-        match head.status {
-            StatusCode::OK => understand(&text),
-            StatusCode::REQUEST_TIMEOUT
-            | StatusCode::TOO_MANY_REQUESTS
-            | StatusCode::BAD_GATEWAY
-            | StatusCode::SERVICE_UNAVAILABLE
-            | StatusCode::GATEWAY_TIMEOUT => failed(format!("{}: {}", head.status, detail()), retry_after(&head.headers)),
-            status => Attempt::Stopped(Cause::Refused { status: status.as_u16(), detail: detail() }),
-        }
+        ClientError::Refused { status, detail, .. } => Attempt::Stopped(Cause::Refused { status: status.as_u16(), detail }),
+        ClientError::Unavailable { reason, .. } => Attempt::Failed { reason, pause: None },
+        other => Attempt::Stopped(Cause::Internal(other.to_string())),
     }
 }
 
@@ -160,22 +135,6 @@ fn understand(text: &[u8]) -> Attempt {
         Ok(position) => Attempt::Done(answer, position),
         Err(error) => bad(format!("{error}")),
     }
-}
-
-/// The detail of a problem document, else the beginning of whatever was answered.
-fn problem_detail(text: &[u8]) -> String {
-    const MAX_CHARS: usize = 300;
-    let document: Option<serde_json::Value> = serde_json::from_slice(text).ok();
-    let detail = document.as_ref().and_then(|it| it.get("detail")?.as_str());
-    match detail {
-        Some(detail) => detail.to_owned(),
-        None => String::from_utf8_lossy(text).chars().take(MAX_CHARS).collect(),
-    }
-}
-
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
-    Some(Duration::from_secs(seconds))
 }
 
 /// Completes what a user writes: the scheme may be missing, and so may the path.

@@ -23,8 +23,12 @@ struct Answer {
 }
 
 async fn post(topic: &Topic, headers: &[(&str, &str)], body: impl Into<Body>) -> Answer {
+    post_to("/v1/events", topic, headers, body).await
+}
+
+async fn post_to(path: &str, topic: &Topic, headers: &[(&str, &str)], body: impl Into<Body>) -> Answer {
     let app = routes(Arc::new(Ingest::new(topic.clone(), Limits::default())));
-    let mut request = Request::post("/v1/events");
+    let mut request = Request::post(path);
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
@@ -201,6 +205,92 @@ async fn the_position_is_the_next_offset_of_each_partition_that_was_written_to()
     assert_eq!(post(&topic, LINES, lines).await.body["position"], "0:3,1:1");
     assert_eq!(post(&topic, LINES, of("x")).await.body["position"], "1:2");
     assert_eq!(post(&topic, LINES, of("xx")).await.body["position"], "0:4");
+}
+
+#[tokio::test]
+async fn each_accepted_events_position_is_told_if_that_is_wanted() {
+    let of = |id: &str| format!(r#"{{"event_type":"a","timestamp":1356998400000,"event_id":"{id}"}}"#);
+    let topic = Topic::default();
+    let lines = [of("xx"), "rubbish".to_owned(), of("x"), of("yy")].join("\n");
+    let answer = post_to("/v1/events?positions=true", &topic, LINES, lines.clone()).await;
+    let at = |index: usize, partition: u32, offset: u64| json!({"index": index, "partition": partition, "offset": offset});
+    assert_eq!(answer.body["positions"], json!([at(0, 0, 0), at(2, 1, 0), at(3, 0, 1)]));
+    assert_eq!(answer.body["position"], "0:2,1:1");
+    let answer = post_to("/v1/events?positions=false", &topic, LINES, lines.clone()).await;
+    assert_eq!(answer.body.get("positions"), None);
+    let failing = Topic::failing([
+        (|index| if index == 1 { Err(SendError::Unavailable { reason: "no leader".into() }) } else { Ok(()) }) as crate::fake::Fate
+    ]);
+    let answer = post_to("/v1/events?positions=true", &failing, LINES, lines.clone()).await;
+    assert_eq!((answer.status.as_u16(), &answer.body["positions"]), (503, &json!([at(0, 0, 0), at(3, 0, 1)])));
+    for wrong in ["positions=maybe", "position=true"] {
+        let answer = post_to(&format!("/v1/events?{wrong}"), &topic, LINES, lines.clone()).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+        assert!(answer.body["detail"].as_str().unwrap().contains("`positions`, true or false"), "{}", answer.body);
+    }
+}
+
+/// A CloudEvents event of that id and type, in JSON.
+fn cloud_event(id: &str, kind: &str) -> String {
+    format!(r#"{{"specversion":"1.0","source":"/s","id":"{id}","type":"{kind}","time":"2013-01-01T00:00:00Z","data":{{"user_id":"u"}}}}"#)
+}
+
+#[tokio::test]
+async fn cloud_events_are_written_as_events_and_one_alone_is_answered_by_the_status() {
+    let topic = Topic::default();
+    let one = [("content-type", "application/cloudevents+json; charset=utf-8")];
+    let answer = post(&topic, &one, cloud_event("1", "a")).await;
+    assert_eq!(answer.body, json!({"accepted": 1, "rejected": [], "position": "1:1"}));
+    let many = [("content-type", "application/cloudevents-batch+json")];
+    let batch = format!("[{},{}]", cloud_event("2", "a"), cloud_event("3", ""));
+    let answer = post(&topic, &many, batch).await;
+    let detail = "event_type must be a string of 1 to 128 bytes (event_type is made of type)";
+    let rejected = json!([{"index": 1, "reason": "bad_event_type", "detail": detail}]);
+    assert_eq!((answer.status.as_u16(), answer.body), (200, json!({"accepted": 1, "rejected": rejected, "position": "1:2"})));
+    let head = [("ce-specversion", "1.0"), ("ce-source", "/s"), ("ce-id", "4"), ("ce-type", "a"), ("ce-time", "2013-01-01T00:00:00Z")];
+    let answer = post(&topic, &head, "").await;
+    assert_eq!(answer.body["accepted"], 1, "{}", answer.body);
+    let event = |id: &str, rest: &str| format!(r#"{{"event_type":"a","timestamp":"2013-01-01T00:00:00Z","event_id":"/s {id}"{rest}}}"#);
+    let user = r#","user_id":"u""#;
+    let written = [format!("u={}", event("1", user)), format!("u={}", event("2", user)), format!("/s 4={}", event("4", ""))];
+    assert_eq!(topic.picture(), written.join("\n"));
+
+    let refusal = refused(&one, cloud_event("1", ""), 400, "event_type is made of type").await;
+    assert_eq!((&refusal.body["type"], &refusal.body["reason"]), (&json!("urn:tidemark:problem:event-rejected"), &json!("bad_event_type")));
+    refused(&head[..4], "", 400, "timestamp is required").await;
+    refused(&one, "{", 400, "nothing of it was written").await;
+    refused(&many, cloud_event("1", "a"), 400, "nothing of it was written").await;
+    refused(&[("content-type", "application/cloudevents+xml")], "<event/>", 415, "application/cloudevents+json").await;
+    assert!(
+        packed(&one, "gzip").len() == 2 && post(&topic, &packed(&one, "gzip"), gzip(cloud_event("5", "a").as_bytes())).await.status == 200
+    );
+}
+
+#[tokio::test]
+async fn calls_of_segment_are_written_as_events_and_answered_as_its_libraries_read_it() {
+    let topic = Topic::default();
+    let call = |kind: &str| format!(r#"{{"type":"{kind}","event":"a","messageId":"m","userId":"u","timestamp":"2013-01-01T00:00:00Z"}}"#);
+    let batch = format!(r#"{{"batch":[{},{}],"sentAt":"2013-01-01T00:00:00Z"}}"#, call("identify"), call("track"));
+    let answer = post_to("/v1/batch?positions=true", &topic, JSON, batch).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert_eq!((&answer.body["success"], &answer.body["accepted"]), (&json!(false), &json!(1)));
+    assert_eq!(answer.body["rejected"][0]["reason"], "not_track");
+    assert_eq!(answer.body["positions"], json!([{"index": 1, "partition": 1, "offset": 0}]));
+    let answer = post_to("/v1/track", &topic, JSON, call("track")).await;
+    assert_eq!(answer.body, json!({"success": true, "accepted": 1, "rejected": [], "position": "1:2"}));
+    let event = r#"{"event_type":"a","timestamp":"2013-01-01T00:00:00Z","event_id":"m","user_id":"u"}"#;
+    assert_eq!(topic.picture(), format!("u={event}\nu={event}"));
+
+    for (path, headers, body, status, code) in [
+        ("/v1/track", JSON, call("page"), 400, "event-rejected"),
+        ("/v1/batch", JSON, "[]".to_owned(), 400, "bad-body"),
+        ("/v1/batch", JSON, String::new(), 400, "bad-body"),
+        ("/v1/batch", LINES, call("track"), 415, "unsupported-media-type"),
+    ] {
+        let answer = post_to(path, &topic, headers, body).await;
+        assert_eq!((answer.status.as_u16(), &answer.body["code"]), (status, &json!(code)), "{}", answer.body);
+        assert_eq!(answer.body["message"], answer.body["detail"]);
+    }
 }
 
 #[tokio::test]

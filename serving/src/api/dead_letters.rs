@@ -10,17 +10,26 @@ use tidemark_core::offset::{Offset, Partition};
 use tidemark_core::window::rfc3339;
 use tidemark_history::{DeadLetter, DeadLetterQuery, History};
 use tidemark_ingest::problem::Problem;
+use utoipa::IntoParams;
 
 const DEFAULT_LIMIT: u32 = 100;
 const MAX_LIMIT: u32 = 1_000;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct Parameters {
+    /// Of this partition alone.
+    #[param(value_type = Option<u64>, maximum = 4294967295u64, example = 0)]
     partition: Option<u32>,
+    /// For this reason alone.
+    #[param(example = "duplicate")]
     reason: Option<String>,
+    /// At most so many; 100 by itself.
+    #[param(minimum = 1, maximum = 1000, example = 10)]
     limit: Option<u32>,
     /// `next` of the page before.
+    #[param(pattern = "^-?[0-9]{1,18}:[0-9]{1,9}:[0-9]{1,18}$", example = "1357035300000:0:12")]
     before: Option<String>,
 }
 

@@ -2,6 +2,7 @@
 
 mod control;
 mod dead_letters;
+mod documents;
 mod explain;
 mod health;
 mod live;
@@ -12,6 +13,7 @@ mod status;
 mod wanted;
 
 pub use control::steer;
+pub(crate) use dead_letters::Parameters as DeadLetterParameters;
 pub use health::healthz;
 
 use crate::answering::Answering;
@@ -46,6 +48,8 @@ pub fn routes<H: History>(answering: &Answering<H>) -> Routes<H> {
         .merge(page::routes())
         .route("/healthz", get(healthz))
         .route("/readyz", get(health::readyz::<H>))
+        .route("/openapi.json", get(documents::openapi))
+        .route("/docs", get(documents::reference))
         .with_state(answering.clone());
     let read = Router::new()
         .route("/v1/query", get(query::query::<H>))
@@ -65,7 +69,7 @@ pub fn routes<H: History>(answering: &Answering<H>) -> Routes<H> {
 
 /// What is not there says what is.
 pub async fn not_found() -> Problem {
-    let there = "there are /, /v1/events (POST), /v1/query, /v1/explain, /v1/live, /v1/status, /v1/dead-letters, /api/v1/query and the others of Prometheus, /v1/layers/{speed|batch}/{pause|resume} (POST), /metrics, /healthz and /readyz";
+    let there = "there are /, /v1/events, /v1/track and /v1/batch (POST), /v1/query, /v1/explain, /v1/live, /v1/status, /v1/dead-letters, /api/v1/query and the others of Prometheus, /v1/layers/{speed|batch}/{pause|resume} (POST), /metrics, /healthz, /readyz, /openapi.json and /docs";
     Problem::new(StatusCode::NOT_FOUND, "not-found", "No such resource", there)
 }
 

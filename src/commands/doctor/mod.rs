@@ -22,10 +22,10 @@ use serde_json::Value;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tidemark_client::ClientError;
 use tidemark_core::generation::Rules;
 use tidemark_core::skew::Skew;
 use tidemark_embedded::Runtime;
-use tidemark_replay::ApiError;
 
 /// How long one look may take. There are two, one after the other: what the second asks for depends on the first.
 const LOOK: Duration = Duration::from_secs(5);
@@ -121,7 +121,7 @@ async fn examine(arguments: Arguments) -> Result<Report> {
 struct See {
     access: Finding,
     ports: Option<Finding>,
-    status: Result<Value, ApiError>,
+    status: Result<Value, ClientError>,
     /// `None` where it is not known where one is.
     topic: Option<Result<topic::Found, tidemark_topic::Error>>,
     history: Option<history::Found>,
@@ -139,11 +139,11 @@ fn late() -> String {
 
 impl See {
     /// All at once.
-    async fn look(place: &Place, api: &tidemark_replay::Api) -> Self {
+    async fn look(place: &Place, api: &tidemark_client::Client) -> Self {
         let Place { config, kafka, clickhouse, url, .. } = place;
         let ports = machine::ports(kafka, clickhouse, &config.redis.urls);
         let status = async {
-            let late = |()| ApiError::Unavailable { url: url.clone(), reason: late() };
+            let late = |()| ClientError::Unavailable { url: url.clone(), reason: late() };
             within(api.get("/v1/status", &[])).await.map_err(late).flatten()
         };
         let topic = async {

@@ -4,7 +4,7 @@ use super::finding::{Finding, Level};
 use crate::commands::status::troubles;
 use serde_json::Value;
 use std::net::TcpListener;
-use tidemark_replay::ApiError;
+use tidemark_client::ClientError;
 
 /// What is known of where one should be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -15,11 +15,11 @@ pub enum Expected {
     Perhaps,
 }
 
-pub fn server(url: &str, topic: &str, expected: Expected, answered: &Result<Value, ApiError>) -> Finding {
+pub fn server(url: &str, topic: &str, expected: Expected, answered: &Result<Value, ClientError>) -> Finding {
     let check = "server";
     match answered {
         Ok(status) => standing(url, topic, status),
-        Err(ApiError::Refused { status, detail, .. }) if matches!(status.as_u16(), 401 | 403) => Finding::warning(
+        Err(ClientError::Refused { status, detail, .. }) if matches!(status.as_u16(), 401 | 403) => Finding::warning(
             check,
             format!("a tidemark answers at {url}, but tells us nothing: {detail}"),
             "give it a key with the scope read: TIDEMARK_KEY, or --key",
@@ -95,7 +95,7 @@ mod tests {
         assert_eq!(judged("other", Expected::Here, Ok(status(false))).level, Level::Warning);
         let ill = judged("events", Expected::Perhaps, Ok(status(true)));
         assert!(ill.level == Level::Failure && ill.found.contains("speed layer is paused"), "{ill:?}");
-        let gone = || Err(ApiError::Unavailable { url: "http://t".into(), reason: "refused".into() });
+        let gone = || Err(ClientError::Unavailable { url: "http://t".into(), reason: "refused".into() });
         assert_eq!(
             [judged("events", Expected::Here, gone()).level, judged("events", Expected::Perhaps, gone()).level],
             [Level::Failure, Level::Warning]

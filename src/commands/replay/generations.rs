@@ -11,11 +11,11 @@ use indicatif::ProgressBar;
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
+use tidemark_client::Client;
 use tidemark_core::cut::Cut;
 use tidemark_core::generation::{Generation, Rules};
 use tidemark_history::clickhouse::{Archive, ClickHouse};
 use tidemark_history::generations::{Filling, Generations, Known, State};
-use tidemark_replay::Api;
 use tidemark_replay::plan::{Needs, Plan};
 use tidemark_replay::rebuild::{Progress, Rebuild as Rebuilding, declare};
 use tidemark_topic::kafka::Kafka;
@@ -95,7 +95,7 @@ struct Found {
     archive: Archive,
     generations: Generations,
     /// A server of it.
-    api: Api,
+    api: Client,
     output: Output,
 }
 

@@ -79,7 +79,7 @@ impl Client {
     }
 
     /// An answer that goes on and on; it must begin with success.
-    pub(crate) fn stream(&self, path: &str, headers: &[(&str, &str)]) -> impl std::io::Read + use<> {
+    pub fn stream(&self, path: &str, headers: &[(&str, &str)]) -> impl std::io::Read + use<> {
         let request = self.agent.get(format!("{}{path}", self.url));
         let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
         let answer = request.call().unwrap_or_else(|error| panic!("GET {path}: {error}"));

@@ -15,6 +15,7 @@ pub mod figure;
 pub mod freshness;
 pub mod listening;
 pub mod proxy;
+pub mod python;
 pub mod question;
 pub mod recount;
 pub mod redis;

@@ -5,7 +5,7 @@ use tidemark_tests::client::Client;
 use tidemark_tests::server::{Site, binary, free_port};
 
 /// A key's secret, and the lines of the configuration that let it in, as `tidemark key` prints them.
-fn key(name: &str, scopes: &str) -> (String, String) {
+pub(crate) fn key(name: &str, scopes: &str) -> (String, String) {
     let output = Command::new(binary()).args(["key", name, "--scopes", scopes]).output().expect("started");
     assert!(output.status.success());
     let (secret, said) = (String::from_utf8(output.stdout).expect("text"), String::from_utf8(output.stderr).expect("text"));

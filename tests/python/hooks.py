@@ -1,0 +1,8 @@
+"""What schemathesis does not know by itself."""
+
+import schemathesis
+
+
+@schemathesis.serializer("application/x-ndjson")
+def lines(context, value):
+    return value if isinstance(value, bytes) else str(value).encode()
