@@ -72,9 +72,7 @@ export class Letters {
       h("tr", {}, ...["Record of", "Partition:offset", "Reason", "Payload"].map((name) => h("th", { scope: "col" }, name))),
     );
     byId("letters").replaceChildren(
-      letters.length
-        ? h("table", {}, head, h("tbody", {}, ...letters.map(row)))
-        : h("p", { class: "dim" }, "None: all records have been counted."),
+      letters.length ? h("table", {}, head, h("tbody", {}, ...letters.map(row))) : h("p", { class: "dim" }, "None in history."),
     );
     byId<HTMLButtonElement>("newer").disabled = this.seen.length < 2;
     byId<HTMLButtonElement>("older").disabled = this.next === null;

@@ -1,8 +1,7 @@
 //! An explanation adds up to its number, from the first event to the last.
 
 use crate::site::{Door, Site};
-use axum::body::Body;
-use axum::http::{Request, StatusCode};
+use axum::http::StatusCode;
 use serde_json::{Value, json};
 use tidemark_core::offset::Partition;
 
@@ -14,7 +13,7 @@ const MINUTE_MS: i64 = 60_000;
 const EPOCH_BITS: u8 = 2;
 
 async fn explained(door: &Door, path: &str) -> (StatusCode, Value) {
-    let answer = door.send(Request::get(path).body(Body::empty()).expect("a request")).await;
+    let answer = door.fetch(path, &[]).await;
     let status = answer.status();
     let body = axum::body::to_bytes(answer.into_body(), usize::MAX).await.expect("a whole body");
     (status, serde_json::from_slice(&body).expect("JSON"))
