@@ -10,6 +10,7 @@ pub mod client;
 pub mod cluster;
 pub mod collector;
 pub mod data;
+pub mod doors;
 pub mod expected;
 pub mod figure;
 pub mod freshness;

@@ -11,6 +11,7 @@ use std::time::Instant;
 use tidemark_tests::chance::Chance;
 use tidemark_tests::client::{Client, Reply, written};
 use tidemark_tests::data;
+use tidemark_tests::doors;
 use tidemark_tests::figure::figure;
 use tidemark_tests::freshness::quantile;
 use tidemark_tests::question::{Question, WINDOW_MS};
@@ -133,6 +134,7 @@ fn the_same_questions_have_the_same_numbers_at_the_same_cut() {
     let mut compared = 0;
     for (question, from_ms, to_ms, width_ms) in questions().take(QUESTIONS).chain([raw]) {
         let answer = question.ask(&server.client, None);
+        doors::check(&server.client, &question, &answer);
         for measure in ["count", "amount_count", "sum", "avg", "min", "max"] {
             let query = promql(&question, measure, if width_ms == 0 { to_ms - from_ms } else { width_ms });
             let reply = if width_ms == 0 {
