@@ -52,5 +52,5 @@ accept-scale: setup build ## every role in processes of its own, killed, scaled 
 accept-replay: setup build ## three million events counted anew under load, killed, compared; a topic published again
 	tests/accept-replay.sh
 
-accept-people: setup build ## the dashboard in a browser, live push to two thousand listeners, and to some that are cut off: as far as the side towards people is built
+accept-people: setup build ## live push, sixty questions by every door, permalinks, clients, the doctor, the dashboard in a browser
 	tests/accept-people.sh

@@ -108,6 +108,7 @@ pub(super) fn troubles(status: &Value) -> Vec<String> {
     let broken = broken.map(|broken| format!("{broken} checks of invariants have failed: the log says which"));
     said(&status["live"])
         .into_iter()
+        .chain(said(&status["ledger"]))
         .chain(layers.filter_map(|(_, layer)| said(layer)))
         .chain(paused)
         .chain(unready)
@@ -136,8 +137,9 @@ mod tests {
         let mut ill = well;
         ill["layers"]["speed"] = json!({"paused": true, "trouble": "waiting for the log"});
         ill["partitions"][0] = json!({"partition": 0, "ready": false});
+        ill["ledger"] = json!({"repairing": null, "trouble": "history does not answer"});
         ill["broken_invariants"] = json!(1);
-        assert_eq!(troubles(&ill).len(), 4, "{:?}", troubles(&ill));
+        assert_eq!(troubles(&ill).len(), 5, "{:?}", troubles(&ill));
         assert!(text(&ill).contains("not well: nothing is known yet of partition 0"));
     }
 }

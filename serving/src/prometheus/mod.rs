@@ -1,8 +1,8 @@
 //! Prometheus's queries over windows, answered by the same planner and engine as all others, each at one cut.
 //!
-//! A window is a sample at its end ([`metric`]). A query's text becomes an [`expression`] over [`lookup`]s ([`translate`]);
-//! these together become one question ([`gather`]), the rows of its answer become [`series`] again, over which the
-//! expression is [`evaluate`]d; and [`envelope`] writes the result. All of it but [`ask`] is pure.
+//! A window is a sample at its end (`metric`). A query's text becomes an `expression` over `lookup`s (`translate`);
+//! these together become one question (`gather`), the rows of its answer become `series` again, over which the
+//! expression is `evaluate`d; and `envelope` writes the result. All of it but [`ask`] is pure.
 
 pub mod ask;
 mod envelope;
