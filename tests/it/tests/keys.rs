@@ -84,7 +84,7 @@ fn an_address_that_others_can_reach_wants_keys_or_a_word() {
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
     let (code, said) = ingest(&[]);
-    assert!(code == Some(1) && said.contains("tidemark key") && said.contains("--open"), "{code:?} {said}");
+    assert!(code == Some(5) && said.contains("tidemark key") && said.contains("--open"), "{code:?} {said}");
     let (_, said) = ingest(&["--open"]);
     assert!(!said.contains("tidemark key"), "{said}");
 }
