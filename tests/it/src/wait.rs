@@ -1,5 +1,6 @@
 //! Waiting for a condition, with a deadline: the only synchronisation that these tests have.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Between two looks.
@@ -14,5 +15,15 @@ pub fn until<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> Option
         }
         assert!(began.elapsed() < deadline, "waited {} s in vain: {what}", deadline.as_secs());
         std::thread::sleep(LOOK_AGAIN);
+    }
+}
+
+/// Tells those who go on until they are told to stop, also when an assertion fails before that: a scope waits for its threads.
+#[derive(Debug)]
+pub struct Stopping<'s>(pub &'s AtomicBool);
+
+impl Drop for Stopping<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }

@@ -19,7 +19,7 @@ use tidemark_tests::role::Way;
 use tidemark_tests::sending::{Manner, Pace, by_http};
 use tidemark_tests::server::{Server, Site, binary};
 use tidemark_tests::terminal::typed;
-use tidemark_tests::wait;
+use tidemark_tests::wait::{self, Stopping};
 
 const CONFIG: &str = "[counting]\nepoch_bits = 9\n[batch]\nmax_age_ms = 200\n";
 /// Other epochs, and a view more.
@@ -145,6 +145,7 @@ fn a_rebuild_goes_on_beside_what_answers_and_then_answers() {
     let link = first.link.clone().expect("an answer says where it stays");
     let (stop, asked) = (AtomicBool::new(false), AtomicUsize::new(0));
     let taken = std::thread::scope(|scope| {
+        let _stopping = Stopping(&stop);
         let asking = scope.spawn(|| ask(&server.client, &stop, &asked));
         scope.spawn(|| come_in(&server.client, &lines[9000..], 100, Duration::from_millis(50), &stop));
         let output = done(replay(&site, Some(NEW_CONFIG), &["rebuild"]));
@@ -281,6 +282,7 @@ fn a_view_that_is_added_is_filled_alone_and_then_answers() {
         wait::until(what, Duration::from_secs(30), || (asked.load(Ordering::Relaxed) > after + 50).then_some(()));
     };
     let taken = std::thread::scope(|scope| {
+        let _stopping = Stopping(&stop);
         let asking = scope.spawn(|| ask(&server.client, &stop, &asked));
         scope.spawn(|| come_in(&server.client, &lines[9000..], 100, Duration::from_millis(50), &stop));
         let mut begun = with(&site, "apply", &added);
@@ -547,6 +549,7 @@ fn killed_at_thirty_moments(command: &[&str], config: &str, bits: [(u64, u8); 2]
     };
     let (stop, asked) = (AtomicBool::new(false), AtomicUsize::new(0));
     let taken = std::thread::scope(|scope| {
+        let _stopping = Stopping(&stop);
         let asking = scope.spawn(|| ask(&node, &stop, &asked));
         scope.spawn(|| come_in(&door, &lines[20_000..], 20, Duration::from_millis(250), &stop));
         let mut chance = Chance::new("thirty moments");
