@@ -385,7 +385,7 @@ fn what_the_topic_no_longer_has_comes_from_raw_history_and_a_difference_is_found
     succeeded(&done(replay(&site, None, &["drop", "2", "--confirm", "2"])), "generation 2 has been dropped");
     change(&before[0]);
     let output = done(replay(&site, Some(NEW_CONFIG), &["rebuild", "--json"]));
-    succeeded(&output, "generation 3 answers");
+    succeeded(&output, &answers(3));
     let lines: Vec<Value> = String::from_utf8_lossy(&output.stdout).lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     assert!(lines.iter().any(|line| line["phase"] == "filling") && lines.iter().any(|line| line["equal"] == true), "{lines:?}");
     for question in &questions {
@@ -488,6 +488,11 @@ fn three_million_events_are_counted_anew_while_all_goes_on() {
     server.stop();
 }
 
+/// The last line of a command that tells by JSON.
+fn answers(generation: u64) -> String {
+    format!("{{\"generation\":{generation},\"state\":\"live\"}}")
+}
+
 /// Rebuilds and switches; says how fast it was.
 fn rebuilt(site: &Site, config: &str, generation: u64, when: &str) {
     filled(replay(site, Some(config), &["rebuild"]), generation, &format!("rebuilt {when}"));
@@ -499,7 +504,7 @@ fn filled(mut command: Command, generation: u64, what: &str) {
     command.arg("--json");
     let output = done(command);
     let took = began.elapsed();
-    succeeded(&output, &format!("generation {generation} answers"));
+    succeeded(&output, &answers(generation));
     let lines: Vec<Value> = String::from_utf8_lossy(&output.stdout).lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     let filled = lines.iter().rev().find(|line| line["phase"] == "filling").expect("progress was told");
     let rate = filled["mean_rate"].as_f64().expect("a rate");
