@@ -1,6 +1,8 @@
 //! `GET /`: the dashboard, and the three files that it consists of beside the page. Built from `web/`, embedded, packed when
 //! it was built; nothing else is loaded, from here or elsewhere.
 
+use super::wanted::takes;
+use crate::packed::Coding;
 use axum::Router;
 use axum::body::Bytes;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -51,7 +53,7 @@ pub fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
 }
 
 fn answer(file: &'static File, tags: &'static [String; 2], headers: &HeaderMap) -> Response {
-    let is_packed = takes_gzip(headers);
+    let is_packed = takes(headers, Coding::Gzip);
     let (tag, bytes) = if is_packed { (&tags[1], file.packed) } else { (&tags[0], file.plain) };
     // Names stay when contents change, so each use is asked for; mostly nothing has changed.
     let always = [(header::ETAG, tag.as_str()), (header::CACHE_CONTROL, "no-cache"), (header::VARY, "accept-encoding")];
@@ -70,18 +72,6 @@ fn answer(file: &'static File, tags: &'static [String; 2], headers: &HeaderMap) 
         response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
     response
-}
-
-/// By `Accept-Encoding` (RFC 9110, 12.5.3); `gzip;q=0` refuses it.
-fn takes_gzip(headers: &HeaderMap) -> bool {
-    let codings =
-        headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
-    let takes = |coding: &str| {
-        let (name, weight) = coding.split_once(';').unwrap_or((coding, "q=1"));
-        let refused = weight.trim().strip_prefix("q=").is_some_and(|q| q.parse::<f32>() == Ok(0.0));
-        name.trim().eq_ignore_ascii_case("gzip") && !refused
-    };
-    codings.into_iter().any(takes)
 }
 
 #[cfg(test)]

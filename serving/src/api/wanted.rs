@@ -25,11 +25,18 @@ pub fn accepted(headers: &HeaderMap) -> Form {
 
 /// The encoding that is wanted most, of equal ones the better; none if none is named.
 pub fn coding(headers: &HeaderMap) -> Option<Coding> {
-    let weight = |coding: Coding| {
-        let mut named = weighed(headers, header::ACCEPT_ENCODING);
-        Some((coding, named.find(|(name, _)| name.eq_ignore_ascii_case(coding.name()))?.1))
-    };
-    most_wanted(Coding::ALL.into_iter().filter_map(weight))
+    most_wanted(Coding::ALL.into_iter().filter_map(|coding| Some((coding, weight(headers, coding)?))))
+}
+
+/// Whether an encoding is wanted at all.
+pub fn takes(headers: &HeaderMap, coding: Coding) -> bool {
+    weight(headers, coding).is_some_and(|weight| weight > 0.0)
+}
+
+/// How much an encoding is wanted, if it is named.
+fn weight(headers: &HeaderMap, coding: Coding) -> Option<f32> {
+    let mut named = weighed(headers, header::ACCEPT_ENCODING);
+    Some(named.find(|(name, _)| name.eq_ignore_ascii_case(coding.name()))?.1)
 }
 
 /// The first of those with the largest weight; one of weight 0 is not wanted at all.
