@@ -229,12 +229,12 @@ impl Server {
 
     /// SIGKILL to the engine alone, or nothing if it is down.
     pub fn kill_engine(&self) -> Option<u32> {
-        self.runtime().engine_pid.inspect(|&pid| signal(pid, Signal::KILL))
+        self.runtime().engine_pid.inspect(|&pid| kill(pid))
     }
 
     /// SIGKILL to Kafka alone, or nothing if it is down.
     pub fn kill_kafka(&self) -> Option<u32> {
-        self.runtime().kafka_pid.inspect(|&pid| signal(pid, Signal::KILL))
+        self.runtime().kafka_pid.inspect(|&pid| kill(pid))
     }
 
     /// Waits until both engines run, none of them being `killed`, and queries are answered.
@@ -284,17 +284,24 @@ pub(crate) fn terminate(process: u32) {
     signal(process, Signal::TERM);
 }
 
+/// SIGKILL, and it has ended: nothing listens on its ports.
+fn kill(process: u32) {
+    signal(process, Signal::KILL);
+    assert_gone(&[process]);
+}
+
 fn assert_gone(processes: &[u32]) {
     for &process in processes {
-        let what = format!("process {process}, a child of tidemark, ends with its parent");
+        let what = format!("process {process}, a child of tidemark, ends");
         wait::until(&what, DEATH_DEADLINE, || (test_kill_process(pid(process)).is_err() || is_zombie(process)).then_some(()));
     }
 }
 
-/// Ended, and not yet collected by whoever adopted it.
+/// Ended, and not yet collected by its parent. The first of its threads may end before the last, which has the sockets.
 fn is_zombie(process: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    stat.rsplit(')').next().is_none_or(|rest| rest.trim_start().starts_with('Z'))
+    let threads = fs::read_dir(format!("/proc/{process}/task")).map_or(0, Iterator::count);
+    threads <= 1 && stat.rsplit(')').next().is_none_or(|rest| rest.trim_start().starts_with('Z'))
 }
 
 pub fn free_port() -> u16 {
