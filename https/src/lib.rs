@@ -35,10 +35,11 @@ pub fn connector_trusting(authorities: Option<&Path>) -> Result<Connector, Strin
     Ok(tls.https_or_http().enable_http1().wrap_connector(tcp()))
 }
 
-/// An error with its sources: hyper's own text does not say why it could not connect.
+/// An error with its sources: hyper's own text does not say why it could not connect. A text that names its source already is
+/// not said twice.
 pub fn with_sources(error: &dyn std::error::Error) -> String {
-    let sources = std::iter::successors(error.source(), |error| error.source());
-    sources.fold(error.to_string(), |text, source| format!("{text}: {source}"))
+    let sources = std::iter::successors(error.source(), |error| error.source()).map(ToString::to_string);
+    sources.fold(error.to_string(), |text, source| if text.ends_with(&source) { text } else { format!("{text}: {source}") })
 }
 
 fn trusting(roots: RootCertStore) -> ClientConfig {
@@ -51,4 +52,33 @@ fn tcp() -> HttpConnector {
     tcp.set_nodelay(true);
     tcp.enforce_http(false);
     tcp
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::error::Error;
+
+    #[derive(Debug)]
+    struct Said(&'static str, Option<Box<Said>>);
+
+    impl std::fmt::Display for Said {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl Error for Said {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            self.1.as_deref().map(|source| source as &dyn Error)
+        }
+    }
+
+    #[test]
+    fn an_error_says_each_of_its_sources_once() {
+        let refused = Said("connection refused", None);
+        let connect = Said("client error (Connect)", Some(Box::new(refused)));
+        let network = Said("network error: client error (Connect)", Some(Box::new(connect)));
+        assert_eq!(with_sources(&network), "network error: client error (Connect): connection refused");
+    }
 }

@@ -10,6 +10,7 @@
 
 use crate::segment::Segment;
 use std::collections::BTreeSet;
+use std::fmt;
 use std::future::Future;
 use tidemark_core::cell::Tally;
 use tidemark_core::generation::{Generation, Rules};
@@ -45,6 +46,21 @@ pub enum Difference {
     },
 }
 
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Events { found, expected } if found.rows == expected.rows => {
+                write!(f, "history has {} events, and others than were counted", found.rows)
+            }
+            Self::Events { found, expected } => write!(f, "history has {} events where {} were counted", found.rows, expected.rows),
+            Self::DeadLetters { found, expected } => write!(f, "history has {found} dead letters where there were {expected}"),
+            Self::Cells { view, level, differing } => {
+                write!(f, "{differing} cells of view {}, by {}, are others in history", view.0 + 1, level.suffix())
+            }
+        }
+    }
+}
+
 /// What came of trying to close an epoch.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Closing {
@@ -65,7 +81,7 @@ pub enum CloseError {
     #[error("epoch cannot be repaired from the log: {0}")]
     Log(String),
     /// What another generation answers from is not written again.
-    #[error("generation {0} has closed it, but it differs from what is counted here: {1:?}")]
+    #[error("generation {0} has closed it, but it differs from what is counted here: {1}")]
     Closed(Generation, Difference),
 }
 

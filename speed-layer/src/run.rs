@@ -529,7 +529,7 @@ async fn close_partition<H: History>(
             Ok(Closing::Waiting { .. }) => return Ok(false),
             Ok(Closing::Repaired { difference, .. }) => {
                 speed.meters.repaired.inc();
-                tracing::warn!(%partition, %epoch, ?difference, "history differed from the speed layer and has been written again");
+                tracing::warn!(%partition, %epoch, %difference, "history differed from the speed layer and has been written again");
                 return Ok(false);
             }
             Err(error) => {
