@@ -28,12 +28,17 @@ deny() {
   fi
   cargo deny --locked check --hide-inclusion-graph licenses bans sources
 }
+# Changes that break the code on purpose (tests/sim/mutants.sh) must still fit it.
+mutations_fit() {
+  for mutation in tests/sim/mutations/*.patch; do git apply --check "$mutation"; done
+}
 document() {
   RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --profile ci --locked
 }
 
 phase "dashboard" scripts/dashboard.sh --check
 phase "format" cargo fmt --all --check
+phase "mutations of the simulator" mutations_fit
 phase "dependency policy" deny
 phase "lints" cargo clippy --workspace --all-targets --profile ci --locked -- -D warnings
 phase "documents" document

@@ -26,7 +26,7 @@ survived=0
 echo '| mutation | caught at seed | how |'
 echo '| --- | ---: | --- |'
 for patch in "${patches[@]}"; do
-    patch --quiet --strip=1 <"$root/tests/sim/mutations/$patch"
+    git apply <"$root/tests/sim/mutations/$patch"
     cargo build --quiet --package tidemark-sim --tests 2>build.log || { cat build.log; echo "$patch does not compile" >&2; exit 1; }
     if cargo test --quiet --package tidemark-sim --test seeds every_answer -- --nocapture >sim.log 2>&1; then
         survived=1
@@ -37,6 +37,6 @@ for patch in "${patches[@]}"; do
         how=$(sed -E 's/^.*seed[s]? ?[0-9]*: //' <<<"$caught" | cut -c1-110 | tr '|' '/')
         echo "| ${patch%.patch} | ${seed:-all} | ${how:-$(tail -n 3 sim.log | tr '\n' ' ')} |"
     fi
-    patch --quiet --strip=1 --reverse <"$root/tests/sim/mutations/$patch"
+    git apply --reverse <"$root/tests/sim/mutations/$patch"
 done
 exit "$survived"
