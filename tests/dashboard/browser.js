@@ -1,7 +1,8 @@
 // A page in headless chromium, and what it must not do: talk to others, or complain.
 import axe from "axe-core";
 import puppeteer from "puppeteer-core";
-import { mkdirSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 
 const SHOTS = process.env.TIDEMARK_SCREENSHOTS;
@@ -77,6 +78,14 @@ export class Page {
 
   async shot(name) {
     await this.tab.screenshot({ path: join(SHOTS, `${name}.png`), fullPage: true });
+  }
+
+  /** Where files go that this page saves. */
+  async downloads() {
+    const place = mkdtempSync(join(tmpdir(), "tidemark-downloads-"));
+    const session = await this.tab.createCDPSession();
+    await session.send("Browser.setDownloadBehavior", { behavior: "allow", browserContextId: this.context.id, downloadPath: place });
+    return { has: (name) => existsSync(join(place, name)), text: (name) => readFileSync(join(place, name), "utf8") };
   }
 
   /** What axe-core finds against WCAG 2.2, A and AA, and its own best practices. */

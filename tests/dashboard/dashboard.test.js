@@ -261,6 +261,22 @@ describe("the page", () => {
       await page.shot("compared");
     }));
 
+  test("gives what it shows as files that stay what they are", () =>
+    quiet({ query: "?last=3h&group_by=event_type&top=20&tz=UTC" }, async (page) => {
+      await agrees(page, "last=3h");
+      const shown = number(await page.text("#big"));
+      const [, , json, why] = await page.tab.$$eval("#keep a", (links) => links.map((link) => link.getAttribute("href")));
+      const files = await page.downloads();
+      await page.click("#keep a");
+      await until("the file is there", () => files.has("tidemark.csv"));
+      await site.send([event("UA"), event("UA", { ago: 20 })]);
+      await page.says("#big", (shown + 2).toLocaleString("en-US"));
+      const [{ rows }, { number: explained }] = await Promise.all([site.get(json), site.get(why)]);
+      const lines = files.text("tidemark.csv").trim().split("\n").slice(1);
+      const counts = lines.map((line) => Number(line.trim().split(",").at(-1)));
+      assert.deepEqual([sum(rows.map((row) => row.count)), explained.count, sum(counts)], [shown, shown, shown]);
+    }));
+
   test("says what cannot be asked, in the server's words", async () => {
     const page = await Page.open(browser, site, { query: "?from=2026-01-01T00:01:00Z&to=2026-01-01T01:00:00Z" });
     await page.says("#refused", "nearest are 2026-01-01T00:00:00.000Z and 2026-01-01T00:05:00.000Z");

@@ -12,6 +12,10 @@ export function remember(key: string): void {
   sessionStorage.setItem(KEY, key);
 }
 
+export function isKeyed(): boolean {
+  return sessionStorage.getItem(KEY) !== null;
+}
+
 /** How far the server's clock is ahead of this one, in milliseconds. */
 let ahead = 0;
 export function now(): number {
@@ -33,6 +37,11 @@ export async function request(path: string, init: RequestInit = {}): Promise<Res
 
 export async function get<T>(path: string, signal?: AbortSignal): Promise<T> {
   return (await (await request(path, signal ? { signal } : {})).json()) as T;
+}
+
+/** A file. */
+export async function fetched(path: string): Promise<Blob> {
+  return (await request(path)).blob();
 }
 
 /** A header's time is whole seconds; less than two do not matter. */

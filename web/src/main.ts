@@ -10,6 +10,7 @@ import { byId, say } from "./dom.ts";
 import { showHeadline } from "./headline.ts";
 import { Held, rowsOf, type Row } from "./held.ts";
 import { Letters } from "./letters.ts";
+import { Keep } from "./keep.ts";
 import { listen, type Told } from "./live.ts";
 import { onTheme } from "./palette.ts";
 import { query, range, read, stepOf, write, type Question } from "./question.ts";
@@ -45,6 +46,10 @@ class Dashboard {
   private readonly controls = new Controls((question) => this.ask(question), now);
   private readonly chart = new Chart(byId("chart"), ({ from, to }) => this.ask({ ...this.question, last: null, from, to }));
   private readonly top = new Top(byId("top"), (by) => this.controls.filter(by));
+  private readonly keep = new Keep(byId("keep"), (error) => {
+    if (error instanceof Locked) this.refused(error);
+    else say(byId("refused"), `The file cannot be had: ${error.message}.`);
+  });
   private readonly letters = new Letters(
     () => this.question.zone,
     (error) => this.refused(error),
@@ -258,6 +263,7 @@ class Dashboard {
     this.chart.show(shown);
     showHeadline(shown, status, total.cut, now());
     this.top.show(shown);
+    this.keep.show(shown, total, now());
     showRevisions(byId("revisions"), shown, total.revisions, watermark, lateness);
     this.tables(shown);
     this.warn();
