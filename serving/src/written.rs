@@ -103,17 +103,21 @@ impl Tag {
 
     /// Whether a client says that it has this, however encoded (RFC 9110, 13.1.2: compared weakly).
     fn is_among(&self, known: &HeaderMap) -> bool {
-        let tags = known.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
         let opaque = |tag: &str| {
-            let tag = tag.trim();
-            let text = tag.strip_prefix("W/").unwrap_or(tag).trim_matches('"');
+            let text = tag.trim_matches('"');
             let coded = |coding: Coding| {
                 text.strip_suffix(coding.name()).and_then(|text| text.strip_suffix('-')).is_some_and(|text| text == self.text)
             };
             text == "*" || text == self.text || Coding::ALL.into_iter().any(coded)
         };
-        tags.into_iter().any(opaque)
+        known_tags(known).any(opaque)
     }
+}
+
+/// The tags of bodies that a client has (`If-None-Match`), weak ones as if they were strong.
+pub(crate) fn known_tags(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).map(|tag| tag.trim().trim_start_matches("W/"))
 }
 
 impl Written {

@@ -3,6 +3,7 @@
 
 use super::wanted::takes;
 use crate::packed::Coding;
+use crate::written::known_tags;
 use axum::Router;
 use axum::body::Bytes;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -57,8 +58,7 @@ fn answer(file: &'static File, tags: &'static [String; 2], headers: &HeaderMap) 
     let (tag, bytes) = if is_packed { (&tags[1], file.packed) } else { (&tags[0], file.plain) };
     // Names stay when contents change, so each use is asked for; mostly nothing has changed.
     let always = [(header::ETAG, tag.as_str()), (header::CACHE_CONTROL, "no-cache"), (header::VARY, "accept-encoding")];
-    let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    if known.flat_map(|tags| tags.split(',')).any(|known| known.trim().trim_start_matches("W/") == tag) {
+    if known_tags(headers).any(|known| known == tag) {
         return (StatusCode::NOT_MODIFIED, always).into_response();
     }
     let secure = [
