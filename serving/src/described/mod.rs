@@ -58,6 +58,7 @@ fn complete(document: &mut Value) {
     let operations = paths.values_mut().filter_map(Value::as_object_mut).flat_map(Map::values_mut);
     for operation in operations.filter(|operation| operation["responses"].is_object()) {
         let is_open = operation["security"].is_null();
+        let has_query = operation["parameters"].as_array().is_some_and(|all| all.iter().any(|parameter| parameter["in"] == "query"));
         let Some(responses) = operation["responses"].as_object_mut() else { continue };
         if !is_open {
             for (status, description) in [
@@ -71,6 +72,10 @@ fn complete(document: &mut Value) {
         for (_, response) in responses.iter_mut().filter(|(status, response)| *status >= &"400".to_owned() && response["content"].is_null())
         {
             response["content"] = json!({"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}});
+        }
+        // Answered by the HTTP library, before any route is looked for.
+        if has_query {
+            responses.insert("414".to_owned(), json!({"description": "The address is longer than 64 KiB. Has no body"}));
         }
     }
 }
@@ -108,7 +113,7 @@ mod tests {
                 let responses = operation["responses"].as_object().expect("responses");
                 for (status, response) in responses {
                     let is_problem = response["content"]["application/problem+json"].is_object();
-                    assert_eq!(is_problem, status.as_str() >= "400" && !path.starts_with("/api/v1/"), "{method} {path} {status}");
+                    assert_eq!(is_problem, status.as_str() >= "400" && status != "414", "{method} {path} {status}");
                 }
                 for parameter in operation["parameters"].as_array().into_iter().flatten() {
                     assert!(parameter["description"].is_string() || parameter["in"] == "header", "{method} {path}: {}", parameter["name"]);
