@@ -19,7 +19,7 @@ type Table = Vec<Vec<String>>;
 #[track_caller]
 pub fn check(client: &Client, question: &Question, answer: &Answer) {
     let columns = columns(question);
-    let expected = of_json(&columns, &answer.rows);
+    let expected = of_json(&columns, &answer.rows());
     let path = question.path(None);
     let ask = |path: &str| {
         let reply = client.get(path);
@@ -44,7 +44,7 @@ pub fn check(client: &Client, question: &Question, answer: &Answer) {
     let mut listener = Listener::new(client, question.clone());
     listener.hear(1);
     let (_, held) = listener.held.pop().expect("a snapshot");
-    let (mut pushed, mut expected) = (of_json(&columns, &held.rows), expected);
+    let (mut pushed, mut expected) = (of_json(&columns, &held.rows()), expected);
     pushed.sort();
     expected.sort();
     assert_eq!((held.cut, held.generation), (answer.cut.clone(), answer.generation), "live: {path}");

@@ -33,7 +33,8 @@ pub struct Question {
 /// What came back, rows as they were written.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    pub rows: Vec<Value>,
+    /// As text: thousands of answers are kept until they can be judged, and values take many times as much.
+    rows: String,
     pub cut: Position,
     pub mark: Position,
     pub end: Position,
@@ -138,15 +139,20 @@ impl Answer {
             let pairs = json[name].as_object().unwrap_or_else(|| panic!("the answer has no `{name}`: {json}"));
             pairs.iter().map(|(partition, next)| (partition.parse().expect("a partition"), next.as_u64().expect("an offset"))).collect()
         };
-        let rows = json["rows"].as_array().expect("an answer has rows").clone();
+        let rows = json["rows"].to_string();
         let generation = json["generation"].as_u64().expect("the answer names its generation");
         Self { rows, cut: position("cut"), mark: position("mark"), end: position("end"), generation }
     }
 
+    pub fn rows(&self) -> Vec<Value> {
+        serde_json::from_str(&self.rows).expect("an answer has rows")
+    }
+
     /// The count of an answer that has one row.
     pub fn count(&self) -> u64 {
-        assert_eq!(self.rows.len(), 1, "one row: {:?}", self.rows);
-        self.rows[0]["count"].as_u64().expect("a count")
+        let rows = self.rows();
+        assert_eq!(rows.len(), 1, "one row: {rows:?}");
+        rows[0]["count"].as_u64().expect("a count")
     }
 }
 

@@ -152,7 +152,8 @@ impl Recount {
             }
         }
         let wanted = self.rows(question, answer);
-        let found = answer.rows.iter().map(|row| key(question, row)).collect::<Result<Vec<_>, _>>()?;
+        let rows = answer.rows();
+        let found = rows.iter().map(|row| key(question, row)).collect::<Result<Vec<_>, _>>()?;
         let keys: Vec<&Key> = wanted.iter().map(|(key, _)| key).collect();
         if found.iter().collect::<Vec<_>>() != keys {
             let missing: Vec<&&Key> = keys.iter().filter(|key| !found.contains(key)).take(3).collect();
@@ -163,21 +164,20 @@ impl Recount {
                 keys.len()
             ));
         }
-        for ((key, cell), row) in wanted.iter().zip(&answer.rows) {
+        for ((key, cell), row) in wanted.iter().zip(&rows) {
             cell.check(row).map_err(|what| format!("{key:?}: {what}"))?;
         }
         Ok(())
     }
 
     /// Ends the test unless each of these answers is right.
-    pub fn check_all(&self, taken: &[(Question, Answer)]) {
-        let wrong: Vec<String> = taken
-            .iter()
-            .filter_map(|(question, answer)| {
-                self.check(question, answer).err().map(|what| format!("{question:?} at {:?}: {what}", answer.cut))
-            })
-            .collect();
-        assert!(wrong.is_empty(), "{} of {} answers are wrong:\n{}", wrong.len(), taken.len(), wrong[..wrong.len().min(5)].join("\n"));
+    pub fn check_all<'a>(&self, taken: impl IntoIterator<Item = &'a (Question, Answer)>) {
+        let mut all = 0;
+        let said = taken.into_iter().inspect(|_| all += 1).filter_map(|(question, answer)| {
+            self.check(question, answer).err().map(|what| format!("{question:?} at {:?}: {what}", answer.cut))
+        });
+        let wrong: Vec<String> = said.collect();
+        assert!(wrong.is_empty(), "{} of {all} answers are wrong:\n{}", wrong.len(), wrong[..wrong.len().min(5)].join("\n"));
     }
 
     fn rows(&self, question: &Question, answer: &Answer) -> Vec<(Key, Cell)> {

@@ -147,7 +147,7 @@ fn history_comes_back_from_a_backup_from_kafka_alone_and_from_itself_alone() {
     assert!(sent.status.success(), "{}", String::from_utf8_lossy(&sent.stdout));
     let same = || {
         let again = question.try_ask(&roles.serve.client)?;
-        (again.rows == before.rows).then_some(())
+        (again.rows() == before.rows()).then_some(())
     };
     wait::until("the same events are counted again", DEADLINE, same);
     roles.stop();

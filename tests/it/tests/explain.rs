@@ -49,7 +49,7 @@ fn an_explanation_adds_up_to_its_number_and_to_the_topic() {
         let group_by = *chance.pick(&GROUPS);
         let question = Question::by(["5m", "1h", "1d"][chance.below(3)], group_by);
         let answer = question.ask(&server.client, None);
-        let row = chance.pick(&answer.rows).clone();
+        let row = chance.pick(&answer.rows()).clone();
         let window: i64 = row["window"].as_str().and_then(|at| at.parse::<jiff::Timestamp>().ok()).expect("a time").as_millisecond();
         let mut path = form_urlencoded::Serializer::new(String::new());
         path.append_pair("step", question.step)

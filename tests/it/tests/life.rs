@@ -40,7 +40,7 @@ fn data_survive_a_clean_restart() {
 
     let server = site.up();
     let after = question.ask(&server.client, Some(&sent.position));
-    assert_eq!((after.rows.len(), &after.cut), (before.rows.len(), &before.cut));
+    assert_eq!((after.rows().len(), &after.cut), (before.rows().len(), &before.cut));
     assert!(
         before.mark.iter().all(|(partition, mark)| after.mark[partition] >= *mark),
         "a mark only grows: {:?}, {:?}",
@@ -74,7 +74,7 @@ fn a_restart_goes_on_from_the_snapshots() {
     server.kill();
 
     let server = site.up();
-    assert_eq!(question.ask(&server.client, Some(&sent.position)).rows, before.rows);
+    assert_eq!(question.ask(&server.client, Some(&sent.position)).rows(), before.rows());
     let metrics = server.client.get("/metrics").text();
     let counted = metrics.lines().find(|line| line.starts_with("tidemark_speed_records_total{outcome=\"event\"}")).expect("the metric");
     assert!(counted.ends_with(" 0"), "{counted}");

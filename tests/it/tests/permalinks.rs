@@ -37,7 +37,7 @@ fn take(client: &Client, question: Question) -> Taken {
 fn again(client: &Client, Taken { question, answer, link }: &Taken, when: &str) -> Vec<u8> {
     let reply = client.get(link);
     assert_eq!(reply.status, 200, "{link} {when}: {}", reply.text());
-    assert_eq!(reply.json()["rows"], Value::from(answer.rows.clone()), "{question:?} at {:?} {when}", answer.cut);
+    assert_eq!(reply.json()["rows"], Value::from(answer.rows()), "{question:?} at {:?} {when}", answer.cut);
     assert_eq!(reply.link.as_deref(), Some(link.as_str()));
     reply.body
 }
@@ -103,7 +103,7 @@ fn every_form(server: &Server, taken: &[Taken]) {
             assert_eq!((reply.status, reply.cut.as_deref()), (200, Some(&*written(&answer.cut))), "{form}: {}", reply.text());
             reply
         };
-        let rows = Value::from(answer.rows.clone());
+        let rows = Value::from(answer.rows());
         let lines: Vec<Value> = reply("ndjson").text().lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
         assert_eq!(Value::from(lines), rows, "{question:?} as NDJSON");
         let csv = reply("csv").text();
@@ -116,7 +116,7 @@ fn every_form(server: &Server, taken: &[Taken]) {
             };
             header.split(',').map(text).collect()
         };
-        let expected: String = answer.rows.iter().map(|row| texts(row).join(",") + "\r\n").collect();
+        let expected: String = answer.rows().iter().map(|row| texts(row).join(",") + "\r\n").collect();
         assert_eq!(fields, expected, "{question:?} as CSV");
         for (form, name) in [("arrow", "ArrowStream"), ("parquet", "Parquet")] {
             assert_eq!(Value::from(read_by_clickhouse(server, question, name, &reply(form))), rows, "{question:?} as {name}");

@@ -146,7 +146,7 @@ fn the_same_questions_have_the_same_numbers_at_the_same_cut() {
             assert_eq!(reply.status, 200, "{query}: {}", reply.text());
             assert_eq!(reply.cut.as_ref(), Some(&written(&answer.cut)), "{query}");
             let found = numbers(&reply.json()["data"]["result"]);
-            let mut wanted = expected(&question, &answer.rows, measure, width_ms, to_ms);
+            let mut wanted = expected(&question, &answer.rows(), measure, width_ms, to_ms);
             if question.group_by.is_empty() && matches!(measure, "count" | "amount_count") {
                 // A count of everything is 0 where nothing is, which `/v1/query` leaves out.
                 let ends = (1..).map(|n| from_ms + n * width_ms).take_while(|end| width_ms > 0 && *end <= to_ms);
@@ -196,9 +196,9 @@ fn its_own_clients_are_answered() {
     let (_site, server) = with_flights();
     let url = &server.client.url;
     let day = Question { from_ms: Some(JANUARY_MS), to_ms: Some(JANUARY_MS + DAY_MS), ..Question::by("total", &["event_type"]) };
-    let total = expected(&day, &day.ask(&server.client, None).rows, "count", 0, JANUARY_MS + DAY_MS);
+    let total = expected(&day, &day.ask(&server.client, None).rows(), "count", 0, JANUARY_MS + DAY_MS);
     let hours = Question { step: "1h", ..day.clone() };
-    let hourly = expected(&hours, &hours.ask(&server.client, None).rows, "count", HOUR_MS, 0);
+    let hourly = expected(&hours, &hours.ask(&server.client, None).rows(), "count", HOUR_MS, 0);
     let (by_day, by_hour) = (promql(&day, "count", DAY_MS), promql(&day, "count", HOUR_MS));
     let (start, end) = ("2013-01-01T01:00:00Z", "2013-01-02T00:00:00Z");
     assert!(total.len() > 10 && hourly.len() > 100);
@@ -242,7 +242,7 @@ fn its_own_clients_are_answered() {
 }
 
 fn all_types(server: &Server) -> Vec<String> {
-    let rows = Question::by("total", &["event_type"]).ask(&server.client, None).rows;
+    let rows = Question::by("total", &["event_type"]).ask(&server.client, None).rows();
     rows.iter().map(|row| row["event_type"].as_str().expect("a type").to_owned()).collect()
 }
 
@@ -307,7 +307,7 @@ fn push_series(test: &mut String, server: &Server, base_ms: i64, metric: &str, m
     let question = Question { from_ms: Some(from_ms), to_ms: Some(to_ms), ..Question::by("5m", &["event_type", "product_id"]) };
     let mut series: BTreeMap<BTreeMap<String, String>, Vec<String>> = BTreeMap::new();
     let windows = usize::try_from((to_ms - from_ms) / WINDOW_MS).expect("few");
-    for ((labels, at_ms), value) in expected(&question, &question.ask(&server.client, None).rows, measure, WINDOW_MS, 0) {
+    for ((labels, at_ms), value) in expected(&question, &question.ask(&server.client, None).rows(), measure, WINDOW_MS, 0) {
         let values = series.entry(labels).or_insert_with(|| vec!["_".to_owned(); windows]);
         values[usize::try_from((at_ms - base_ms) / WINDOW_MS).expect("within")] = value.to_string();
     }

@@ -55,7 +55,7 @@ fn what_retention_has_removed_is_taken_from_history_after_a_restart() {
     // What comes again is known to both layers, although the log no longer has what it repeats.
     let again = by_http(&server.client, &lines[8000..9000], MANNER, &Pace::free());
     let repeated = question.ask(&server.client, Some(&again.position));
-    assert_eq!(repeated.rows, after.rows, "nothing counts twice");
+    assert_eq!(repeated.rows(), after.rows(), "nothing counts twice");
     let more = by_http(&server.client, &lines[9000..12000], MANNER, &Pace::free());
     assert_eq!(Question::total().ask(&server.client, Some(&more.position)).count(), 12_000);
     let status = server.settled();
@@ -81,7 +81,7 @@ fn a_history_can_begin_where_the_topic_begins_now() {
     let status = server.settled();
     let answer = question.ask(&server.client, None);
     left.check(&question, &answer).unwrap_or_else(|what| panic!("{what}"));
-    assert_eq!(answer.rows.iter().filter_map(|row| row["count"].as_u64()).sum::<u64>(), LEFT * answer.cut.len() as u64);
+    assert_eq!(answer.rows().iter().filter_map(|row| row["count"].as_u64()).sum::<u64>(), LEFT * answer.cut.len() as u64);
     assert_eq!((&status["reconciliation"]["repaired"], &status["broken_invariants"]), (&0.into(), &0.into()), "{status}");
     server.kill();
 

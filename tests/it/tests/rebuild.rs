@@ -110,9 +110,9 @@ fn judge(server: &Server, taken: &[(Question, Answer)]) -> BTreeMap<u64, usize> 
 fn judged(judges: &[(u64, Recount)], taken: &[(Question, Answer)]) -> BTreeMap<u64, usize> {
     let mut counts = BTreeMap::new();
     for (generation, judge) in judges {
-        let of: Vec<(Question, Answer)> = taken.iter().filter(|(_, answer)| answer.generation == *generation).cloned().collect();
-        judge.check_all(&of);
-        counts.insert(*generation, of.len());
+        let of = || taken.iter().filter(|(_, answer)| answer.generation == *generation);
+        judge.check_all(of());
+        counts.insert(*generation, of().count());
     }
     assert_eq!(counts.values().sum::<usize>(), taken.len(), "every answer names a generation");
     counts
