@@ -172,12 +172,18 @@ impl Recount {
 
     /// Ends the test unless each of these answers is right.
     pub fn check_all<'a>(&self, taken: impl IntoIterator<Item = &'a (Question, Answer)>) {
-        let mut all = 0;
-        let said = taken.into_iter().inspect(|_| all += 1).filter_map(|(question, answer)| {
+        let taken: Vec<&(Question, Answer)> = taken.into_iter().collect();
+        let said = |(question, answer): &(Question, Answer)| {
             self.check(question, answer).err().map(|what| format!("{question:?} at {:?}: {what}", answer.cut))
+        };
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let wrong: Vec<String> = std::thread::scope(|scope| {
+            let parts = taken.chunks(taken.len().div_ceil(cores).max(1));
+            let judges: Vec<_> =
+                parts.map(|part| scope.spawn(move || part.iter().filter_map(|&one| said(one)).collect::<Vec<_>>())).collect();
+            judges.into_iter().flat_map(|judge| judge.join().expect("a judge comes to an end")).collect()
         });
-        let wrong: Vec<String> = said.collect();
-        assert!(wrong.is_empty(), "{} of {all} answers are wrong:\n{}", wrong.len(), wrong[..wrong.len().min(5)].join("\n"));
+        assert!(wrong.is_empty(), "{} of {} answers are wrong:\n{}", wrong.len(), taken.len(), wrong[..wrong.len().min(5)].join("\n"));
     }
 
     fn rows(&self, question: &Question, answer: &Answer) -> Vec<(Key, Cell)> {

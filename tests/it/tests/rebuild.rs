@@ -485,7 +485,22 @@ fn three_million_events_are_counted_anew_while_all_goes_on() {
         filled(with(&site, "apply", &added), 4, "a view added while nobody asks");
         stop.store(true, Ordering::Relaxed);
     });
+    published(&site);
     server.stop();
+}
+
+/// Publishes the whole topic again, as fast as it goes; says how fast.
+fn published(site: &Site) {
+    let mut command = Command::new(binary());
+    command.args(["replay", "publish", "--into", "again", "--max", "--json", "--data"]).arg(site.data()).arg("--config").arg(site.config());
+    let began = Instant::now();
+    let output = done(command);
+    let took = began.elapsed();
+    succeeded(&output, "\"complete\":true");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let report: Value = serde_json::from_str(text.lines().last().expect("a report")).expect("JSON");
+    let records = report["records"].as_f64().expect("a number");
+    figure("the topic published again, from the command to its end", format!("{records} records, {:.0}/s", records / took.as_secs_f64()));
 }
 
 /// The last line of a command that tells by JSON.
