@@ -28,7 +28,7 @@ fn succeeded(output: &Output, says: &str) {
 }
 
 /// The last line as JSON: the report.
-fn reported(output: &Output) -> Value {
+pub(crate) fn reported(output: &Output) -> Value {
     assert!(output.status.success(), "{}", said(output));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     serde_json::from_str(text.lines().last().expect("a report")).expect("the report is JSON")
@@ -248,7 +248,7 @@ fn meanings(records: &[Copied]) -> Vec<String> {
 }
 
 /// `replay publish` of the server's own topic.
-fn publish_own(site: &Site, arguments: &[&str]) -> Command {
+pub(crate) fn publish_own(site: &Site, arguments: &[&str]) -> Command {
     let mut command = Command::new(binary());
     command.args(["replay", "publish", "--data"]).arg(site.data()).arg("--config").arg(site.config()).args(arguments);
     command

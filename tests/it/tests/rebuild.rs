@@ -1,6 +1,7 @@
 //! `tidemark replay rebuild` and what goes with it: a new generation beside the one that answers, compared, switched to,
 //! switched back, dropped; and refused where it differs.
 
+use crate::publish_files::{publish_own, reported};
 use crate::scaled::Deployment;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -491,14 +492,11 @@ fn three_million_events_are_counted_anew_while_all_goes_on() {
 
 /// Publishes the whole topic again, as fast as it goes; says how fast.
 fn published(site: &Site) {
-    let mut command = Command::new(binary());
-    command.args(["replay", "publish", "--into", "again", "--max", "--json", "--data"]).arg(site.data()).arg("--config").arg(site.config());
     let began = Instant::now();
-    let output = done(command);
+    let output = done(publish_own(site, &["--into", "again", "--max", "--json"]));
     let took = began.elapsed();
-    succeeded(&output, "\"complete\":true");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let report: Value = serde_json::from_str(text.lines().last().expect("a report")).expect("JSON");
+    let report = reported(&output);
+    assert_eq!(report["complete"], true, "{report}");
     let records = report["records"].as_f64().expect("a number");
     figure("the topic published again, from the command to its end", format!("{records} records, {:.0}/s", records / took.as_secs_f64()));
 }
