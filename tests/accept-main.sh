@@ -2,12 +2,15 @@
 # Everything of issue 3's "What it must show" that a machine can run: prints a table (what, result, figures) and fails
 # if a row fails. Takes half an hour on 2 cores.
 #
-#   tests/accept-main.sh          TIDEMARK_KILLS (20) kills of each kind; TIDEMARK_SHARED is the directory of shared data
+#   tests/accept-main.sh
+#
+# TIDEMARK_KILLS         kills of each kind (20)
+# TIDEMARK_CONFORMANCE   another program with the arguments of tests/conformance/conformance.py
 #
 # The output of each row is kept in $CARGO_TARGET_DIR/accept-main/, named by its number.
 set -u
 cd "$(dirname "$0")/.."
-shared=$(cd "${TIDEMARK_SHARED:-../shared}" && pwd) || exit 1
+conformance=${TIDEMARK_CONFORMANCE:-tests/conformance/conformance.py}
 target=${CARGO_TARGET_DIR:-target}
 out=$target/accept-main
 rm -rf "$out" && mkdir -p "$out"
@@ -42,16 +45,16 @@ it() {
 }
 
 conformance() {
-    zstd -qdf "$shared/data/flights-2013.ndjson.zst" -o "$out/flights.ndjson" || return 1
-    python3 "$shared/conformance/conformance.py" --binary "$target/release/tidemark" --events "$out/flights.ndjson" \
-        --expected "$shared/data/expected" "$@"
+    zstd -qdf tests/data/flights-2013.ndjson.zst -o "$out/flights.ndjson" || return 1
+    python3 "$conformance" --binary "$target/release/tidemark" --events "$out/flights.ndjson" \
+        --expected tests/data/expected "$@"
 }
 
 dirty_conformance() {
-    gzip -dc "$shared/data/flights-2013-01.dirty.ndjson.gz" >"$out/dirty.ndjson" || return 1
+    gzip -dc tests/data/flights-2013-01.dirty.ndjson.gz >"$out/dirty.ndjson" || return 1
     mkdir -p "$out/none" && echo '[]' | gzip >"$out/none/queries.json.gz"
-    python3 "$shared/conformance/conformance.py" --binary "$target/release/tidemark" --events "$out/dirty.ndjson" \
-        --expected "$out/none" --no-digests --manifest "$shared/data/flights-2013-01.dirty.manifest.csv.gz"
+    python3 "$conformance" --binary "$target/release/tidemark" --events "$out/dirty.ndjson" \
+        --expected "$out/none" --no-digests --manifest tests/data/flights-2013-01.dirty.manifest.csv.gz
 }
 
 conformance_figures() {

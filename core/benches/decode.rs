@@ -14,8 +14,8 @@ const EVENT_WITH_ESCAPES: &[u8] = br#"{"event_id":"nyc-000000","event_type":"\u0
 const EVENT_SPACED: &[u8] = br#" { "event_id" : "nyc-000516" ,	"event_type":"UA", "timestamp" :"2013-01-01T21:01:00.000Z","product_id":"EWR-ORD",  "user_id":"N484UA","order_amount" : 0.25 }	"#;
 
 fn lines() -> Vec<Vec<u8>> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data/flights-2013-01.late.ndjson.gz");
-    let file = File::open(path).expect("the shared data is laid beside the workspace");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/flights-2013-01.late.ndjson.gz");
+    let file = File::open(path).expect("tests/data has the file");
     BufReader::new(GzDecoder::new(file)).split(b'\n').collect::<Result<_, _>>().expect("the file is whole")
 }
 

@@ -97,7 +97,7 @@ fn amounts_in_strings_are_read_only_where_they_are_allowed() {
 }
 
 fn unpacked(name: &str) -> Vec<u8> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data/").to_owned() + name;
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/").to_owned() + name;
     let file = std::fs::File::open(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
     let mut bytes = Vec::new();
     flate2::read::GzDecoder::new(file).read_to_end(&mut bytes).expect("gzip");

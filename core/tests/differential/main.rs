@@ -102,9 +102,9 @@ fn plain(event: Event<'_>) -> Plain {
     }
 }
 
-/// The lines of the shared file of flights, among them dirty ones.
+/// The lines of January's flights, among them dirty ones.
 fn flights() -> Vec<Vec<u8>> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data/flights-2013-01.dirty.ndjson.gz");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/flights-2013-01.dirty.ndjson.gz");
     let file = std::fs::File::open(path).unwrap_or_else(|e| panic!("{path}: {e}"));
     let mut bytes = Vec::new();
     flate2::read::GzDecoder::new(file).read_to_end(&mut bytes).expect("gzip");

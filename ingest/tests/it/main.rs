@@ -8,14 +8,14 @@ mod send;
 
 use std::io::Read;
 
-/// A file of the shared test data, as it lies there.
-fn shared(name: &str) -> std::path::PathBuf {
-    [env!("CARGO_MANIFEST_DIR"), "../../shared/data", name].iter().collect()
+/// A file of `tests/data`.
+fn data_file(name: &str) -> std::path::PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "../tests/data", name].iter().collect()
 }
 
 /// The same, unpacked.
 fn unpacked(name: &str) -> Vec<u8> {
-    let file = std::fs::File::open(shared(name)).expect(name);
+    let file = std::fs::File::open(data_file(name)).expect(name);
     let mut bytes = Vec::new();
     flate2::read::GzDecoder::new(file).read_to_end(&mut bytes).expect("gzip");
     bytes

@@ -1,7 +1,7 @@
 //! `send` against a server of the routes.
 
 use crate::fake::{Fate, Topic};
-use crate::{event, shared, unpacked};
+use crate::{data_file, event, unpacked};
 use axum::Router;
 use std::io::Write;
 use std::path::PathBuf;
@@ -154,7 +154,7 @@ async fn what_is_wrong_with_files_and_addresses_is_said_before_or_where_it_is_me
 async fn the_dirty_file_is_reported_line_by_line_first_and_counted_by_reason() {
     let topic = Topic::default();
     let url = serve_topic(&topic).await;
-    let file = shared("flights-2013-01.dirty.ndjson.gz");
+    let file = data_file("flights-2013-01.dirty.ndjson.gz");
     let report = send(std::slice::from_ref(&file), &url, SendOptions { progress: false, ..SendOptions::default() }).await.unwrap();
     assert_eq!(report.accepted, 26_997 - 121);
     assert_eq!(report.rejected_in_all(), 121);

@@ -1,20 +1,17 @@
-//! The shared files of real events, unpacked.
+//! The real events of `tests/data`, unpacked.
 
 use std::io::Read as _;
 use std::path::PathBuf;
 
-/// `shared/data`, beside the repository; `TIDEMARK_DATA` points elsewhere.
+/// A file of `tests/data`.
 pub fn path(name: &str) -> PathBuf {
-    let beside = || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data"));
-    std::env::var_os("TIDEMARK_DATA").map_or_else(beside, PathBuf::from).join(name)
+    [env!("CARGO_MANIFEST_DIR"), "../data", name].iter().collect()
 }
 
 /// A file's bytes, unpacked if its name ends in `.gz` or `.zst`.
 pub fn bytes(name: &str) -> Vec<u8> {
     let path = path(name);
-    let packed = std::fs::read(&path).unwrap_or_else(|error| {
-        panic!("{} cannot be read ({error}); set TIDEMARK_DATA to the directory of the shared data", path.display())
-    });
+    let packed = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     if name.ends_with(".gz") {
         let mut bytes = Vec::new();
         flate2::read::GzDecoder::new(&*packed).read_to_end(&mut bytes).unwrap_or_else(|error| panic!("{name} is not gzip: {error}"));

@@ -1,4 +1,4 @@
-//! Answers that are known beforehand: `shared/data/expected`, compared by the rules of `conformance.py`.
+//! Answers that are known beforehand: `tests/data/expected`, compared by the rules of `conformance.py`.
 
 use crate::client::{Client, Position, written};
 use crate::data;

@@ -194,7 +194,7 @@ fn check_moved(mut published: Vec<Vec<u8>>, lines: &[Vec<u8>], by_ms: i64) {
 
 /// What cannot be published is said, with the place and what to do.
 fn refuses(site: &Site, server: &Server) {
-    let whole = std::fs::read(data::path(JANUARY)).expect("the shared data");
+    let whole = std::fs::read(data::path(JANUARY)).expect("a file of tests/data");
     let cut = site.file("cut.ndjson.gz", "");
     std::fs::write(&cut, &whole[..whole.len() / 2]).expect("writing a file");
     let cut = cut.display().to_string();
