@@ -1,8 +1,10 @@
 //! Where spans go: a collector that speaks OTLP over HTTP.
 
 use crate::IS_ON;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
 use opentelemetry::trace::TracerProvider as _;
-use opentelemetry_http::hyper::HyperClient;
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
 use opentelemetry_otlp::{SpanExporter, WithHttpConfig as _};
 use opentelemetry_sdk::Resource;
@@ -19,6 +21,9 @@ use tracing_subscriber::registry::LookupSpan;
 
 /// How long the collector may take for an answer. What it does not take is lost, and logged.
 const DEADLINE: Duration = Duration::from_secs(10);
+
+/// An answer of the collector. It has a few bytes as a rule.
+const MAX_ANSWER_BYTES: usize = 4 << 20;
 
 static PROVIDER: OnceLock<SdkTracerProvider> = OnceLock::new();
 
@@ -55,7 +60,7 @@ where
     }
     let failed = |error: &dyn std::fmt::Display| StartError::Exporter(error.to_string());
     let runtime = Builder::new_current_thread().enable_all().build().map_err(|error| failed(&error))?;
-    let client = ThroughOwnRuntime { runtime, client: HyperClient::new(tidemark_https::connector(), DEADLINE, None) };
+    let client = ThroughOwnRuntime { runtime, client: Client::builder(TokioExecutor::new()).build(tidemark_https::connector()) };
     let exporter = SpanExporter::builder().with_http().with_http_client(client).build().map_err(|error| failed(&error))?;
     let provider = SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource(service)).build();
     let tracer = provider.tracer("tidemark");
@@ -86,12 +91,17 @@ fn resource(service: &str) -> Resource {
 #[derive(Debug)]
 struct ThroughOwnRuntime {
     runtime: Runtime,
-    client: HyperClient<tidemark_https::Connector>,
+    client: Client<tidemark_https::Connector, Full<Bytes>>,
 }
 
 #[async_trait::async_trait]
 impl HttpClient for ThroughOwnRuntime {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
-        self.runtime.block_on(self.client.send_bytes(request))
+        let exchange = async {
+            let (head, body) = self.client.request(request.map(Full::new)).await?.into_parts();
+            let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await?.to_bytes();
+            Ok(Response::from_parts(head, body))
+        };
+        self.runtime.block_on(async { tokio::time::timeout(DEADLINE, exchange).await })?
     }
 }

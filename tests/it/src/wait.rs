@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+/// A wait of this length is worth a line in the output of a test that fails, or runs with `--nocapture`.
+const LONG: Duration = Duration::from_secs(1);
 /// Between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
@@ -11,6 +13,9 @@ pub fn until<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> Option
     let began = Instant::now();
     loop {
         if let Some(found) = look() {
+            if began.elapsed() >= LONG {
+                println!("waited {:.1} s: {what}", began.elapsed().as_secs_f64());
+            }
             return found;
         }
         assert!(began.elapsed() < deadline, "waited {} s in vain: {what}", deadline.as_secs());

@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 use tidemark_client::{Client, Query};
-use tidemark_tests::python::{root, said};
+use tidemark_tests::foreign::{root, said};
 use tidemark_tests::server::Site;
 
 fn purchases(first: u64, events: u64) -> Vec<serde_json::Value> {

@@ -3,7 +3,7 @@
 use crate::keys::key;
 use std::process::Command;
 use tidemark_tests::client::{Client, Reply};
-use tidemark_tests::python::{python, said};
+use tidemark_tests::foreign::{python, said};
 use tidemark_tests::server::Site;
 use tidemark_tests::wait;
 

@@ -5,7 +5,7 @@ use crate::keys::key;
 use serde_json::Value;
 use std::process::Command;
 use tidemark_tests::client::Client;
-use tidemark_tests::python::{python, root};
+use tidemark_tests::foreign::{python, root};
 use tidemark_tests::server::Site;
 
 const EVERYTHING: &str = "ingest,read,admin";

@@ -1,8 +1,7 @@
 //! `/api/v1`: Prometheus's clients get the numbers of `/v1/query`, at the same cut; and Prometheus's own engine, given the
 //! same samples, gives the same answers.
 
-use prometheus_http_query::{Client as Prometheus, Selector};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::process::{Command, Stdio};
@@ -13,6 +12,7 @@ use tidemark_tests::client::{Client, Reply, written};
 use tidemark_tests::data;
 use tidemark_tests::doors;
 use tidemark_tests::figure::figure;
+use tidemark_tests::foreign::node;
 use tidemark_tests::freshness::quantile;
 use tidemark_tests::question::{Question, WINDOW_MS};
 use tidemark_tests::sending::{Manner, Pace, by_http};
@@ -182,6 +182,18 @@ fn how_soon(server: &Server) {
     figure("24 h by 5 minutes and event_type, p50 and slowest: /api/v1/query_range", of(&by_panel));
 }
 
+/// What `tests/node/prometheus.js` says of a query's series.
+fn points(series: &Value) -> Numbers {
+    let mut points = Numbers::new();
+    for series in series.as_array().expect("series") {
+        let labels: BTreeMap<String, String> = serde_json::from_value(series["labels"].clone()).expect("labels");
+        for point in series["values"].as_array().expect("values") {
+            points.insert((labels.clone(), point[0].as_i64().expect("milliseconds")), point[1].as_f64().expect("a value"));
+        }
+    }
+    points
+}
+
 /// Runs promtool against a server, or with a file.
 fn promtool(arguments: &[&str]) -> String {
     let done = Command::new("promtool").args(arguments).stdin(Stdio::null()).output();
@@ -214,30 +226,21 @@ fn its_own_clients_are_answered() {
     let series = promtool(&["query", "series", url, "--match", "tidemark_events{event_type=~\"U.\"}", "--start", start, "--end", end]);
     assert!(series.lines().count() > 20 && series.lines().all(|line| line.contains("event_type=\"U")), "{series}");
 
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    runtime.block_on(async {
-        let client = Prometheus::try_from(url.as_str()).expect("a client");
-        let at = (JANUARY_MS + DAY_MS) / 1000;
-        let answer = client.query(&by_day).at(at).post().await.expect("answered");
-        let found = answer.data().as_vector().expect("a vector").iter().map(|sample| {
-            let labels = sample.metric().iter().map(|(name, value)| (name.clone(), value.clone())).collect();
-            ((labels, milliseconds(sample.sample().timestamp())), sample.sample().value())
-        });
-        check_equal(&found.collect(), &total, "prometheus-http-query");
-        let answer = client.query_range(&by_hour, at - 23 * 3600, at, 3600.0).get().await.expect("answered");
-        let points = answer.data().as_matrix().expect("a matrix").iter().map(|series| series.samples().len()).sum::<usize>();
-        assert_eq!(points, hourly.len());
-        let selector = Selector::new().metric("tidemark_events").eq("event_type", types[0]);
-        let series =
-            client.series(std::slice::from_ref(&selector)).expect("a selector").start(at - 86_399).end(at).get().await.expect("answered");
-        assert!(!series.is_empty() && series.iter().all(|labels| labels["event_type"] == types[0]), "{series:?}");
-        let values = client.label_values("event_type").selectors(&[selector]).get().await.expect("answered");
-        assert_eq!(values, [types[0]]);
-        assert_eq!(client.label_names().get().await.expect("answered"), ["__name__", "event_type", "product_id"]);
-        let metadata = client.metric_metadata().get().await.expect("answered");
-        assert!(metadata["tidemark_events_total"][0].metric_type().is_counter() && metadata.len() == 9, "{metadata:?}");
-        assert_eq!(client.build_information().await.expect("answered").version(), "3.0.0");
+    let selector = format!("tidemark_events{{event_type=\"{}\"}}", types[0]);
+    let (from_ms, to_ms) = (JANUARY_MS + HOUR_MS, JANUARY_MS + DAY_MS);
+    let questions = json!({
+        "instant": by_day, "range": by_hour, "selector": selector, "from": from_ms, "to": to_ms, "step": HOUR_MS / 1000,
     });
+    let understood = node(&["tests/node/prometheus.js", url, &questions.to_string()]);
+    check_equal(&points(&understood["instant"]), &total, "prometheus-query");
+    check_equal(&points(&understood["range"]), &hourly, "prometheus-query");
+    let series = understood["series"].as_array().expect("series");
+    assert!(!series.is_empty() && series.iter().all(|labels| labels["event_type"] == types[0]), "{series:?}");
+    assert_eq!(understood["values"], json!([types[0]]));
+    assert_eq!(understood["names"], json!(["__name__", "event_type", "product_id"]));
+    let metadata = &understood["metadata"];
+    assert_eq!((&metadata["tidemark_events_total"][0]["type"], metadata.as_object().map(Map::len)), (&json!("counter"), Some(9)));
+    assert_eq!(understood["buildinfo"]["version"], "3.0.0");
     server.stop();
 }
 
@@ -367,7 +370,7 @@ fn grafana_finds_what_it_asks_for_and_mistakes_are_told() {
     assert_eq!(client.got("/api/v1/label/event_type/values")["data"], json!([]));
     assert_eq!(client.got("/api/v1/label/__name__/values")["data"].as_array().map(Vec::len), Some(9));
     assert_eq!(client.got("/api/v1/labels?match[]=tidemark_events")["data"], json!(["__name__", "event_type", "product_id"]));
-    assert_eq!(client.got("/api/v1/metadata?metric=tidemark_events")["data"].as_object().map(serde_json::Map::len), Some(1));
+    assert_eq!(client.got("/api/v1/metadata?metric=tidemark_events")["data"].as_object().map(Map::len), Some(1));
 
     // What has just been sent is in an answer that waits for it; the window that is not over yet, by looking ahead.
     let event = br#"{"event_id":"a","event_type":"seen","timestamp":"2013-01-01T10:17:00Z","order_amount":2.5}"#;
