@@ -124,10 +124,7 @@ pub fn answering<P: Part>(crew: &Crew<P>) -> Answering {
 }
 
 /// Which engine answers, and which others there are.
-pub fn engines<P: Part, H: Send + Sync + 'static>(
-    crew: &Crew<P>,
-    engine: fn(&P) -> &Arc<Engine<H>>,
-) -> tidemark_serving::answering::Answering<H> {
+pub fn engines<P: Part>(crew: &Crew<P>, engine: fn(&P) -> &Arc<Engine>) -> tidemark_serving::answering::Answering {
     let (shown, others) = (crew.shown(), crew.shown());
     tidemark_serving::answering::Answering::new(
         move || Arc::clone(engine(&shown.borrow().live)),

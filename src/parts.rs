@@ -139,7 +139,7 @@ pub struct Ground {
     pub partitions: u32,
     pub history: Arc<ClickHouse>,
     /// While it is being filled.
-    source: Option<Arc<Source<ClickHouse>>>,
+    source: Option<Arc<Source>>,
     throttle: Arc<Throttle>,
 }
 
@@ -163,7 +163,7 @@ impl Ground {
     }
 }
 
-type Log = WholeLog<KafkaConsumer, ClickHouse>;
+type Log = WholeLog<KafkaConsumer>;
 
 pub async fn open_archive(config: &Config, url: &str) -> Result<Archive> {
     let server = config.clickhouse.server(url);
@@ -225,7 +225,7 @@ pub async fn open_snapshots(config: &Config, rules: &Rules) -> Result<Option<Arc
 }
 
 /// What answers for a generation.
-pub fn engine(config: &Config, ground: &Ground, live: Live, reached: watch::Receiver<Cut>, layers: Layers) -> Arc<Engine<ClickHouse>> {
+pub fn engine(config: &Config, ground: &Ground, live: Live, reached: watch::Receiver<Cut>, layers: Layers) -> Arc<Engine> {
     let (rules, history, topic) = (Arc::clone(&ground.rules), Arc::clone(&ground.history), config.kafka.topic.clone());
     let engine = Engine::new(rules, topic, ground.partitions, live, reached, history, layers);
     Arc::new(engine.with_lateness(config.serving.lateness()))
@@ -266,7 +266,7 @@ pub fn start_speed(
         move || connect(&kafka, Membership::all(), ConsumerOptions { traced: false, ..options.clone() })
     };
     let yard = LogYard { rules: Arc::clone(rules), connect: Arc::new(connect) };
-    tokio::spawn(tidemark_speed_layer::run::close_epochs(Arc::clone(&speed), Arc::clone(history), yard, reached.clone()));
+    tokio::spawn(tidemark_speed_layer::run::close_epochs(Arc::clone(&speed), history.clone(), yard, reached.clone()));
     if let Some(store) = store {
         tokio::spawn(tidemark_speed_layer::publish::publish(Arc::clone(&speed), store, config.speed.tick()));
     }

@@ -79,7 +79,7 @@ pub trait Desk {
 /// Brings one block into history. `found` is the intent under which a former owner may have sent it already.
 pub async fn commit_block(
     desk: &mut impl Desk,
-    history: &impl History,
+    history: &dyn History,
     generation: Generation,
     block: &Block,
     found: Option<Intent>,
@@ -121,7 +121,7 @@ pub async fn commit_block(
     desk.commit(block.partition, &Committed { next: block.range.to(), metadata: String::new() }).await
 }
 
-async fn insert(history: &impl History, generation: Generation, block: &Block, attempt: &Intent) -> Result<(), tidemark_history::Error> {
+async fn insert(history: &dyn History, generation: Generation, block: &Block, attempt: &Intent) -> Result<(), tidemark_history::Error> {
     for rows in block.inserts(&attempt.parts) {
         let token = format!("g{generation}/{}/{}-{}/{}", block.partition, block.range.from(), block.range.to(), attempt.attempt);
         history.insert(&rows, &token).await?;

@@ -54,10 +54,10 @@ impl InFlight {
     }
 
     /// Sends a block on its way; its partition must have none.
-    pub fn launch<H: History>(
+    pub fn launch(
         &mut self,
         runtime: &tokio::runtime::Handle,
-        history: &Arc<H>,
+        history: &Arc<dyn History>,
         generation: Generation,
         block: Block,
         found: Option<Intent>,

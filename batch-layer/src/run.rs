@@ -83,9 +83,9 @@ impl Batch {
     }
 }
 
-struct Loop<C, H> {
+struct Loop<C> {
     consumer: C,
-    history: Arc<H>,
+    history: Arc<dyn History>,
     rules: Arc<Rules>,
     limits: BlockLimits,
     batch: Batch,
@@ -96,9 +96,9 @@ struct Loop<C, H> {
 }
 
 /// Runs until told to stop. Blocks: it wants a thread of its own, with `runtime` for history's calls.
-pub fn run<C: Consumer, H: History>(
+pub fn run<C: Consumer>(
     consumer: C,
-    history: Arc<H>,
+    history: Arc<dyn History>,
     rules: Arc<Rules>,
     limits: BlockLimits,
     batch: Batch,
@@ -117,7 +117,7 @@ pub fn run<C: Consumer, H: History>(
     state.consumer.release(&owned).map_err(Error::from)
 }
 
-impl<C: Consumer, H: History> Loop<C, H> {
+impl<C: Consumer> Loop<C> {
     fn turn(&mut self) -> Result<(), Error> {
         self.follow_pause()?;
         let now = Instant::now();

@@ -19,7 +19,8 @@ use crate::ledger::{Entry, LedgerRow};
 use crate::raw::Epochs;
 use crate::rows::{Found, Month, PartKey, RawEvent, RawKind, RawPayload, RawRecord, RowBlock, RowCount, Table};
 use crate::sql::Select;
-use crate::{Contents, DeadLetter, DeadLetterQuery, Digest, EpochCells, Error, History, Marks, Tallies, Wiped, schema, sql};
+use crate::{Contents, DeadLetter, DeadLetterQuery, Digest, EpochCells, Error, History, Marks, Tallies, VisitCell, Wiped, schema, sql};
+use async_trait::async_trait;
 use clickhouse::Row;
 use nodes::{Node, Nodes, QUERY_DEADLINE};
 use serde::Deserialize;
@@ -27,7 +28,7 @@ use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tidemark_core::amount::Amount;
-use tidemark_core::cell::{Cell, Tally};
+use tidemark_core::cell::Tally;
 use tidemark_core::cut::Cut;
 use tidemark_core::epoch::{Epoch, Mark};
 use tidemark_core::event::Reject;
@@ -321,6 +322,7 @@ impl ClickHouse {
     }
 }
 
+#[async_trait]
 impl History for ClickHouse {
     async fn insert(&self, block: &RowBlock, token: &str) -> Result<(), Error> {
         let (table, columns) = match block.table {
@@ -368,7 +370,7 @@ impl History for ClickHouse {
         Ok(rows.into_iter().filter(|row| row.n > 0).map(|row| (part(row.part), RowCount { rows: row.n, fold: row.fold })).collect())
     }
 
-    async fn visit_cells(&self, of: EpochCells, mut visit: impl FnMut(i64, &[&str], &Cell) + Send) -> Result<(), Error> {
+    async fn visit_cells(&self, of: EpochCells, visit: VisitCell<'_>) -> Result<(), Error> {
         let query = sql::cells(&self.rules, of);
         let rows = async |node: &Node| {
             let reading = async {

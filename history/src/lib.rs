@@ -21,8 +21,9 @@ use crate::evidence::{Counted, Origin, Page, Placed, Places, Uncounted};
 use crate::ledger::LedgerRow;
 use crate::raw::Epochs;
 use crate::rows::{Found, RowBlock, RowCount};
+use async_trait::async_trait;
 use std::collections::BTreeMap;
-use std::future::Future;
+use std::fmt;
 use tidemark_core::cell::{Cell, Tally};
 use tidemark_core::cut::Cut;
 use tidemark_core::epoch::{Epoch, Mark};
@@ -110,84 +111,87 @@ pub enum Error {
     Nonsense(String),
 }
 
+/// Called with a cell, or a piece of one: the period's start in milliseconds, the values in the view's dimension order, the piece.
+pub type VisitCell<'v> = &'v mut (dyn FnMut(i64, &[&str], &Cell) + Send);
+
 /// The history engine, as the layers see it.
-pub trait History: Send + Sync + 'static {
+///
+/// The futures are boxed, so that this crate alone compiles the path of a request. Without the box, each crate that awaits one
+/// compiles that path again. A box is cheap next to a request.
+#[async_trait]
+pub trait History: fmt::Debug + Send + Sync + 'static {
     /// Inserts a block's rows into one table under a deduplication token: the same token again changes nothing.
     /// Any error leaves the outcome unknown.
-    fn insert(&self, block: &RowBlock, token: &str) -> impl Future<Output = Result<(), Error>> + Send;
+    async fn insert(&self, block: &RowBlock, token: &str) -> Result<(), Error>;
 
     /// Reads back what stands in an offset range: rows and folds, for each table and month.
-    fn found(&self, partition: Partition, range: OffsetRange) -> impl Future<Output = Result<Found, Error>> + Send;
+    async fn found(&self, partition: Partition, range: OffsetRange) -> Result<Found, Error>;
 
-    /// Shows an epoch's cells of one view at one level, in no order, each in pieces that add up to it: the period's start
-    /// in milliseconds, the values in the view's dimension order, and the piece. After an error some may have been shown.
-    fn visit_cells(&self, of: EpochCells, visit: impl FnMut(i64, &[&str], &Cell) + Send) -> impl Future<Output = Result<(), Error>> + Send;
+    /// Shows an epoch's cells of one view at one level, in no order, each in pieces that add up to it. After an error some may
+    /// have been shown.
+    async fn visit_cells(&self, of: EpochCells, visit: VisitCell<'_>) -> Result<(), Error>;
 
     /// The same cells, whole.
-    fn cells(&self, of: EpochCells) -> impl Future<Output = Result<Rows, Error>> + Send {
-        async move {
-            let mut rows = Rows::new();
-            let keep = |bucket_ms, values: &[&str], cell: &Cell| {
-                let values = values.iter().map(|value| Box::from(*value)).collect();
-                rows.entry(RowKey { bucket_ms, values }).or_default().merge(cell);
-            };
-            self.visit_cells(of, keep).await?;
-            Ok(rows)
-        }
+    async fn cells(&self, of: EpochCells) -> Result<Rows, Error> {
+        let mut rows = Rows::new();
+        let mut keep = |bucket_ms, values: &[&str], cell: &Cell| {
+            let values = values.iter().map(|value| Box::from(*value)).collect();
+            rows.entry(RowKey { bucket_ms, values }).or_default().merge(cell);
+        };
+        self.visit_cells(of, &mut keep).await?;
+        Ok(rows)
     }
 
     /// Deletes what there is of an epoch that is above the mark.
-    fn wipe(&self, partition: Partition, epoch: Epoch, what: Wiped, deadline_secs: u32) -> impl Future<Output = Result<(), Error>> + Send;
+    async fn wipe(&self, partition: Partition, epoch: Epoch, what: Wiped, deadline_secs: u32) -> Result<(), Error>;
 
     /// Fills a view's roll-ups of an epoch from its raw rows; the same token again changes nothing.
-    fn fill(&self, view: ViewId, partition: Partition, epoch: Epoch, token: &str) -> impl Future<Output = Result<(), Error>> + Send;
+    async fn fill(&self, view: ViewId, partition: Partition, epoch: Epoch, token: &str) -> Result<(), Error>;
 
     /// Answers by a view from the closed epochs, those below `marks`.
-    fn answer(&self, view: ViewId, question: &Question, groups: &Groups, marks: &Marks)
-    -> impl Future<Output = Result<Rows, Error>> + Send;
+    async fn answer(&self, view: ViewId, question: &Question, groups: &Groups, marks: &Marks) -> Result<Rows, Error>;
 
     /// Answers from raw events below `cut`; [`raw::answer`] says which cuts are exact. A row of an open epoch, one that is
     /// not below `marks`, counts once even if it is there twice.
-    fn answer_raw(&self, question: &Question, epochs: Epochs, marks: &Marks, cut: &Cut)
-    -> impl Future<Output = Result<Rows, Error>> + Send;
+    async fn answer_raw(&self, question: &Question, epochs: Epochs, marks: &Marks, cut: &Cut) -> Result<Rows, Error>;
 
     /// Open epochs whose repair has been announced: their raw events may be incomplete until they are closed.
-    fn repairing(&self) -> impl Future<Output = Result<Vec<(Partition, Epoch)>, Error>> + Send;
+    async fn repairing(&self) -> Result<Vec<(Partition, Epoch)>, Error>;
 
     /// What the ledger says of the epochs that are closed below `marks` and not below `known`, for each partition, and the mark at
     /// which counting began, of those where that was not the first epoch.
-    fn tallies(&self, known: &Marks, marks: &Marks) -> impl Future<Output = Result<Tallies, Error>> + Send;
+    async fn tallies(&self, known: &Marks, marks: &Marks) -> Result<Tallies, Error>;
 
     /// Where the ledger puts each partition's mark.
-    fn marks(&self) -> impl Future<Output = Result<Marks, Error>> + Send;
+    async fn marks(&self) -> Result<Marks, Error>;
 
-    fn record(&self, row: &LedgerRow) -> impl Future<Output = Result<(), Error>> + Send;
+    async fn record(&self, row: &LedgerRow) -> Result<(), Error>;
 
     /// The ledger's rows about one epoch, oldest first: those of all generations that share its raw events.
-    fn ledger(&self, partition: Partition, epoch: Epoch) -> impl Future<Output = Result<Vec<LedgerRow>, Error>> + Send;
+    async fn ledger(&self, partition: Partition, epoch: Epoch) -> Result<Vec<LedgerRow>, Error>;
 
-    fn dead_letters(&self, query: &DeadLetterQuery) -> impl Future<Output = Result<Vec<DeadLetter>, Error>> + Send;
+    async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetter>, Error>;
 
     /// The content of the raw rows of an offset range, by runs of 2^`bits` offsets: how many offsets have a row, and a sum of
     /// hashes of all that the rows say. A row that is there twice counts once; runs without rows are absent.
-    fn contents(&self, partition: Partition, range: OffsetRange, bits: u8) -> impl Future<Output = Result<Contents, Error>> + Send;
+    async fn contents(&self, partition: Partition, range: OffsetRange, bits: u8) -> Result<Contents, Error>;
 
     /// What a view's closed cells of a range of 5-minute windows come to, those below `marks`.
-    fn digest(&self, view: ViewId, range: TimeRange, marks: &Marks) -> impl Future<Output = Result<Digest, Error>> + Send;
+    async fn digest(&self, view: ViewId, range: TimeRange, marks: &Marks) -> Result<Digest, Error>;
 
     /// What became of the records of an offset range, in order of offset, for what Kafka no longer has.
-    fn raw(&self, partition: Partition, range: OffsetRange) -> impl Future<Output = Result<Vec<rows::RawRecord>, Error>> + Send;
+    async fn raw(&self, partition: Partition, range: OffsetRange) -> Result<Vec<rows::RawRecord>, Error>;
 
     /// Where a number's events stand, epoch by epoch in order, of so many epochs at most, and how many in each stand behind the
     /// place of their partition. From raw rows, so that what [`raw::answer_at`] says of cuts holds here too.
-    fn origins(&self, of: Counted<'_>, behind: &Places, limit: u32) -> impl Future<Output = Result<Vec<Origin>, Error>> + Send;
+    async fn origins(&self, of: Counted<'_>, behind: &Places, limit: u32) -> Result<Vec<Origin>, Error>;
 
     /// Of each partition the first event below the cut that is of this time or a later one.
-    fn reached(&self, at_ms: i64, cut: &Cut) -> impl Future<Output = Result<Places, Error>> + Send;
+    async fn reached(&self, at_ms: i64, cut: &Cut) -> Result<Places, Error>;
 
     /// A number's events, a page of them.
-    fn events_of(&self, of: Counted<'_>, page: Page) -> impl Future<Output = Result<Vec<Placed>, Error>> + Send;
+    async fn events_of(&self, of: Counted<'_>, page: Page) -> Result<Vec<Placed>, Error>;
 
     /// The records of these ranges that were not counted, by partition and reason.
-    fn uncounted(&self, ranges: &[(Partition, OffsetRange)]) -> impl Future<Output = Result<Vec<Uncounted>, Error>> + Send;
+    async fn uncounted(&self, ranges: &[(Partition, OffsetRange)]) -> Result<Vec<Uncounted>, Error>;
 }

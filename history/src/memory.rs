@@ -9,9 +9,9 @@ use crate::evidence::{Counted, Origin, Page, Placed, Places, Uncounted};
 use crate::ledger::{Entry, LedgerRow};
 use crate::raw::Epochs;
 use crate::rows::{Found, Month, PartKey, RawEvent, RawKind, RawPayload, RawRecord, RowBlock, RowCount, Table};
-use crate::{Contents, DeadLetter, DeadLetterQuery, Digest, EpochCells, Error, History, Marks, Tallies, Wiped};
+use crate::{Contents, DeadLetter, DeadLetterQuery, Digest, EpochCells, Error, History, Marks, Tallies, VisitCell, Wiped};
+use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet};
-use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Poll;
 use tidemark_core::amount::Amount;
@@ -320,6 +320,7 @@ fn take_dead_letter(bytes: &mut &[u8]) -> Option<Stored> {
     Some(Stored::DeadLetter { partition, offset, record_timestamp_ms, reason: take_text(bytes)?, payload: take_str(bytes)? })
 }
 
+#[async_trait]
 impl History for MemoryHistory {
     async fn insert(&self, block: &RowBlock, token: &str) -> Result<(), Error> {
         self.turn().await;
@@ -341,7 +342,7 @@ impl History for MemoryHistory {
         Ok(found)
     }
 
-    async fn visit_cells(&self, of: EpochCells, mut visit: impl FnMut(i64, &[&str], &Cell) + Send) -> Result<(), Error> {
+    async fn visit_cells(&self, of: EpochCells, visit: VisitCell<'_>) -> Result<(), Error> {
         self.turn().await;
         let EpochCells { view, level, partition, epoch } = of;
         for (key, cell) in self.state().rollups.get(&(self.fillers[view.0], level, partition, epoch)).into_iter().flatten() {
@@ -474,7 +475,7 @@ impl History for MemoryHistory {
         Ok(answer)
     }
 
-    fn dead_letters(&self, query: &DeadLetterQuery) -> impl Future<Output = Result<Vec<DeadLetter>, Error>> + Send {
+    async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetter>, Error> {
         let letter = |row: &Stored| match row {
             Stored::DeadLetter { partition, offset, record_timestamp_ms, reason, payload } => Some(DeadLetter {
                 partition: *partition,
@@ -494,7 +495,7 @@ impl History for MemoryHistory {
         });
         letters.sort_by_key(|l| std::cmp::Reverse(place(l)));
         letters.truncate(query.limit as usize);
-        std::future::ready(Ok(letters))
+        Ok(letters)
     }
 
     async fn contents(&self, partition: Partition, range: OffsetRange, bits: u8) -> Result<Contents, Error> {

@@ -33,7 +33,7 @@ pub struct RawAnswer {
 /// What is counted at a cut: closed epochs by the view, if there is one, and all else from raw events. Of the closed epochs,
 /// the groups that `needed` says once it has been shown the others' rows.
 async fn rows(
-    history: &impl History,
+    history: &dyn History,
     view: Option<ViewId>,
     question: &Question,
     needed: impl FnOnce(&Rows) -> Groups,
@@ -51,7 +51,7 @@ async fn rows(
 /// the view's roll-ups, and the rest from raw events, those of a closed epoch too that the cut is in the middle of. `None`
 /// while history cannot: it has not come so far, or an epoch below the cut is being repaired.
 pub async fn answer_at(
-    history: &impl History,
+    history: &dyn History,
     rules: &Rules,
     view: Option<ViewId>,
     question: &Question,
@@ -76,7 +76,7 @@ pub async fn answer_at(
 /// ends before it; and where a stalled insert has landed twice, which only reconciliation puts right, an offset counts
 /// once.
 pub async fn answer(
-    history: &impl History,
+    history: &dyn History,
     rules: &Rules,
     view: Option<ViewId>,
     question: &Question,
@@ -95,7 +95,7 @@ pub async fn answer(
 }
 
 /// The marks, and the highest cut that can be answered now where H was there.
-pub async fn present(history: &impl History, rules: &Rules, reached: &Cut) -> Result<(Marks, Cut), Error> {
+pub async fn present(history: &dyn History, rules: &Rules, reached: &Cut) -> Result<(Marks, Cut), Error> {
     let marks = history.marks().await?;
     // What is closed is in history, whatever was last heard of H.
     let mut reached = reached.clone();
@@ -105,7 +105,7 @@ pub async fn present(history: &impl History, rules: &Rules, reached: &Cut) -> Re
 }
 
 /// The cut, below every epoch that is being repaired: there, raw events may be incomplete.
-pub async fn sound(history: &impl History, rules: &Rules, reached: &Cut) -> Result<Cut, Error> {
+pub async fn sound(history: &dyn History, rules: &Rules, reached: &Cut) -> Result<Cut, Error> {
     let mut cut = reached.clone();
     for (partition, epoch) in history.repairing().await? {
         cut.set(partition, cut.get(partition).min(rules.epoch_bits.start_of(epoch)));
@@ -115,7 +115,7 @@ pub async fn sound(history: &impl History, rules: &Rules, reached: &Cut) -> Resu
 
 /// Hands over what became of the records of `[from, to)`, in order, a part at a time.
 pub async fn recall(
-    history: &impl History,
+    history: &dyn History,
     partition: Partition,
     from: NextOffset,
     to: NextOffset,

@@ -37,14 +37,14 @@ const ATTEMPTS: usize = 100;
 
 /// One of the two.
 #[derive(Debug)]
-pub struct Side<'h, H> {
-    pub history: &'h H,
+pub struct Side<'h> {
+    pub history: &'h dyn History,
     pub rules: &'h Rules,
 }
 
-impl<H> Copy for Side<'_, H> {}
+impl Copy for Side<'_> {}
 
-impl<H> Clone for Side<'_, H> {
+impl Clone for Side<'_> {
     fn clone(&self) -> Self {
         *self
     }
@@ -144,12 +144,7 @@ pub enum CompareError {
 
 /// Compares at `cut`, or a little below while an epoch is repaired; both must have history up to there. `progress` is told
 /// what is done of how much.
-pub async fn compare<A: History, B: History>(
-    old: Side<'_, A>,
-    new: Side<'_, B>,
-    cut: &Cut,
-    mut progress: impl FnMut(u64, u64),
-) -> Result<Comparison, CompareError> {
+pub async fn compare(old: Side<'_>, new: Side<'_>, cut: &Cut, mut progress: impl FnMut(u64, u64)) -> Result<Comparison, CompareError> {
     let mut cut = cut.clone();
     for _ in 0..ATTEMPTS {
         let still = sound(new.history, new.rules, &sound(old.history, old.rules, &cut).await?).await?;
@@ -164,7 +159,7 @@ pub async fn compare<A: History, B: History>(
 }
 
 /// The marks of both at the highest positions where an epoch of each begins that has all below closed.
-async fn common_marks<A: History, B: History>(old: Side<'_, A>, new: Side<'_, B>, cut: &Cut) -> Result<(Marks, Marks), Error> {
+async fn common_marks(old: Side<'_>, new: Side<'_>, cut: &Cut) -> Result<(Marks, Marks), Error> {
     let (olds, news) = (old.history.marks().await?, new.history.marks().await?);
     let coarser = if old.rules.epoch_bits.get() > new.rules.epoch_bits.get() { old.rules.epoch_bits } else { new.rules.epoch_bits };
     let mut common = (Marks::new(), Marks::new());
@@ -179,12 +174,7 @@ async fn common_marks<A: History, B: History>(old: Side<'_, A>, new: Side<'_, B>
     Ok(common)
 }
 
-async fn compare_at<A: History, B: History>(
-    old: Side<'_, A>,
-    new: Side<'_, B>,
-    cut: &Cut,
-    progress: &mut impl FnMut(u64, u64),
-) -> Result<Comparison, CompareError> {
+async fn compare_at(old: Side<'_>, new: Side<'_>, cut: &Cut, progress: &mut impl FnMut(u64, u64)) -> Result<Comparison, CompareError> {
     let marks = common_marks(old, new, cut).await?;
     let mut comparison = Comparison { cut: cut.to_string(), ..Comparison::default() };
     let alone = |of: &Rules, other: &Rules| -> Vec<String> {
@@ -235,12 +225,7 @@ struct Day {
 }
 
 /// The days that have events, by their start.
-async fn days<A: History, B: History>(
-    old: Side<'_, A>,
-    new: Side<'_, B>,
-    marks: &(Marks, Marks),
-    cut: &Cut,
-) -> Result<BTreeMap<i64, Day>, CompareError> {
+async fn days(old: Side<'_>, new: Side<'_>, marks: &(Marks, Marks), cut: &Cut) -> Result<BTreeMap<i64, Day>, CompareError> {
     let question = Question {
         range: TimeRange::default(),
         buckets: Buckets::new(Step::Day, None)?,
@@ -256,7 +241,7 @@ async fn days<A: History, B: History>(
     Ok(is)
 }
 
-async fn days_of<H: History>(of: Side<'_, H>, question: &Question, marks: &Marks, cut: &Cut) -> Result<BTreeMap<i64, Day>, Error> {
+async fn days_of(of: Side<'_>, question: &Question, marks: &Marks, cut: &Cut) -> Result<BTreeMap<i64, Day>, Error> {
     let mut days: BTreeMap<i64, Day> = BTreeMap::new();
     let closed = match of.rules.views.smallest_with(&[]) {
         Some(view) => of.history.answer(view, question, &Groups::All, marks).await?,
@@ -312,7 +297,7 @@ fn cells_of(view: &View, range: TimeRange) -> Result<Question, BucketError> {
     })
 }
 
-async fn rows_at<H: History>(of: Side<'_, H>, view: ViewId, question: &Question, marks: &Marks, cut: &Cut) -> Result<Rows, Error> {
+async fn rows_at(of: Side<'_>, view: ViewId, question: &Question, marks: &Marks, cut: &Cut) -> Result<Rows, Error> {
     let mut rows = of.history.answer(view, question, &Groups::All, marks).await?;
     merge_rows(&mut rows, of.history.answer_raw(question, Epochs::Open, marks, cut).await?);
     Ok(rows)
@@ -342,9 +327,9 @@ fn differing(view: &View, was: &Rows, is: &Rows, of: &mut ViewComparison, shown:
     }
 }
 
-async fn compare_raw<A: History, B: History>(
-    old: Side<'_, A>,
-    new: Side<'_, B>,
+async fn compare_raw(
+    old: Side<'_>,
+    new: Side<'_>,
     partition: Partition,
     range: OffsetRange,
     comparison: &mut Comparison,

@@ -49,17 +49,17 @@ pub enum RecountError {
 
 /// The topic that was counted.
 #[derive(Debug)]
-pub struct Topic<'a, H> {
+pub struct Topic<'a> {
     /// What it holds now.
     pub extents: BTreeMap<Partition, Extent>,
     /// Needed if that is not all that was counted.
-    pub past: Option<Past<'a, H>>,
+    pub past: Option<Past<'a>>,
 }
 
 /// What history knows of the topic's past.
 #[derive(Debug)]
-pub struct Past<'a, H> {
-    pub history: &'a H,
+pub struct Past<'a> {
+    pub history: &'a dyn History,
     /// Where counting began, of partitions that did not have their first records any more then.
     pub begun: Marks,
 }
@@ -178,12 +178,12 @@ struct Compared<'r> {
 }
 
 /// Recounts. `consumer` reads all partitions; `progress` gets the offsets to pass in all, and how many more have been. Blocks.
-pub fn recount<C: Consumer, H: History>(
+pub fn recount<C: Consumer>(
     api: &Client,
     rules: &Rules,
     range: TimeRange,
     mut consumer: C,
-    topic: &Topic<'_, H>,
+    topic: &Topic<'_>,
     progress: impl Fn(u64, u64),
     runtime: &Handle,
 ) -> Result<Report, RecountError> {

@@ -42,8 +42,8 @@ impl Throttle {
 
 /// Where what the topic no longer has comes from: the closed epochs of another generation.
 #[derive(Debug)]
-pub struct Source<H> {
-    pub history: Arc<H>,
+pub struct Source {
+    pub history: Arc<dyn History>,
     pub rules: Arc<Rules>,
     /// Where that generation's counting began.
     pub begun: Marks,
@@ -51,7 +51,7 @@ pub struct Source<H> {
     pub alone: bool,
 }
 
-impl<H> Source<H> {
+impl Source {
     fn start(&self, partition: Partition) -> NextOffset {
         self.begun.get(&partition).map_or(NextOffset::ZERO, |mark| mark.position(self.rules.epoch_bits))
     }
@@ -59,9 +59,9 @@ impl<H> Source<H> {
 
 /// A log that reaches as far back as a source does. Without one it is the log itself.
 #[derive(Debug)]
-pub struct WholeLog<C, H> {
+pub struct WholeLog<C> {
     log: C,
-    source: Option<Arc<Source<H>>>,
+    source: Option<Arc<Source>>,
     throttle: Arc<Throttle>,
     runtime: tokio::runtime::Handle,
     /// Of the topic.
@@ -80,8 +80,8 @@ pub struct WholeLog<C, H> {
     due: Instant,
 }
 
-impl<C: Consumer, H: History> WholeLog<C, H> {
-    pub fn new(log: C, source: Option<Arc<Source<H>>>, throttle: Arc<Throttle>, runtime: tokio::runtime::Handle, partitions: u32) -> Self {
+impl<C: Consumer> WholeLog<C> {
+    pub fn new(log: C, source: Option<Arc<Source>>, throttle: Arc<Throttle>, runtime: tokio::runtime::Handle, partitions: u32) -> Self {
         Self {
             log,
             source,
@@ -138,14 +138,14 @@ impl<C: Consumer, H: History> WholeLog<C, H> {
     }
 
     /// Where the log must be read from, rather than the source.
-    fn handed_over(&mut self, source: &Source<H>, partition: Partition) -> Result<NextOffset, Error> {
+    fn handed_over(&mut self, source: &Source, partition: Partition) -> Result<NextOffset, Error> {
         let start = self.log.extent(partition)?.start;
         let closed = self.closed_up_to(source, partition)?;
         Ok(if source.alone { closed.max(start) } else { start })
     }
 
     /// Up to where the source's epochs are closed: above it, what it has may change. Asked again now and then.
-    fn closed_up_to(&mut self, source: &Source<H>, partition: Partition) -> Result<NextOffset, Error> {
+    fn closed_up_to(&mut self, source: &Source, partition: Partition) -> Result<NextOffset, Error> {
         if self.looked.is_none_or(|at| at.elapsed() >= LOOK) {
             let marks = self.runtime.block_on(source.history.marks()).map_err(unavailable)?;
             self.closed = marks.into_iter().map(|(partition, mark)| (partition, mark.position(source.rules.epoch_bits))).collect();
@@ -182,7 +182,7 @@ impl<C: Consumer, H: History> WholeLog<C, H> {
     /// Where the partition is then, if it is still behind, and the records handed over.
     fn step_of(
         &mut self,
-        source: &Source<H>,
+        source: &Source,
         partition: Partition,
         at: NextOffset,
         deliver: &mut impl FnMut(Happened<'_>),
@@ -220,7 +220,7 @@ fn unavailable(error: tidemark_history::Error) -> Error {
     Error::Unavailable { broker: "the topic's past".into(), reason: error.to_string() }
 }
 
-impl<C: Consumer, H: History> Consumer for WholeLog<C, H> {
+impl<C: Consumer> Consumer for WholeLog<C> {
     fn poll(&mut self, max_wait: Duration, mut deliver: impl FnMut(Happened<'_>)) -> Result<usize, Error> {
         let wait = self.wait();
         if !wait.is_zero() && wait <= NAP {

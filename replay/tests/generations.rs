@@ -132,7 +132,7 @@ fn whole(
     log: &MemoryLog,
     history: MemoryHistory,
     alone: bool,
-) -> (tokio::runtime::Runtime, Arc<Throttle>, WholeLog<tidemark_topic::memory::MemoryConsumer, MemoryHistory>) {
+) -> (tokio::runtime::Runtime, Arc<Throttle>, WholeLog<tidemark_topic::memory::MemoryConsumer>) {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let source = Source { history: Arc::new(history), rules: first(), begun: Marks::new(), alone };
     let throttle = Arc::new(Throttle::default());

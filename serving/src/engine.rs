@@ -56,14 +56,14 @@ type Asked = (String, Groups, Vec<u64>);
 
 /// Answers queries. One for the process.
 #[derive(Debug)]
-pub struct Engine<H> {
+pub struct Engine {
     pub rules: Arc<Rules>,
     pub topic: String,
     pub partitions: u32,
     pub live: Live,
     /// H.
     pub reached: watch::Receiver<Cut>,
-    pub history: Arc<H>,
+    pub history: Arc<dyn History>,
     /// The layers that run in this process.
     pub layers: Layers,
     pub kept: Kept,
@@ -105,14 +105,14 @@ pub enum AnswerError {
     Buckets(String),
 }
 
-impl<H: History> Engine<H> {
+impl Engine {
     pub fn new(
         rules: Arc<Rules>,
         topic: String,
         partitions: u32,
         live: Live,
         reached: watch::Receiver<Cut>,
-        history: Arc<H>,
+        history: Arc<dyn History>,
         layers: Layers,
     ) -> Self {
         let weight = |_: &Asked, rows: &Arc<Rows>| u32::try_from(rows.len() + 1).unwrap_or(u32::MAX);

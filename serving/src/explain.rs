@@ -19,7 +19,7 @@ use tidemark_core::watermark::Phase;
 use tidemark_core::window::{Buckets, Step, TimeRange};
 use tidemark_history::evidence::{Counted, Origin, Page, Placed, Places, Uncounted};
 use tidemark_history::raw::{present, sound};
-use tidemark_history::{Error, History, Marks};
+use tidemark_history::{Error, Marks};
 use tidemark_topic::now_ms;
 
 const DEFAULT_EVENTS: u32 = 100;
@@ -152,7 +152,7 @@ fn place(text: &str) -> Result<(Partition, Offset), PlanError> {
     parts.map_or_else(|| wrong("next must be that of an answer before: partition:offset"), Ok)
 }
 
-impl<H: History> Engine<H> {
+impl Engine {
     /// Explains a number at the cut that was asked for, else at the latest that history has.
     pub async fn explain(&self, aim: &Aim) -> Result<Explanation, AnswerError> {
         let unavailable = |error: Error| AnswerError::History(error.to_string());

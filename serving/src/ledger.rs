@@ -71,9 +71,9 @@ impl Closed {
 
 impl Ledger {
     /// Accounts for all records of these partitions, at the cut that they stand at.
-    pub(crate) async fn accounts<H: History>(
+    pub(crate) async fn accounts(
         &self,
-        history: &H,
+        history: &dyn History,
         rules: &Rules,
         status: &BTreeMap<Partition, PartitionStatus>,
     ) -> Result<BTreeMap<Partition, Account>, String> {
@@ -82,7 +82,7 @@ impl Ledger {
         Ok(status.iter().map(|(&partition, at)| (partition, closed.account(rules, partition, at))).collect())
     }
 
-    async fn closed<H: History>(&self, history: &H, marks: Marks) -> Result<Arc<Closed>, String> {
+    async fn closed(&self, history: &dyn History, marks: Marks) -> Result<Arc<Closed>, String> {
         let known = Arc::clone(&self.closed.lock());
         if known.marks == marks {
             return Ok(known);
@@ -107,7 +107,7 @@ impl Ledger {
     }
 
     /// Epochs that are being repaired.
-    pub(crate) async fn repairing<H: History>(&self, history: &H) -> Result<Repairs, String> {
+    pub(crate) async fn repairing(&self, history: &dyn History) -> Result<Repairs, String> {
         if let Some((_, heard)) = self.repairing.lock().as_ref().filter(|(at, _)| at.elapsed() < STANDS) {
             return heard.clone();
         }

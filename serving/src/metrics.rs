@@ -6,7 +6,6 @@ use crate::live::Live;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
-use tidemark_history::History;
 use tidemark_metrics::{Collector, DescriptorEncoder, Family, Histogram, Label, Page, Registry, Unit, latencies};
 
 /// How long answers take, by where they come from.
@@ -26,7 +25,7 @@ impl Meters {
 }
 
 /// Registers all that serving has to say.
-pub fn register<H: History>(engine: &Arc<Engine<H>>, registry: &mut Registry) {
+pub fn register(engine: &Arc<Engine>, registry: &mut Registry) {
     let help = "Answers to queries: the text of one before (kept), history's part of one before (cache), history, raw events, or history at a cut that was asked for (pinned)";
     registry.register_with_unit("tidemark_query_duration", help, Unit::Seconds, engine.meters.0.clone());
     registry.register_collector(Box::new(Standing(engine.live.clone())));

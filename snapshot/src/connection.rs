@@ -1,6 +1,7 @@
 //! The connection to Redis: one server, a cluster, or whichever server the sentinels name.
 
 use crate::Error;
+use futures_util::future::BoxFuture;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
@@ -133,12 +134,15 @@ impl Link {
         Ok((shared.0, connection))
     }
 
-    async fn connect(&self) -> RedisResult<Connection> {
+    /// Boxed, so that this crate alone compiles how Redis clusters and sentinels are found.
+    fn connect(&self) -> BoxFuture<'_, RedisResult<Connection>> {
         let config = || AsyncConnectionConfig::new().set_connection_timeout(Some(DEADLINE)).set_response_timeout(Some(DEADLINE));
-        Ok(match &self.client {
-            Connects::Single(client) => Connection::Single(client.get_multiplexed_async_connection_with_config(&config()).await?),
-            Connects::Cluster(client) => Connection::Cluster(client.get_async_connection().await?),
-            Connects::Sentinel(client) => Connection::Single(client.lock().await.get_async_connection_with_config(&config()).await?),
+        Box::pin(async move {
+            Ok(match &self.client {
+                Connects::Single(client) => Connection::Single(client.get_multiplexed_async_connection_with_config(&config()).await?),
+                Connects::Cluster(client) => Connection::Cluster(client.get_async_connection().await?),
+                Connects::Sentinel(client) => Connection::Single(client.lock().await.get_async_connection_with_config(&config()).await?),
+            })
         })
     }
 

@@ -110,9 +110,9 @@ struct Before {
 }
 
 /// One complete epoch, and what it is compared with.
-struct Case<'a, Y, H> {
+struct Case<'a, Y> {
     yard: &'a Y,
-    history: &'a H,
+    history: &'a dyn History,
     rules: &'a Rules,
     partition: Partition,
     segment: &'a Segment,
@@ -121,7 +121,7 @@ struct Case<'a, Y, H> {
 /// Compares one complete epoch and closes it, or repairs it.
 pub async fn close(
     yard: &impl Yard,
-    history: &impl History,
+    history: &dyn History,
     rules: &Rules,
     partition: Partition,
     segment: &Segment,
@@ -129,7 +129,7 @@ pub async fn close(
     Case { yard, history, rules, partition, segment }.close().await
 }
 
-impl<Y: Yard, H: History> Case<'_, Y, H> {
+impl<Y: Yard> Case<'_, Y> {
     async fn close(&self) -> Result<Closing, CloseError> {
         let Self { yard, history, rules, partition, segment } = *self;
         let before = match self.said(None).await? {
@@ -225,7 +225,7 @@ impl<Y: Yard, H: History> Case<'_, Y, H> {
             for level in Level::ALL {
                 let mut expected = segment.expected(view, level);
                 let of = EpochCells { view, level, partition, epoch: segment.epoch() };
-                history.visit_cells(of, |bucket_ms, values, cell| expected.meet(bucket_ms, values, cell)).await?;
+                history.visit_cells(of, &mut |bucket_ms, values, cell| expected.meet(bucket_ms, values, cell)).await?;
                 let differing = expected.differing();
                 if differing > 0 {
                     return Ok(Some(Difference::Cells { view, level, differing }));

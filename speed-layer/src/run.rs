@@ -246,9 +246,9 @@ impl Holding {
 /// Polls and counts until told to stop. Blocks: it wants a thread of its own, with `runtime` for history's calls.
 /// `reached` is H. Several consumers that divide the topic may run at a time, each on a thread: no partition is in two
 /// shares, so they meet in the maps alone.
-pub fn run<C: Consumer, H: History>(
+pub fn run<C: Consumer>(
     mut consumer: C,
-    history: &H,
+    history: &dyn History,
     reached: watch::Receiver<Cut>,
     speed: &Arc<Speed>,
     runtime: &tokio::runtime::Handle,
@@ -262,9 +262,9 @@ pub fn run<C: Consumer, H: History>(
     outcome
 }
 
-fn count<C: Consumer, H: History>(
+fn count<C: Consumer>(
     consumer: &mut C,
-    history: &H,
+    history: &dyn History,
     reached: watch::Receiver<Cut>,
     speed: &Arc<Speed>,
     runtime: &tokio::runtime::Handle,
@@ -365,15 +365,15 @@ fn hold<C: Consumer>(
 }
 
 /// What a start needs to know of history.
-struct Past<'a, H> {
-    history: &'a H,
+struct Past<'a> {
+    history: &'a dyn History,
     /// H.
     reached: watch::Receiver<Cut>,
     runtime: &'a tokio::runtime::Handle,
     control: &'a Control,
 }
 
-impl<H: History> Past<'_, H> {
+impl Past<'_> {
     /// Asks until there is an answer; `None` when it is time to stop.
     fn ask<T, F>(&self, question: impl Fn() -> F) -> Option<T>
     where
@@ -451,12 +451,7 @@ impl<H: History> Past<'_, H> {
     }
 }
 
-fn assigned<C: Consumer, H: History>(
-    consumer: &mut C,
-    past: &Past<'_, H>,
-    speed: &Speed,
-    partitions: &[Partition],
-) -> Result<(), tidemark_topic::Error> {
+fn assigned<C: Consumer>(consumer: &mut C, past: &Past<'_>, speed: &Speed, partitions: &[Partition]) -> Result<(), tidemark_topic::Error> {
     let Some(marks) = past.ask(|| past.history.marks()) else { return Ok(()) };
     for &partition in partitions {
         let extent = past.control.patiently(|| consumer.extent(partition))?;
@@ -479,7 +474,7 @@ fn assigned<C: Consumer, H: History>(
 }
 
 /// Closes epochs as both layers pass their ends, until told to stop.
-pub async fn close_epochs<H: History>(speed: Arc<Speed>, history: Arc<H>, yard: impl Yard, mut reached: watch::Receiver<Cut>) {
+pub async fn close_epochs(speed: Arc<Speed>, history: Arc<dyn History>, yard: impl Yard, mut reached: watch::Receiver<Cut>) {
     let (mut changed, control) = (speed.changes(), speed.control.part());
     while !control.is_stopping() {
         let history_at = reached.borrow_and_update().clone();
@@ -507,9 +502,9 @@ async fn next_change(changed: &mut watch::Receiver<u64>) {
 
 /// Closes what can be closed of one partition; false if something has to be looked at again later, as after an error,
 /// which is in words for people.
-async fn close_partition<H: History>(
+async fn close_partition(
     speed: &Speed,
-    history: &H,
+    history: &dyn History,
     yard: &impl Yard,
     partition: Partition,
     history_at: NextOffset,

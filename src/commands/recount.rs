@@ -6,7 +6,6 @@ use crate::parts;
 use anyhow::{Context as _, Result};
 use std::sync::Arc;
 use tidemark_core::window::TimeRange;
-use tidemark_history::clickhouse::ClickHouse;
 use tidemark_replay::recount;
 use tidemark_replay::recount::{Past, Topic};
 use tidemark_topic::Membership;
@@ -59,7 +58,7 @@ async fn compare(arguments: Arguments) -> Result<()> {
     let bar = super::bar("offsets");
     let work = move || {
         let past = history.as_ref().map(|(history, begun)| Past { history, begun: begun.clone() });
-        let topic: Topic<'_, ClickHouse> = Topic { extents, past };
+        let topic: Topic<'_> = Topic { extents, past };
         let progress = |all, more| {
             bar.set_length(all);
             bar.inc(more);

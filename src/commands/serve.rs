@@ -54,7 +54,8 @@ async fn serve(config: Config) -> Result<()> {
 
 /// One generation's answers.
 struct Serving {
-    engine: Arc<Engine<ClickHouse>>,
+    engine: Arc<Engine>,
+    history: Arc<ClickHouse>,
     following: JoinHandle<()>,
 }
 
@@ -65,7 +66,7 @@ impl Part for Serving {
         let snapshots = Arc::new(Snapshots::new(store, Arc::clone(&ground.rules), ground.partitions));
         let following = tokio::spawn(Arc::clone(&snapshots).follow());
         let engine = parts::engine(config, ground, Live::InRedis(snapshots), reached, Layers::default());
-        Ok(Self { engine, following })
+        Ok(Self { engine, history: Arc::clone(&ground.history), following })
     }
 
     fn is_ready(&self) -> bool {
@@ -79,7 +80,7 @@ impl Part for Serving {
 
     fn register(&self, registry: &mut Registry) {
         tidemark_serving::metrics::register(&self.engine, registry);
-        tidemark_history::clickhouse::metrics::register(&self.engine.history, registry);
+        tidemark_history::clickhouse::metrics::register(&self.history, registry);
     }
 
     /// It has no layers.

@@ -90,7 +90,8 @@ async fn start_engines(config: &Config) -> Result<Embedded> {
 
 /// One generation's parts, wired through memory.
 struct Everything {
-    engine: Arc<Engine<ClickHouse>>,
+    engine: Arc<Engine>,
+    history: Arc<ClickHouse>,
     speed: Arc<Speed>,
     batch: Batch,
 }
@@ -110,7 +111,7 @@ impl Part for Everything {
         let speed = parts::start_speed(config, ground, memberships, store, &reached, threads)?;
         let layers = Layers { speed: Some(Arc::clone(&speed)), batch: Some(batch.clone()) };
         let engine = parts::engine(config, ground, Live::Here(Arc::clone(&speed)), reached, layers);
-        Ok(Self { engine, speed, batch })
+        Ok(Self { engine, history: Arc::clone(&ground.history), speed, batch })
     }
 
     fn is_ready(&self) -> bool {
@@ -125,7 +126,7 @@ impl Part for Everything {
         tidemark_speed_layer::metrics::register(&self.speed, registry);
         tidemark_batch_layer::metrics::register(&self.batch, registry);
         tidemark_serving::metrics::register(&self.engine, registry);
-        tidemark_history::clickhouse::metrics::register(&self.engine.history, registry);
+        tidemark_history::clickhouse::metrics::register(&self.history, registry);
     }
 
     fn gently(&self, gentle: bool) {
@@ -176,7 +177,7 @@ async fn serve(
 }
 
 /// Says that it is ready when a query can be answered, and what to try.
-async fn announce(engine: Arc<Engine<ClickHouse>>, http: String) {
+async fn announce(engine: Arc<Engine>, http: String) {
     let mut changes = engine.live.changes();
     while engine.live.positions().iter().len() < engine.partitions as usize {
         if changes.changed().await.is_err() {

@@ -13,7 +13,6 @@ use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tidemark_core::cut::Cut;
-use tidemark_history::History;
 use tidemark_topic::kafka::{Copied, Copy, Copying, Kafka, Source, TopicRange};
 
 /// Between two attempts while a server does not answer.
@@ -82,10 +81,10 @@ impl Clock {
 
 /// Where records come from.
 #[derive(Debug)]
-pub enum Origin<H> {
+pub enum Origin {
     Topic(TopicRange),
     Files(Files),
-    Raw(Raw<H>),
+    Raw(Raw),
 }
 
 /// Why a copy has ended before its end.
@@ -106,7 +105,7 @@ impl PublishError {
     }
 }
 
-impl<H: History> Source for Origin<H> {
+impl Source for Origin {
     type Error = PublishError;
 
     fn noted_under(&self) -> &str {
@@ -142,7 +141,7 @@ impl<H: History> Source for Origin<H> {
     }
 }
 
-impl<H: History> Origin<H> {
+impl Origin {
     /// A position in words.
     fn place(&self, at: &Cut) -> String {
         match self {
@@ -232,11 +231,11 @@ impl fmt::Display for Published {
 
 /// Copies until all is done or `stop` is said. While a server does not answer it is tried again, from what has been committed.
 /// `source` is it in words; `progress` is told how far this call has come.
-pub fn publish<H: History>(
+pub fn publish(
     kafka: &Kafka,
     copy: &Copy,
     source: &str,
-    origin: &mut Origin<H>,
+    origin: &mut Origin,
     pace: Pace,
     stop: &AtomicBool,
     mut progress: impl FnMut(Progress),

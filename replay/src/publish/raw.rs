@@ -20,8 +20,8 @@ const STEP: u64 = 1 << 13;
 
 /// The records of closed epochs from one cut up to another.
 #[derive(Debug)]
-pub struct Raw<H> {
-    history: Arc<H>,
+pub struct Raw {
+    history: Arc<dyn History>,
     runtime: Handle,
     /// That they were of.
     topic: String,
@@ -33,9 +33,9 @@ pub struct Raw<H> {
     times: Range<i64>,
 }
 
-impl<H: History> Raw<H> {
+impl Raw {
     /// `limits` are those of the generation.
-    pub fn new(history: Arc<H>, runtime: Handle, topic: &str, limits: Limits, from: Cut, to: Cut, times: Range<i64>) -> Self {
+    pub fn new(history: Arc<dyn History>, runtime: Handle, topic: &str, limits: Limits, from: Cut, to: Cut, times: Range<i64>) -> Self {
         let partitions = u32::try_from(to.iter().len()).unwrap_or(u32::MAX);
         Self { history, runtime, topic: topic.to_owned(), partitions, limits, from, to, times }
     }
@@ -70,7 +70,7 @@ struct Lane {
 
 impl Lane {
     /// Sees to it that the next record is known. False if there is none any more.
-    fn fill<H: History>(&mut self, raw: &Raw<H>, copying: &mut Copying<'_>) -> Result<bool, PublishError> {
+    fn fill(&mut self, raw: &Raw, copying: &mut Copying<'_>) -> Result<bool, PublishError> {
         while self.rows.is_empty() {
             copying.passed(self.partition, self.at);
             let next = NextOffset::new(self.at.get().saturating_add(STEP)).min(self.to);
@@ -85,7 +85,7 @@ impl Lane {
     }
 }
 
-impl<H: History> Source for Raw<H> {
+impl Source for Raw {
     type Error = PublishError;
 
     fn noted_under(&self) -> &str {

@@ -4,14 +4,10 @@ use super::{Shared, bad_request};
 use axum::Json;
 use axum::extract::{Path, State};
 use serde_json::{Value, json};
-use tidemark_history::History;
 use tidemark_ingest::problem::Problem;
 use tidemark_topic::Control;
 
-pub async fn control<H: History>(
-    State(engine): State<Shared<H>>,
-    Path((layer, action)): Path<(String, String)>,
-) -> Result<Json<Value>, Problem> {
+pub async fn control(State(engine): State<Shared>, Path((layer, action)): Path<(String, String)>) -> Result<Json<Value>, Problem> {
     let control = match layer.as_str() {
         "speed" => engine.layers.speed.as_ref().map(|speed| &speed.control),
         "batch" => engine.layers.batch.as_ref().map(|batch| &batch.control),

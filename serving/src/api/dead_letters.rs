@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tidemark_core::offset::{Offset, Partition};
 use tidemark_core::window::rfc3339;
-use tidemark_history::{DeadLetter, DeadLetterQuery, History};
+use tidemark_history::{DeadLetter, DeadLetterQuery};
 use tidemark_ingest::problem::Problem;
 use utoipa::IntoParams;
 
@@ -33,8 +33,8 @@ pub struct Parameters {
     before: Option<String>,
 }
 
-pub async fn dead_letters<H: History>(
-    State(engine): State<Shared<H>>,
+pub async fn dead_letters(
+    State(engine): State<Shared>,
     parameters: Result<Query<Parameters>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<Value>, Problem> {
     let Query(parameters) =

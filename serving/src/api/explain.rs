@@ -13,12 +13,11 @@ use tidemark_core::cell::Cell;
 use tidemark_core::cut::Cut;
 use tidemark_core::generation::Rules;
 use tidemark_core::window::rfc3339;
-use tidemark_history::History;
 use tidemark_history::evidence::{Origin, Placed};
 use tidemark_ingest::problem::Problem;
 use tidemark_topic::now_ms;
 
-pub async fn explain<H: History>(State(answering): State<Answering<H>>, RawQuery(query): RawQuery) -> Result<Json<Value>, Problem> {
+pub async fn explain(State(answering): State<Answering>, RawQuery(query): RawQuery) -> Result<Json<Value>, Problem> {
     let query = query.unwrap_or_default();
     let engine = engine_for(&answering, &query)?;
     let query = absolute(&query, now_ms()).map_err(|error| bad_request(error.to_string()))?;

@@ -3,7 +3,6 @@
 use super::Shared;
 use axum::extract::State;
 use axum::http::StatusCode;
-use tidemark_history::History;
 use tidemark_ingest::problem::Problem;
 
 /// Alive, and no invariant has been seen broken.
@@ -20,7 +19,7 @@ pub async fn healthz() -> Result<&'static str, Problem> {
 }
 
 /// A query can be answered: every partition is ready, and history answers.
-pub async fn readyz<H: History>(State(engine): State<Shared<H>>) -> Result<&'static str, Problem> {
+pub async fn readyz(State(engine): State<Shared>) -> Result<&'static str, Problem> {
     let not_yet = |detail: String| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-ready", "Not ready", detail);
     let ready = engine.live.positions().iter().len();
     // A node that has none of the layers answers from history alone while Redis has nothing for it.

@@ -10,14 +10,9 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use std::convert::Infallible;
 use std::sync::Arc;
-use tidemark_history::History;
 use tidemark_ingest::problem::Problem;
 
-pub async fn live<H: History>(
-    State(push): State<Arc<Push<H>>>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
+pub async fn live(State(push): State<Arc<Push>>, RawQuery(query): RawQuery, headers: HeaderMap) -> Result<Response, Problem> {
     let last_id = headers.get("last-event-id").and_then(|id| id.to_str().ok());
     let subscriber = push.subscribe(&query.unwrap_or_default(), last_id).await.map_err(refusal)?;
     let events = stream::unfold(subscriber, async |mut subscriber| {

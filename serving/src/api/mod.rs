@@ -24,46 +24,45 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use std::sync::Arc;
-use tidemark_history::History;
 use tidemark_ingest::problem::Problem;
 
 /// Shared by all handlers.
-type Shared<H> = Arc<Engine<H>>;
+type Shared = Arc<Engine>;
 
 /// Resources by who may use them.
 #[derive(Debug)]
-pub struct Routes<H> {
+pub struct Routes {
     /// Anybody: nothing here says what is counted. The page asks for a key itself.
     pub open: Router,
     pub read: Router,
     pub admin: Router,
     /// What is pushed: streams that end when it is closed, and not before.
-    pub push: Arc<Push<H>>,
+    pub push: Arc<Push>,
 }
 
 /// All resources but ingest's.
-pub fn routes<H: History>(answering: &Answering<H>) -> Routes<H> {
+pub fn routes(answering: &Answering) -> Routes {
     let push = Push::new(answering.clone());
     let open = Router::new()
         .merge(page::routes())
         .route("/healthz", get(healthz))
-        .route("/readyz", get(health::readyz::<H>))
+        .route("/readyz", get(health::readyz))
         .route("/openapi.json", get(documents::openapi))
         .route("/docs", get(documents::reference))
         .with_state(answering.clone());
     let read = Router::new()
-        .route("/v1/query", get(query::query::<H>))
+        .route("/v1/query", get(query::query))
         .route("/v1/query.csv", query::in_form(Form::Csv))
         .route("/v1/query.ndjson", query::in_form(Form::Lines))
         .route("/v1/query.arrow", query::in_form(Form::Arrow))
         .route("/v1/query.parquet", query::in_form(Form::Parquet))
-        .route("/v1/explain", get(explain::explain::<H>))
-        .route("/v1/status", get(status::status::<H>))
-        .route("/v1/dead-letters", get(dead_letters::dead_letters::<H>))
-        .merge(prometheus::routes::<H>())
+        .route("/v1/explain", get(explain::explain))
+        .route("/v1/status", get(status::status))
+        .route("/v1/dead-letters", get(dead_letters::dead_letters))
+        .merge(prometheus::routes())
         .with_state(answering.clone())
-        .merge(Router::new().route("/v1/live", get(live::live::<H>)).with_state(Arc::clone(&push)));
-    let admin = Router::new().route("/v1/layers/{layer}/{action}", post(control::control::<H>)).with_state(answering.clone());
+        .merge(Router::new().route("/v1/live", get(live::live)).with_state(Arc::clone(&push)));
+    let admin = Router::new().route("/v1/layers/{layer}/{action}", post(control::control)).with_state(answering.clone());
     Routes { open, read, admin, push }
 }
 

@@ -12,50 +12,45 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde_json::{Value, json};
 use tidemark_core::window::WINDOW_MS;
-use tidemark_history::History;
 use tidemark_topic::now_ms;
 
 /// The version of Prometheus whose ranges are like ours: open at their beginning.
 const LIKE_VERSION: &str = "3.0.0";
 
-pub fn routes<H: History>() -> Router<Answering<H>> {
+pub fn routes() -> Router<Answering> {
     Router::new()
-        .route("/api/v1/query", get(query::<H>).post(query::<H>))
-        .route("/api/v1/query_range", get(query_range::<H>).post(query_range::<H>))
-        .route("/api/v1/series", get(series::<H>).post(series::<H>))
-        .route("/api/v1/labels", get(labels::<H>).post(labels::<H>))
-        .route("/api/v1/label/{name}/values", get(label_values::<H>))
+        .route("/api/v1/query", get(query).post(query))
+        .route("/api/v1/query_range", get(query_range).post(query_range))
+        .route("/api/v1/series", get(series).post(series))
+        .route("/api/v1/labels", get(labels).post(labels))
+        .route("/api/v1/label/{name}/values", get(label_values))
         .route("/api/v1/metadata", get(metadata))
         .route("/api/v1/status/buildinfo", get(buildinfo))
 }
 
-async fn query<H: History>(State(engine): State<Shared<H>>, RawQuery(query): RawQuery, body: Bytes) -> Result<Response, Failure> {
+async fn query(State(engine): State<Shared>, RawQuery(query): RawQuery, body: Bytes) -> Result<Response, Failure> {
     let given = Given::read(query.as_deref(), &body);
     let at_ms = given.time("time")?.unwrap_or_else(now_ms);
     ask::instant(&engine, given.required("query")?, at_ms, given.limit()?, given.waiting()).await.map(written)
 }
 
-async fn query_range<H: History>(State(engine): State<Shared<H>>, RawQuery(query): RawQuery, body: Bytes) -> Result<Response, Failure> {
+async fn query_range(State(engine): State<Shared>, RawQuery(query): RawQuery, body: Bytes) -> Result<Response, Failure> {
     let given = Given::read(query.as_deref(), &body);
     let times = given.times()?;
     ask::range(&engine, given.required("query")?, times, given.limit()?, given.waiting()).await.map(written)
 }
 
-async fn series<H: History>(State(engine): State<Shared<H>>, RawQuery(query): RawQuery, body: Bytes) -> Result<Response, Failure> {
+async fn series(State(engine): State<Shared>, RawQuery(query): RawQuery, body: Bytes) -> Result<Response, Failure> {
     let given = Given::read(query.as_deref(), &body);
     ask::there(&engine, &given.selectors(), given.span()?, given.limit()?).await.map(written)
 }
 
-async fn labels<H: History>(State(engine): State<Shared<H>>, RawQuery(query): RawQuery, body: Bytes) -> Result<Response, Failure> {
+async fn labels(State(engine): State<Shared>, RawQuery(query): RawQuery, body: Bytes) -> Result<Response, Failure> {
     let given = Given::read(query.as_deref(), &body);
     ask::labels(&engine, &given.selectors(), given.limit()?).map(written)
 }
 
-async fn label_values<H: History>(
-    State(engine): State<Shared<H>>,
-    Path(name): Path<String>,
-    RawQuery(query): RawQuery,
-) -> Result<Response, Failure> {
+async fn label_values(State(engine): State<Shared>, Path(name): Path<String>, RawQuery(query): RawQuery) -> Result<Response, Failure> {
     let given = Given::read(query.as_deref(), b"");
     ask::values(&engine, &name, &given.selectors(), given.span()?, given.limit()?).await.map(written)
 }

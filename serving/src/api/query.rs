@@ -15,7 +15,6 @@ use axum::routing::{MethodRouter, get};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tidemark_core::generation::Generation;
-use tidemark_history::History;
 use tidemark_ingest::problem::Problem;
 use tidemark_topic::now_ms;
 
@@ -26,7 +25,7 @@ const LONG_TO_PACK: usize = 256 << 10;
 const LOOK: Duration = Duration::from_secs(1);
 
 /// In the form that `Accept` wants.
-pub async fn query<H: History>(State(answering): State<Answering<H>>, query: RawQuery, headers: HeaderMap) -> Result<Response, Problem> {
+pub async fn query(State(answering): State<Answering>, query: RawQuery, headers: HeaderMap) -> Result<Response, Problem> {
     let form = accepted(&headers);
     let mut answer = answer(&answering, query, &headers, form).await?;
     answer.headers_mut().append(header::VARY, HeaderValue::from_static("accept"));
@@ -34,18 +33,13 @@ pub async fn query<H: History>(State(answering): State<Answering<H>>, query: Raw
 }
 
 /// For those who can choose nothing but an address: a form has one of its own.
-pub fn in_form<H: History>(form: Form) -> MethodRouter<Answering<H>> {
-    get(async move |State(answering): State<Answering<H>>, query: RawQuery, headers: HeaderMap| {
+pub fn in_form(form: Form) -> MethodRouter<Answering> {
+    get(async move |State(answering): State<Answering>, query: RawQuery, headers: HeaderMap| {
         answer(&answering, query, &headers, form).await
     })
 }
 
-async fn answer<H: History>(
-    answering: &Answering<H>,
-    RawQuery(query): RawQuery,
-    headers: &HeaderMap,
-    form: Form,
-) -> Result<Response, Problem> {
+async fn answer(answering: &Answering, RawQuery(query): RawQuery, headers: &HeaderMap, form: Form) -> Result<Response, Problem> {
     let query = query.unwrap_or_default();
     let engine = engine_for(answering, &query)?;
     let until = Instant::now() + if headers.contains_key(header::IF_NONE_MATCH) { wait(headers) } else { Duration::ZERO };
@@ -69,7 +63,7 @@ async fn answer<H: History>(
 }
 
 /// The one that answers, or that of the generation that the query names.
-pub(super) fn engine_for<H: History>(answering: &Answering<H>, query: &str) -> Result<Shared<H>, Problem> {
+pub(super) fn engine_for(answering: &Answering, query: &str) -> Result<Shared, Problem> {
     let live = answering.live();
     let Some(wanted) = generation_asked(query).map_err(|error| bad_request(error.to_string()))? else { return Ok(live) };
     if live.rules.generation == wanted {
@@ -118,7 +112,7 @@ fn headers(answer: &Written, coding: Option<Coding>) -> HeaderMap {
 }
 
 /// An answer to a query as it is meant now, kept or new.
-async fn answered<H: History>(engine: &Shared<H>, query: &str, form: Form) -> Result<(Arc<Written>, Source), Problem> {
+async fn answered(engine: &Shared, query: &str, form: Form) -> Result<(Arc<Written>, Source), Problem> {
     let refused = |error: PlanError| bad_request(error.to_string());
     let asked = (absolute(query, now_ms()).map_err(refused)?.into_owned(), form);
     if let Some(answer) = engine.kept.get(&asked, &engine.live).await {

@@ -12,13 +12,12 @@ use tidemark_core::cell::Tally;
 use tidemark_core::offset::Partition;
 use tidemark_core::view::Dimension;
 use tidemark_core::window::rfc3339;
-use tidemark_history::History;
 use tidemark_history::generations::State as Standing;
 use tidemark_speed_layer::run::PartitionStatus;
 use tidemark_topic::{Control, now_ms};
 
 /// All positions are next offsets: the first not included.
-pub async fn status<H: History>(State(answering): State<Answering<H>>) -> Json<Value> {
+pub async fn status(State(answering): State<Answering>) -> Json<Value> {
     let engine = answering.live();
     let others: Vec<Value> = answering.others().iter().map(|(engine, state)| generation(engine, *state)).collect();
     let views: Vec<Value> = engine.rules.views.iter().map(|v| json!({"name": v.name(), "dimensions": names(v.dimensions())})).collect();
@@ -62,13 +61,13 @@ fn names(dimensions: &[Dimension]) -> Vec<&'static str> {
 }
 
 /// One that does not answer.
-fn generation<H>(engine: &Engine<H>, state: Standing) -> Value {
+fn generation(engine: &Engine, state: Standing) -> Value {
     let partitions = partitions(engine, &engine.live.status(), None);
     json!({"generation": engine.rules.generation.0, "rules": engine.rules.text(), "state": state.name(), "partitions": partitions})
 }
 
-fn partitions<H>(
-    engine: &Engine<H>,
+fn partitions(
+    engine: &Engine,
     status: &BTreeMap<Partition, PartitionStatus>,
     accounts: Option<&BTreeMap<Partition, Account>>,
 ) -> Vec<Value> {

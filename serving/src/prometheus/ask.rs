@@ -20,7 +20,6 @@ use tidemark_core::cut::Cut;
 use tidemark_core::question::RowKey;
 use tidemark_core::view::Dimension;
 use tidemark_core::window::rfc3339;
-use tidemark_history::History;
 
 /// The most points of a series, as Prometheus has it.
 pub const MOST_POINTS: usize = 11_000;
@@ -50,7 +49,7 @@ impl Limit {
 }
 
 /// `/api/v1/query`
-pub async fn instant<H: History>(engine: &Engine<H>, query: &str, at_ms: i64, limit: Limit, waiting: Waiting) -> Result<Told, Failure> {
+pub async fn instant(engine: &Engine, query: &str, at_ms: i64, limit: Limit, waiting: Waiting) -> Result<Told, Failure> {
     let times = Times::instant(at_ms);
     evaluated(engine, query, times, waiting, move |expression, evaluation, remarks| {
         let node = match &expression.root {
@@ -74,7 +73,7 @@ pub async fn instant<H: History>(engine: &Engine<H>, query: &str, at_ms: i64, li
 }
 
 /// `/api/v1/query_range`
-pub async fn range<H: History>(engine: &Engine<H>, query: &str, times: Times, limit: Limit, waiting: Waiting) -> Result<Told, Failure> {
+pub async fn range(engine: &Engine, query: &str, times: Times, limit: Limit, waiting: Waiting) -> Result<Told, Failure> {
     evaluated(engine, query, times, waiting, move |expression, evaluation, remarks| {
         let (Root::Scalar(node) | Root::Vector(node)) = &expression.root else {
             return bad(
@@ -89,8 +88,8 @@ pub async fn range<H: History>(engine: &Engine<H>, query: &str, times: Times, li
 }
 
 /// Looks up what a query needs, and evaluates it where that holds nobody up.
-async fn evaluated<H: History>(
-    engine: &Engine<H>,
+async fn evaluated(
+    engine: &Engine,
     query: &str,
     times: Times,
     waiting: Waiting,
@@ -149,7 +148,7 @@ impl Found {
     }
 }
 
-async fn ask<H: History>(engine: &Engine<H>, mut question: Question, waiting: Waiting) -> Result<Found, Failure> {
+async fn ask(engine: &Engine, mut question: Question, waiting: Waiting) -> Result<Found, Failure> {
     let began = Instant::now();
     question.parameters.extend(waiting);
     let plan = plan(&engine.rules, &question.parameters).map_err(|error| Failure::BadData(error.to_string()))?;
@@ -159,7 +158,7 @@ async fn ask<H: History>(engine: &Engine<H>, mut question: Question, waiting: Wa
 }
 
 /// `/api/v1/series`: those of which there is a sample in a span.
-pub async fn there<H: History>(engine: &Engine<H>, selectors: &[String], span: Span, limit: Limit) -> Result<Told, Failure> {
+pub async fn there(engine: &Engine, selectors: &[String], span: Span, limit: Limit) -> Result<Told, Failure> {
     if selectors.is_empty() {
         return bad("no match[] parameter provided");
     }
@@ -171,7 +170,7 @@ pub async fn there<H: History>(engine: &Engine<H>, selectors: &[String], span: S
 }
 
 /// `/api/v1/labels`: the names do not depend on what has been counted.
-pub fn labels<H: History>(engine: &Engine<H>, selectors: &[String], limit: Limit) -> Result<Told, Failure> {
+pub fn labels(engine: &Engine, selectors: &[String], limit: Limit) -> Result<Told, Failure> {
     let lookups = all_selected(engine, selectors)?;
     let mut names: Vec<&str> = Vec::new();
     if !lookups.is_empty() {
@@ -183,7 +182,7 @@ pub fn labels<H: History>(engine: &Engine<H>, selectors: &[String], limit: Limit
 }
 
 /// `/api/v1/label/NAME/values`
-pub async fn values<H: History>(engine: &Engine<H>, label: &str, selectors: &[String], span: Span, limit: Limit) -> Result<Told, Failure> {
+pub async fn values(engine: &Engine, label: &str, selectors: &[String], span: Span, limit: Limit) -> Result<Told, Failure> {
     if label == "__name__" {
         let names: BTreeSet<&str> = all_selected(engine, selectors)?.iter().map(|lookup| lookup.metric.name).collect();
         return told(names.into_iter().map(str::to_owned).collect(), None, limit);
@@ -207,7 +206,7 @@ fn told(mut texts: Vec<String>, cut: Option<Cut>, limit: Limit) -> Result<Told, 
 }
 
 /// What all selectors mean; without any, every metric.
-fn all_selected<H: History>(engine: &Engine<H>, selectors: &[String]) -> Result<Vec<Lookup>, Failure> {
+fn all_selected(engine: &Engine, selectors: &[String]) -> Result<Vec<Lookup>, Failure> {
     let views = &engine.rules.views;
     if selectors.is_empty() {
         return selected(views, "{__name__=~\".+\"}");
@@ -220,7 +219,7 @@ fn all_selected<H: History>(engine: &Engine<H>, selectors: &[String]) -> Result<
 }
 
 /// The labels of all series of which there is a sample in a span.
-async fn found<H: History>(engine: &Engine<H>, lookups: &[Lookup], span: Span) -> Result<(Vec<Arc<Labels>>, Option<Cut>), Failure> {
+async fn found(engine: &Engine, lookups: &[Lookup], span: Span) -> Result<(Vec<Arc<Labels>>, Option<Cut>), Failure> {
     let Some(question) = gather::of_span(lookups, span) else { return Ok((Vec::new(), None)) };
     let found = ask(engine, question, Waiting::new()).await?;
     let mut labels: BTreeSet<Arc<Labels>> = BTreeSet::new();

@@ -14,7 +14,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
-use tidemark_history::History;
 use tidemark_metrics::{Collector, DescriptorEncoder, Page};
 use tidemark_topic::now_ms;
 use tokio::sync::watch;
@@ -42,8 +41,8 @@ const COME_BACK_MS: u32 = 1_000;
 
 /// All live queries of a process.
 #[derive(Debug)]
-pub struct Push<H> {
-    answering: Answering<H>,
+pub struct Push {
+    answering: Answering,
     queries: Mutex<HashMap<String, Arc<Query>>>,
     closed: watch::Sender<bool>,
     /// Answers that were computed.
@@ -76,8 +75,8 @@ pub enum PushError {
     TooManyRows(usize),
 }
 
-impl<H: History> Push<H> {
-    pub fn new(answering: Answering<H>) -> Arc<Self> {
+impl Push {
+    pub fn new(answering: Answering) -> Arc<Self> {
         Arc::new(Self { answering, queries: Mutex::default(), closed: watch::Sender::new(false), answers: AtomicU64::new(0) })
     }
 
@@ -173,7 +172,7 @@ impl<H: History> Push<H> {
     }
 }
 
-impl<H: History + fmt::Debug> Collector for Listened<H> {
+impl Collector for Listened {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let (mut page, (queries, subscribers)) = (Page(encoder), self.0.listened());
         page.gauge(("tidemark_live_queries", "Distinct queries that /v1/live answers"), queries)?;
@@ -185,7 +184,7 @@ impl<H: History + fmt::Debug> Collector for Listened<H> {
 
 /// What it tells Prometheus.
 #[derive(Debug)]
-pub struct Listened<H>(pub Arc<Push<H>>);
+pub struct Listened(pub Arc<Push>);
 
 /// A query as it is to be answered now.
 struct Asked {
@@ -194,7 +193,7 @@ struct Asked {
 }
 
 impl Asked {
-    fn new<H: History>(engine: &Engine<H>, query: &str) -> Result<Self, PushError> {
+    fn new(engine: &Engine, query: &str) -> Result<Self, PushError> {
         let plan = plan_text(&engine.rules, &absolute(query, now_ms())?)?;
         if plan.at.is_some() {
             return Err(
@@ -205,7 +204,7 @@ impl Asked {
         Ok(Self { plan, watermark_ms: engine.watermark_ms(now_ms()) })
     }
 
-    async fn ask<H: History>(self, engine: &Engine<H>) -> Result<Heard, PushError> {
+    async fn ask(self, engine: &Engine) -> Result<Heard, PushError> {
         let answer = engine.answer(&self.plan).await?;
         let Self { plan, watermark_ms } = self;
         Ok(Heard { plan, answer, watermark_ms, lateness: engine.lateness })
@@ -214,7 +213,7 @@ impl Asked {
 
 impl Query {
     /// True if a new answer may be another one.
-    fn is_old<H: History>(&self, engine: &Engine<H>, asked: &Asked) -> bool {
+    fn is_old(&self, engine: &Engine, asked: &Asked) -> bool {
         let feed = self.feed.lock();
         let Some(heard) = feed.heard() else { return true };
         let Heard { plan, answer, watermark_ms, .. } = heard;

@@ -45,7 +45,7 @@ pub struct Site {
 
 /// An engine's HTTP interface.
 pub struct Door {
-    pub engine: Arc<Engine<MemoryHistory>>,
+    pub engine: Arc<Engine>,
     routes: Router,
 }
 
@@ -145,7 +145,7 @@ fn counting(
         move || Ok(log.consumer(Membership::all()))
     };
     let yard = LogYard { rules: Arc::clone(rules), connect: Arc::new(connect) };
-    tokio::spawn(tidemark_speed_layer::run::close_epochs(Arc::clone(&speed), Arc::clone(history), yard, batch.reached()));
+    tokio::spawn(tidemark_speed_layer::run::close_epochs(Arc::clone(&speed), history.clone(), yard, batch.reached()));
     if let Some(store) = store {
         tokio::spawn(tidemark_speed_layer::publish::publish(Arc::clone(&speed), store, TICK));
     }
@@ -188,7 +188,7 @@ impl Door {
     }
 
     /// Waits until something is so, which nothing tells of.
-    pub async fn until(&self, what: &str, is_so: impl Fn(&Engine<MemoryHistory>) -> bool) {
+    pub async fn until(&self, what: &str, is_so: impl Fn(&Engine) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !is_so(&self.engine) {
             assert!(Instant::now() < deadline, "{what}");

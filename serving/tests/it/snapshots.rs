@@ -48,10 +48,10 @@ async fn check(site: &Site, elsewhere: &Door, appended: u64, what: &str) {
     here.until("the speed layer has counted all", |engine| engine.live.positions().get(P) == end).await;
     let bits = here.engine.rules.epoch_bits;
     let open = bits.epoch_at(end);
-    let closed = |engine: &tidemark_serving::engine::Engine<_>| engine.live.status().get(&P).map(|at| at.waterline.mark.oldest_open());
+    let closed = |engine: &tidemark_serving::engine::Engine| engine.live.status().get(&P).map(|at| at.waterline.mark.oldest_open());
     here.until("full epochs are closed", |engine| closed(engine) == Some(open)).await;
     here.until("the log's end is known", |engine| engine.live.ends().get(P) == end).await;
-    let same = |engine: &tidemark_serving::engine::Engine<_>| {
+    let same = |engine: &tidemark_serving::engine::Engine| {
         engine.live.positions().get(P) == end && closed(engine) == Some(open) && engine.live.trouble().is_none()
     };
     elsewhere.until("the snapshot has all", same).await;

@@ -15,7 +15,6 @@ use std::time::Duration;
 use tidemark_core::cut::Cut;
 use tidemark_core::offset::Partition;
 use tidemark_history::History as _;
-use tidemark_history::clickhouse::ClickHouse;
 use tidemark_replay::publish::files::Files;
 use tidemark_replay::publish::raw::Raw;
 use tidemark_replay::publish::{Origin, Progress, Speed};
@@ -78,7 +77,7 @@ pub struct Arguments {
 
 /// What is copied, and what it is called.
 struct Wanted {
-    origin: Origin<ClickHouse>,
+    origin: Origin,
     /// In words, for people.
     source: String,
     /// The copy's name, unless another is given.

@@ -3,12 +3,12 @@
 
 use crate::executor::{Task, at_once};
 use crate::ground::{Ground, lock};
+use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
-use tidemark_core::cell::Cell;
 use tidemark_core::cut::Cut;
 use tidemark_core::epoch::Epoch;
 use tidemark_core::offset::{OffsetRange, Partition};
@@ -20,7 +20,7 @@ use tidemark_history::ledger::{Entry, LedgerRow};
 use tidemark_history::memory::MemoryHistory;
 use tidemark_history::raw::Epochs;
 use tidemark_history::rows::{Found, RawRecord, RowBlock};
-use tidemark_history::{Contents, DeadLetter, DeadLetterQuery, Digest, EpochCells, Error, History, Marks, Tallies, Wiped};
+use tidemark_history::{Contents, DeadLetter, DeadLetterQuery, Digest, EpochCells, Error, History, Marks, Tallies, VisitCell, Wiped};
 
 /// The longest that an insert runs in the engine (`clickhouse::INSERT_DEADLINE`).
 const INSERT_MS: i64 = 20_000;
@@ -181,6 +181,7 @@ impl Engine {
     }
 }
 
+#[async_trait]
 impl History for Engine {
     async fn insert(&self, block: &RowBlock, token: &str) -> Result<(), Error> {
         self.ground.say(format_args!("insert into {:?} under {token}", block.table));
@@ -191,7 +192,7 @@ impl History for Engine {
         self.heard("found", self.twin.found(partition, range)).await
     }
 
-    async fn visit_cells(&self, of: EpochCells, visit: impl FnMut(i64, &[&str], &Cell) + Send) -> Result<(), Error> {
+    async fn visit_cells(&self, of: EpochCells, visit: VisitCell<'_>) -> Result<(), Error> {
         self.heard("cells", self.twin.visit_cells(of, visit)).await
     }
 
