@@ -1,49 +1,66 @@
-# The doors to everything here; the work itself is in scripts/. `make` lists them.
+# Developer entry points; scripts/ does the work. `make` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup build up test check bench bench-micro bench-compare accept-main accept-speed accept-scale accept-replay accept-people
+.PHONY: help setup packages engines dashboard build dist up test check bench bench-micro bench-compare \
+	accept-main accept-speed accept-scale accept-replay accept-people
 
-# Further words for the program: make up ARGS="--listen 127.0.0.1:9000"
+# Further arguments of the program: make up ARGS="--listen 127.0.0.1:9000"
 ARGS ?=
-TIDEMARK := $(or $(CARGO_TARGET_DIR),target)/release/tidemark
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+TIDEMARK := $(TARGET)/release/tidemark
+# Optimized across crates, which takes three times as long to compile: for measurements and for packages.
+DIST := $(TARGET)/dist/tidemark
 
-help: ## what can be made
+help: ## list the targets
 	@awk -F ':[^#]*## ' '/^[a-z-]+:[^#]*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what is missing: packages, Kafka's jars, the ClickHouse engine
 	@scripts/setup.sh
 
-build: ## the program, optimized: target/release/tidemark
-	cargo build --release --locked
+packages:
+	@scripts/setup.sh packages
 
-up: setup build ## build and start everything with a sample stream of real flights; Ctrl-C stops it
+engines: packages
+	@scripts/setup.sh engines
+
+dashboard: packages
+	@scripts/setup.sh dashboard
+
+build: dashboard ## compile the program: target/release/tidemark
+	@scripts/build.sh release
+
+dist: dashboard ## compile the program as it is packaged: target/dist/tidemark
+	@scripts/build.sh dist
+
+up: ## build and start everything with a sample stream of real flights; Ctrl-C stops it
+	@$(MAKE) --no-print-directory --jobs=2 engines build
 	@exec $(TIDEMARK) up --demo $(ARGS)
 
-test: setup ## what CI runs: the checks, then every test with the real engines (under 40 minutes on 2 cores)
+test: setup ## run what CI runs: the checks, then every test with the real engines (under 25 minutes on 2 cores)
 	scripts/test.sh
 
-check: ## format, dependency policy, lints, documents: before every commit
+check: ## check format, dependency policy, lints and documents: before every commit
 	scripts/check.sh
 
-bench: setup build ## what each part does alone, how long queries take, how soon events are counted; what that makes of machines
-	$(TIDEMARK) bench speed $(ARGS)
-	$(TIDEMARK) bench batch $(ARGS)
-	$(TIDEMARK) bench ingest $(ARGS)
-	$(TIDEMARK) bench query $(ARGS)
-	$(TIDEMARK) bench latency
-	$(TIDEMARK) bench restart $(ARGS)
-	$(TIDEMARK) bench plan
+bench: setup dist ## measure each part alone, query latency, freshness, and the machines that follow from them
+	$(DIST) bench speed $(ARGS)
+	$(DIST) bench batch $(ARGS)
+	$(DIST) bench ingest $(ARGS)
+	$(DIST) bench query $(ARGS)
+	$(DIST) bench latency
+	$(DIST) bench restart $(ARGS)
+	$(DIST) bench plan
 
-bench-micro: ## functions alone, without engines: decode, apply, plan, merge (ARGS="--baseline NAME", see Criterion)
+bench-micro: ## measure functions alone, without engines: decode, apply, plan, merge (ARGS="--baseline NAME", see Criterion)
 	cargo bench --locked -p tidemark-core -p tidemark-speed-layer -p tidemark-serving --bench decode --bench apply --bench answer \
 	  -- --warm-up-time 1 --measurement-time 3 $(ARGS)
 
-bench-compare: setup build ## the speed layer beside Kafka Streams, Flink and librdkafka alone, on one topic (ARGS="--events 5000000")
+bench-compare: setup dist ## measure the speed layer next to Kafka Streams, Flink and librdkafka alone, on one topic (ARGS="--events 5000000")
 	@scripts/bench-compare.sh $(ARGS)
 
 accept-main: setup build ## everything that the main job must show, as a table (longer than the tests)
 	tests/accept-main.sh
 
-accept-speed: setup build ## how fast everything must be, and is: target and result side by side
+accept-speed: setup dist ## how fast everything must be, and is: target and result side by side
 	tests/accept-speed.py
 
 accept-scale: setup build ## every role in processes of its own, killed, scaled and cut off: answers judged, freshness measured

@@ -13,4 +13,4 @@ for peer in kafka-streams flink; do
     mvn -q -B -f bench/$peer/pom.xml -Dout="$peers/$peer" compile \
         dependency:copy-dependencies -DoutputDirectory="$peers/$peer/lib" -DincludeScope=runtime
 done
-exec "$target/release/tidemark" bench compare --peers "$peers" "$@"
+exec "$target/dist/tidemark" bench compare --peers "$peers" "$@"

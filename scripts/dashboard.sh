@@ -14,13 +14,14 @@ done
 packages() {
   local wanted="$(sha256sum < package-lock.json) $1"
   case $(cat node_modules/from 2>/dev/null) in "$wanted" | "$(sha256sum < package-lock.json) dev") return ;; esac
+  echo "fetching the npm packages of the dashboard"
   npm ci --silent --ignore-scripts --no-audit --no-fund $([ "$1" = dev ] || echo --omit=dev)
   echo "$wanted" > node_modules/from
 }
 
 if [ "${1:-}" = --check ]; then
   packages dev
-  node_modules/.bin/prettier --check --log-level warn "src/**/*.ts" src/style.css "test/*.js" "*.js" "../tests/dashboard/*.js" --config package.json
+  node_modules/.bin/prettier --check --log-level warn "src/**/*.ts" src/style.css "test/*.js" "*.js" "../tests/dashboard/*.js" "../tests/node/*.js" --config package.json
   node_modules/.bin/tsc
   node test.js >/dev/null || { node test.js; exit 1; }
 fi

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Brings what a build and `tidemark up` need: distribution packages, the dashboard, the Kafka jars, the ClickHouse engine's library.
+# Installs what a build and `tidemark up` need: distribution packages, the Kafka jars, the ClickHouse engine, the dashboard.
 # Idempotent: says nothing and changes nothing when all is there. Versions are pinned here, in embedded/engines/pom.xml and
 # in web/package-lock.json.
-#   scripts/setup.sh              into engines/ of this checkout
-#   TIDEMARK_ENGINES=DIR scripts/setup.sh     into DIR
+#   scripts/setup.sh              all of it; the engines go to engines/ of this checkout, or to TIDEMARK_ENGINES
+#   scripts/setup.sh packages | engines | dashboard      one part; the other two need the packages
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
@@ -77,8 +77,15 @@ chdb() {
   rm -rf "$ENGINES/chdb"; mv "$new" "$ENGINES/chdb"
 }
 
-mkdir -p "$ENGINES"
-packages
-kafka
-chdb
-"$ROOT/scripts/dashboard.sh"
+engines() {
+  mkdir -p "$ENGINES"
+  kafka
+  chdb
+}
+dashboard() { "$ROOT/scripts/dashboard.sh"; }
+
+case ${1:-all} in
+  all) packages; engines; dashboard ;;
+  packages | engines | dashboard) "$1" ;;
+  *) fail "unknown part $1; use packages, engines or dashboard" ;;
+esac

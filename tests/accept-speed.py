@@ -13,7 +13,7 @@ import sys
 
 TARGET = os.path.abspath(os.environ.get("CARGO_TARGET_DIR", "target"))
 OUT = os.path.join(TARGET, "accept-speed")
-PROGRAM = os.path.join(TARGET, "release", "tidemark")
+PROGRAM = os.path.join(TARGET, "dist", "tidemark")
 
 FLOOR = "librdkafka alone"
 ALIKE = "tidemark, one view, no dedup"
