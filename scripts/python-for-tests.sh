@@ -10,6 +10,7 @@ if ! cmp -s "$LIST" "$PLACE/from"; then
   scripts/install-for-tests.sh python3 >&2
   # Debian has what makes environments in a package of its own.
   python3 -c 'import ensurepip' 2>/dev/null || scripts/install-for-tests.sh no-ensurepip=python3-venv >&2
+  echo "fetching the Python packages of $LIST for tests" >&2
   rm -rf "$PLACE"
   python3 -m venv "$PLACE"
   "$PLACE/bin/pip" install --quiet --disable-pip-version-check --no-deps --requirement "$LIST" >&2

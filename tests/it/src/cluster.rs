@@ -2,14 +2,14 @@
 
 use crate::proxy::Proxy;
 use crate::redis::Redis;
-use crate::server::{alone, binary, free_port};
+use crate::server::{binary, free_port};
+use crate::slots::Slots;
 use crate::wait;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::MutexGuard;
 use std::time::Duration;
 
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -71,12 +71,13 @@ pub struct Cluster {
     engine: Node,
     engine_port: u16,
     pub redis: Redis,
-    _alone: MutexGuard<'static, ()>,
+    _slots: Slots,
 }
 
 impl Cluster {
+    /// Several brokers take all slots.
     pub fn start(brokers: u16) -> Self {
-        let alone = alone();
+        let slots = if brokers == 1 { Slots::one() } else { Slots::all() };
         let dir = tempfile::Builder::new().prefix("tidemark-cluster-").tempdir().expect("a temporary directory");
         let engines = engines();
         let ports: Vec<u16> = (0..brokers).map(|_| free_port()).collect();
@@ -99,7 +100,7 @@ impl Cluster {
             engine_port.to_string(),
         ];
         let engine = Node::start(engine.to_vec(), dir.path().join("engine.log"));
-        let cluster = Self { dir, brokers: nodes, ports, proxies, engine, engine_port, redis: Redis::start(), _alone: alone };
+        let cluster = Self { dir, brokers: nodes, ports, proxies, engine, engine_port, redis: Redis::start(), _slots: slots };
         cluster.wait_kafka();
         cluster.wait_engine();
         cluster

@@ -24,5 +24,6 @@ pub mod retention;
 pub mod role;
 pub mod sending;
 pub mod server;
+mod slots;
 pub mod terminal;
 pub mod wait;

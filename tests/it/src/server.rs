@@ -1,6 +1,7 @@
 //! A `tidemark up` of the built binary, on a directory and a port of its own.
 
 use crate::client::Client;
+use crate::slots::Slots;
 use crate::wait;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde::Deserialize;
@@ -10,7 +11,6 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Both engines start within this, on a machine that is busy with other things.
@@ -26,19 +26,12 @@ const PORTS: std::ops::Range<u16> = 11_000..15_000;
 /// Lines of the server's log that a failed test shows.
 const LOG_LINES: usize = 40;
 
-/// Two servers at a time would be too much for two cores.
-static ALONE: Mutex<()> = Mutex::new(());
-
-pub(crate) fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Where a server lives: it can be started here, killed, and started again.
 #[derive(Debug)]
 pub struct Site {
     dir: tempfile::TempDir,
     port: u16,
-    _alone: MutexGuard<'static, ()>,
+    _slots: Slots,
 }
 
 /// `DIR/tidemark.json`
@@ -81,9 +74,17 @@ pub fn binary() -> PathBuf {
 impl Site {
     /// `config` is TOML: only what differs from the default.
     pub fn new(config: &str) -> Self {
-        let alone = alone();
+        Self::with(config, Slots::one())
+    }
+
+    /// The same, and no other test has a server meanwhile: for tests that measure time.
+    pub fn alone(config: &str) -> Self {
+        Self::with(config, Slots::all())
+    }
+
+    fn with(config: &str, slots: Slots) -> Self {
         let dir = tempfile::Builder::new().prefix("tidemark-it-").tempdir().expect("a temporary directory");
-        let site = Self { dir, port: free_port(), _alone: alone };
+        let site = Self { dir, port: free_port(), _slots: slots };
         site.configure(config);
         site
     }

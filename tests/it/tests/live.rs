@@ -208,7 +208,7 @@ const PUSHES: usize = 100;
 #[test]
 #[ignore = "a minute of load: make accept-people"]
 fn two_thousand_listeners_are_told_soon() {
-    let site = Site::new("");
+    let site = Site::alone("");
     let server = site.up();
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let address = server.client.url.trim_start_matches("http://").to_owned();

@@ -1,6 +1,6 @@
 //! The built binary with real engines: what issue 3 says "it must show", each by a test.
 //!
-//! One program, because each test starts a server of its own and two cores hold one at a time.
+//! One program, so that tests share its slots: a test waits for one before it starts a server.
 
 mod any_moment;
 mod asking;

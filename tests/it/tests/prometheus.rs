@@ -126,9 +126,17 @@ fn questions() -> impl Iterator<Item = (Question, i64, i64, i64)> {
     })
 }
 
+/// One server for all that reads the same flights and changes nothing.
 #[test]
-fn the_same_questions_have_the_same_numbers_at_the_same_cut() {
-    let (_site, server) = with_flights();
+fn numbers_are_those_of_v1_for_its_own_clients_and_for_prometheus_itself() {
+    let (site, server) = with_flights();
+    the_same_questions_have_the_same_numbers_at_the_same_cut(&server);
+    its_own_clients_are_answered(&server);
+    prometheus_itself_answers_the_same(&site, &server);
+    server.stop();
+}
+
+fn the_same_questions_have_the_same_numbers_at_the_same_cut(server: &Server) {
     let raw = Question { from_ms: Some(JANUARY_MS), to_ms: Some(JANUARY_MS + DAY_MS), ..Question::by("total", &["user_id"]) };
     let raw = (raw, JANUARY_MS, JANUARY_MS + DAY_MS, 0);
     let mut compared = 0;
@@ -157,8 +165,7 @@ fn the_same_questions_have_the_same_numbers_at_the_same_cut() {
         }
     }
     figure("numbers of /api/v1 compared with those of /v1/query", compared);
-    how_soon(&server);
-    server.stop();
+    how_soon(server);
 }
 
 /// A panel of a day is answered as soon as the same question is. Neither has been asked before: the one asks for all measures.
@@ -203,9 +210,7 @@ fn promtool(arguments: &[&str]) -> String {
     text
 }
 
-#[test]
-fn its_own_clients_are_answered() {
-    let (_site, server) = with_flights();
+fn its_own_clients_are_answered(server: &Server) {
     let url = &server.client.url;
     let day = Question { from_ms: Some(JANUARY_MS), to_ms: Some(JANUARY_MS + DAY_MS), ..Question::by("total", &["event_type"]) };
     let total = expected(&day, &day.ask(&server.client, None).rows(), "count", 0, JANUARY_MS + DAY_MS);
@@ -222,7 +227,7 @@ fn its_own_clients_are_answered() {
     let types: Vec<&str> = total.keys().map(|(labels, _)| labels["event_type"].as_str()).collect();
     // Without a range it would ask for the last five minutes.
     let of_january = ["query", "labels", url, "event_type", "--start", start, "--end", "2013-02-01T00:00:00Z"];
-    assert_eq!(promtool(&of_january).lines().collect::<Vec<_>>(), all_types(&server));
+    assert_eq!(promtool(&of_january).lines().collect::<Vec<_>>(), all_types(server));
     let series = promtool(&["query", "series", url, "--match", "tidemark_events{event_type=~\"U.\"}", "--start", start, "--end", end]);
     assert!(series.lines().count() > 20 && series.lines().all(|line| line.contains("event_type=\"U")), "{series}");
 
@@ -241,7 +246,6 @@ fn its_own_clients_are_answered() {
     let metadata = &understood["metadata"];
     assert_eq!((&metadata["tidemark_events_total"][0]["type"], metadata.as_object().map(Map::len)), (&json!("counter"), Some(9)));
     assert_eq!(understood["buildinfo"]["version"], "3.0.0");
-    server.stop();
 }
 
 fn all_types(server: &Server) -> Vec<String> {
@@ -274,14 +278,12 @@ const EXPRESSIONS: [&str; 19] = [
 ];
 const HOURS: i64 = 7;
 
-#[test]
-fn prometheus_itself_answers_the_same() {
-    let (site, server) = with_flights();
+fn prometheus_itself_answers_the_same(site: &Site, server: &Server) {
     // A time at which flights leave.
     let base_ms = JANUARY_MS + DAY_MS + 12 * HOUR_MS;
     let mut test = String::from("evaluation_interval: 5m\ntests:\n- interval: 5m\n  input_series:\n");
     for (metric, measure) in [("tidemark_events", "count"), ("tidemark_amount_sum", "sum"), ("tidemark_amount_max", "max")] {
-        push_series(&mut test, &server, base_ms, metric, measure);
+        push_series(&mut test, server, base_ms, metric, measure);
     }
     test.push_str("  promql_expr_test:\n");
     let mut samples = 0;
@@ -301,7 +303,6 @@ fn prometheus_itself_answers_the_same() {
     promtool(&["test", "rules", &site.file("same.test.yml", &test).display().to_string()]);
     assert!(samples > 400, "{samples}");
     figure("samples that Prometheus's own engine gives the same values", samples);
-    server.stop();
 }
 
 /// The samples of a metric, each window's at its end, as promtool takes them.

@@ -361,7 +361,7 @@ fn parquet(site: &Site, server: &Server) {
 
 #[test]
 fn events_of_a_file_follow_each_other_as_their_times_say() {
-    let site = Site::new("[kafka]\npartitions = 3\n");
+    let site = Site::alone("[kafka]\npartitions = 3\n");
     let server = site.up();
     let event = |n: i64| format!("{{\"event_type\":\"a\",\"timestamp\":{},\"user_id\":\"u{}\"}}\n", 1_357_035_300_000 + n * 3000, n % 7);
     let file = site.file("paced.ndjson", &(0..200).map(event).collect::<String>());

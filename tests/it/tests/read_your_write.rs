@@ -12,7 +12,7 @@ const MEDIAN_LIMIT: Duration = Duration::from_millis(100);
 
 #[test]
 fn a_write_is_in_the_next_answer_at_its_position_in_under_100_ms() {
-    let site = Site::new("");
+    let site = Site::alone("");
     let server = site.up();
     let question = Question { filters: vec![("event_type", "written")], ..Question::total() };
     let mut took: Vec<Duration> = Vec::new();
