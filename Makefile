@@ -22,7 +22,7 @@ packages:
 engines: packages
 	@scripts/setup.sh engines
 
-dashboard: packages
+dashboard: packages ## build the dashboard, which the program embeds: needed once before plain `cargo build`
 	@scripts/setup.sh dashboard
 
 build: dashboard ## compile the program: target/release/tidemark

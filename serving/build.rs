@@ -9,6 +9,6 @@ fn main() {
     println!("cargo::rerun-if-changed={}", dist.display());
     let is_there = |name: &&str| dist.join(name).is_file() && dist.join(format!("{name}.gz")).is_file();
     if !FILES.iter().all(is_there) {
-        println!("cargo::error=the dashboard has not been built: run `make setup` (or scripts/dashboard.sh, which needs node and npm)");
+        println!("cargo::error=the dashboard, which this crate embeds, is not built: run `make dashboard`, then build again");
     }
 }
