@@ -19,11 +19,15 @@ fetch() {
   scripts/python-for-tests.sh
   for tests in compose dashboard kubernetes node; do scripts/node-for-tests.sh "tests/$tests"; done
 }
-# The files of deploy/ and docker-compose.yml.
-deployments() {
+# All but the targets that are called `it`: the program of tests/it, and two small ones. The glob leaves those out. The same
+# packages are selected for both parts, so that their features are the same and nothing is compiled again.
+others() {
   tests/compose/run.sh
   tests/kubernetes/run.sh
   tests/prometheus/run.sh
+  tests/dashboard/run.sh
+  scripts/kafka-for-tests.sh cargo test --workspace --profile ci --locked --no-fail-fast --lib --bins --test '[!i]*'
+  cargo test --workspace --profile ci --locked --doc
 }
 
 in_background "what tests need" fetch
@@ -31,9 +35,7 @@ scripts/check.sh --deny=if-installed
 # Programs and tests together: separately, features differ, and half of the crates would be compiled twice.
 phase "build" cargo build --workspace --bins --tests --profile ci --locked
 await "what tests need"
-in_background "deployments" deployments
-in_background "dashboard in a browser" tests/dashboard/run.sh
-phase "tests" scripts/kafka-for-tests.sh cargo test --workspace --profile ci --locked --no-fail-fast
-await "deployments"
-await "dashboard in a browser"
+in_background "other tests" others
+phase "tests of the program" cargo test --workspace --profile ci --locked --no-fail-fast --test it
+await "other tests"
 printf '\n==> all: %d s\n' "$SECONDS"

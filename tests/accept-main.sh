@@ -71,7 +71,7 @@ run "1 flights 2013: conformance.py" conformance_figures conformance
 it "2 late and dirty January" january::
 run "2 dirty January: conformance.py" conformance_figures dirty_conformance
 it "3 exact at any moment, layers paused, epochs closing" any_moment::
-it "4 read your own write" read_your_write::
+it "4 read your own write" read_your_write
 TIDEMARK_KILLS=${TIDEMARK_KILLS:-20}
 export TIDEMARK_KILLS
 it "5 kill -9 of everything, the engine, Kafka: $TIDEMARK_KILLS each" kill::

@@ -14,7 +14,8 @@ pub fn until<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> Option
     loop {
         if let Some(found) = look() {
             if began.elapsed() >= LONG {
-                println!("waited {:.1} s: {what}", began.elapsed().as_secs_f64());
+                let test = std::thread::current();
+                println!("{}: waited {:.1} s: {what}", test.name().unwrap_or_default(), began.elapsed().as_secs_f64());
             }
             return found;
         }

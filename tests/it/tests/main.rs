@@ -29,5 +29,6 @@ mod read_your_write;
 mod rebuild;
 mod roles;
 mod scaled;
+mod timing;
 mod tls;
 mod traces;

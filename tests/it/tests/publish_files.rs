@@ -359,8 +359,7 @@ fn parquet(site: &Site, server: &Server) {
     assert!(!refused.status.success() && said(&refused).contains("cut.parquet: is no whole Parquet file"), "{}", said(&refused));
 }
 
-#[test]
-fn events_of_a_file_follow_each_other_as_their_times_say() {
+pub(crate) fn events_of_a_file_follow_each_other_as_their_times_say() {
     let site = Site::alone("[kafka]\npartitions = 3\n");
     let server = site.up();
     let event = |n: i64| format!("{{\"event_type\":\"a\",\"timestamp\":{},\"user_id\":\"u{}\"}}\n", 1_357_035_300_000 + n * 3000, n % 7);

@@ -10,8 +10,7 @@ const WRITES: u64 = 200;
 /// The number.
 const MEDIAN_LIMIT: Duration = Duration::from_millis(100);
 
-#[test]
-fn a_write_is_in_the_next_answer_at_its_position_in_under_100_ms() {
+pub(crate) fn a_write_is_in_the_next_answer_at_its_position_in_under_100_ms() {
     let site = Site::alone("");
     let server = site.up();
     let question = Question { filters: vec![("event_type", "written")], ..Question::total() };
