@@ -7,7 +7,7 @@
 ARGS ?=
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 TIDEMARK := $(TARGET)/release/tidemark
-# Optimized across crates, which takes three times as long to compile: for measurements and for packages.
+# Optimized across crates, which takes longer to compile: for measurements and for packages.
 DIST := $(TARGET)/dist/tidemark
 
 help: ## list the targets

@@ -7,11 +7,11 @@ cd "$(dirname "$0")/.."
 
 PROFILE=$1
 case $PROFILE in
-  release) USUALLY="5 to 6 minutes" ;;
-  dist) USUALLY="15 to 20 minutes" ;;
+  release) USUALLY="5 to 6 minutes on two cores" ;;
+  dist) USUALLY="several times as long as make build" ;;
   *) echo "build: unknown profile $PROFILE; use release or dist" >&2; exit 2 ;;
 esac
 if [ ! -x "${CARGO_TARGET_DIR:-target}/$PROFILE/tidemark" ]; then
-  echo "build: compiling tidemark and the crates it needs; this usually takes $USUALLY on two cores, once"
+  echo "build: compiling tidemark and the crates it needs; this usually takes $USUALLY, once"
 fi
 cargo build --profile "$PROFILE" --locked -p tidemark

@@ -36,18 +36,10 @@ const DAY_MS: i64 = 24 * HOUR_MS;
 const ATTEMPTS: usize = 100;
 
 /// One of the two.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Side<'h> {
     pub history: &'h dyn History,
     pub rules: &'h Rules,
-}
-
-impl Copy for Side<'_> {}
-
-impl Clone for Side<'_> {
-    fn clone(&self) -> Self {
-        *self
-    }
 }
 
 /// A cell that differs: counted so often by the one that answers, and by the new one.

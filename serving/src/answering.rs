@@ -11,6 +11,7 @@ type Others = dyn Fn() -> Vec<(Arc<Engine>, State)> + Send + Sync;
 
 /// Says which engine answers now, and which others there are. A request takes the engine once, and so goes on with the
 /// generation that it began with.
+#[derive(Clone)]
 pub struct Answering {
     live: Arc<Live>,
     others: Arc<Others>,
@@ -37,12 +38,6 @@ impl From<Arc<Engine>> for Answering {
     /// Always the same one.
     fn from(engine: Arc<Engine>) -> Self {
         Self::new(move || Arc::clone(&engine), Vec::new)
-    }
-}
-
-impl Clone for Answering {
-    fn clone(&self) -> Self {
-        Self { live: Arc::clone(&self.live), others: Arc::clone(&self.others) }
     }
 }
 
