@@ -11,7 +11,12 @@ trap 'ended $?' EXIT
 
 ended() {
   [ "$1" -eq 0 ] || printf '==> %s: FAILED after %d s\n' "$PHASE" $((SECONDS - PHASE_FROM)) >&2
-  for job in "${JOBS[@]}"; do kill "$job" 2>/dev/null || true; done
+  # What was started and not awaited may say why, too.
+  for name in "${!JOBS[@]}"; do
+    kill "${JOBS[$name]}" 2>/dev/null || true
+    printf '\n==> %s, in the background, as far as it came\n' "$name"
+    cat "$BACKGROUND/$name"
+  done
   rm -rf "$BACKGROUND"
 }
 

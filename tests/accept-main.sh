@@ -10,6 +10,7 @@
 # The output of each row is kept in $CARGO_TARGET_DIR/accept-main/, named by its number.
 set -u
 cd "$(dirname "$0")/.."
+scripts/install-for-tests.sh redis-server zstd python3 || exit 1
 conformance=${TIDEMARK_CONFORMANCE:-tests/conformance/conformance.py}
 target=${CARGO_TARGET_DIR:-target}
 out=$target/accept-main

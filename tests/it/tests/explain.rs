@@ -58,7 +58,7 @@ fn an_explanation_adds_up_to_its_number_and_to_the_topic() {
         for name in group_by {
             path.append_pair("group", &format!("{name}:{}", row[*name].as_str().expect("a value")));
         }
-        path.append_pair("limit", "200").append_pair("at", &format!("1/{}", written(&answer.cut)));
+        path.append_pair("limit", "100").append_pair("at", &format!("1/{}", written(&answer.cut)));
         let (number, events) = explained(&server.client, &format!("/v1/explain?{}", path.finish()));
 
         for measure in ["count", "amount_count", "sum", "avg", "min", "max"] {
