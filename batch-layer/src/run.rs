@@ -152,7 +152,8 @@ impl<C: Consumer> Loop<C> {
         let unread = |(&partition, lane): (&Partition, &Lane)| Some(self.consumer.known_end(partition)?.since(lane.begin_at()));
         self.batch.unread.store(self.lanes.iter().filter_map(unread).sum(), Ordering::Relaxed);
         fit(&mut self.lanes, self.limits.max_bytes);
-        if !self.paused {
+        // Asked again: a record that came after the pause, in this poll, is not written either.
+        if !self.batch.control.is_paused() {
             self.launch_due();
         }
         Ok(())
