@@ -121,8 +121,9 @@ pub struct Kafka {
 impl Kafka {
     /// Where the topic is, if its brokers are at `bootstrap`.
     pub fn connect(&self, bootstrap: &str) -> tidemark_topic::kafka::Kafka {
-        let client_options = self.client.clone();
-        tidemark_topic::kafka::Kafka { client_options, ..tidemark_topic::kafka::Kafka::new(bootstrap, &self.topic) }
+        let mut kafka = tidemark_topic::kafka::Kafka::new(bootstrap, &self.topic);
+        kafka.client_options.clone_from(&self.client);
+        kafka
     }
 
     /// The group of the batch layer, whose committed positions are H: one for all generations that share raw events.

@@ -4,7 +4,7 @@
 //! Nobody is told to switch: every process looks at what history says of its generations, and follows.
 
 use crate::config::Config;
-use crate::parts::{self, Ground, Servers, Threads};
+use crate::parts::{self, Ground, Servers, Threads, TopicFollower};
 use anyhow::{Context as _, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -84,6 +84,7 @@ struct Running<P> {
     part: Arc<P>,
     threads: Threads,
     history: Arc<ClickHouse>,
+    topic: TopicFollower,
     throttle: Arc<Throttle>,
 }
 
@@ -148,6 +149,9 @@ impl<P: Part> Crew<P> {
                     self.generations = generations;
                     self.adjust().await;
                 }
+                if let Err(error) = self.follow_topic().await {
+                    return error.into();
+                }
             }
             self.throttle();
             if let Some(error) = self.ended().await {
@@ -155,6 +159,15 @@ impl<P: Part> Crew<P> {
             }
         }
         anyhow::anyhow!("the clock has stopped")
+    }
+
+    /// Fails if the topic is not the one any more that was counted. While Kafka does not answer, everything stays as it is.
+    async fn follow_topic(&self) -> Result<(), tidemark_topic::Error> {
+        let Some(running) = self.running.get(&self.live) else { return Ok(()) };
+        match tokio::time::timeout(PATIENCE, running.topic.look()).await {
+            Ok(Err(error @ tidemark_topic::Error::OtherTopic(_))) => Err(error),
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     async fn adjust(&mut self) {
@@ -303,9 +316,9 @@ impl<P: Part> Crew<P> {
 impl<P: Part> Running<P> {
     async fn start(config: &Config, servers: &Servers, generations: &Generations, known: &Known, batch: &Batch) -> Result<Self> {
         let (throttle, mut threads) = (Arc::new(Throttle::default()), Threads::default());
-        let ground = servers.ground(generations, known, Arc::clone(&throttle)).await?;
+        let ground = servers.ground(config, generations, known, Arc::clone(&throttle)).await?;
         let part = Arc::new(P::start(config, &ground, batch, &mut threads).await?);
-        Ok(Self { part, threads, history: ground.history, throttle })
+        Ok(Self { part, threads, history: ground.history, topic: ground.topic, throttle })
     }
 
     async fn stop(self) {
@@ -321,7 +334,7 @@ impl Writing {
         let mut history = None;
         if let Some(writer) = P::writer(config) {
             let known = generations.get(raw).context("the generation that has the raw events is unknown")?;
-            let ground = servers.ground(generations, known, Arc::clone(&throttle)).await?;
+            let ground = servers.ground(config, generations, known, Arc::clone(&throttle)).await?;
             parts::start_batch(config, &ground, writer, batch.clone(), &mut threads)?;
             history = Some(ground.history);
         }

@@ -120,7 +120,7 @@ fn of_log(error: &tidemark_topic::Error) -> Exit {
     use tidemark_topic::Error as E;
     match error {
         E::Unavailable { .. } => Exit::Unreached,
-        E::Fenced { .. } | E::Refused { .. } => Exit::Refused,
+        E::Fenced { .. } | E::Refused { .. } | E::OtherTopic(_) => Exit::Refused,
         E::OutOfRange { .. } | E::NoSuchTopic { .. } => Exit::Failed,
     }
 }

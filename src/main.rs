@@ -5,6 +5,7 @@ mod config;
 mod crew;
 mod exit;
 mod http;
+mod input;
 mod parts;
 mod tls;
 

@@ -3,6 +3,7 @@
 use crate::config::Config;
 use crate::crew::Writer;
 use crate::exit::Exit;
+use crate::input;
 use anyhow::{Context as _, Result, anyhow};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,8 +18,8 @@ use tidemark_serving::live::Live;
 use tidemark_snapshot::Store;
 use tidemark_speed_layer::Speed;
 use tidemark_speed_layer::reread::LogYard;
-use tidemark_topic::kafka::{ConsumerOptions, GroupPositions, Kafka, KafkaConsumer};
-use tidemark_topic::{Control, Membership};
+use tidemark_topic::kafka::{Admin, ConsumerOptions, GroupPositions, Kafka, KafkaConsumer};
+use tidemark_topic::{Control, Membership, PartitionCount};
 use tokio::sync::{mpsc, watch};
 
 /// How long an engine may take to answer at the start.
@@ -98,15 +99,16 @@ pub fn need_servers(config: &Config, role: &str, redis: bool) -> Result<()> {
 /// share.
 pub struct Servers {
     pub kafka: Kafka,
-    pub partitions: u32,
+    admin: Admin,
+    partitions: PartitionCount,
     pub archive: Archive,
 }
 
 impl Servers {
     pub async fn open(config: &Config, kafka: &str, clickhouse: &str) -> Result<Self> {
-        let kafka = config.kafka.connect(kafka);
-        let partitions = config.kafka.ensure_topic(&kafka).await?;
-        Ok(Self { kafka, partitions, archive: open_archive(config, clickhouse).await? })
+        let (kafka, archive) = (config.kafka.connect(kafka), open_archive(config, clickhouse).await?);
+        let partitions = PartitionCount::new(input::ensure_topic(config, &kafka, &archive).await?);
+        Ok(Self { admin: kafka.admin()?, kafka, partitions, archive })
     }
 
     /// Those that run elsewhere, by the configuration.
@@ -115,7 +117,9 @@ impl Servers {
     }
 
     /// What a generation's parts work with, with its tables made.
-    pub async fn ground(&self, generations: &Generations, known: &Known, throttle: Arc<Throttle>) -> Result<Ground> {
+    pub async fn ground(&self, config: &Config, generations: &Generations, known: &Known, throttle: Arc<Throttle>) -> Result<Ground> {
+        let raw = generations.get(known.rules.raw()).context("the generation that has the raw events is unknown")?;
+        let identity = input::settle(config, &self.kafka, &self.admin, &self.archive, &raw.rules).await?;
         let history = Arc::new(self.archive.history(Arc::clone(&known.rules)).await?);
         let source = match known.state {
             State::Building(Filling { raw_alone: alone, .. }) => {
@@ -127,16 +131,38 @@ impl Servers {
             }
             State::Ready | State::Live | State::Dropped => None,
         };
-        let (rules, kafka, partitions) = (Arc::clone(&known.rules), self.kafka.clone(), self.partitions);
-        Ok(Ground { rules, kafka, partitions, history, source, throttle })
+        let (rules, partitions) = (Arc::clone(&known.rules), self.partitions.clone());
+        let topic = TopicFollower { admin: self.admin.expecting(identity), partitions: partitions.clone() };
+        let kafka = topic.admin.kafka().clone();
+        Ok(Ground { rules, kafka, topic, partitions, history, source, throttle })
+    }
+}
+
+/// Looks at the topic from time to time. Clones share what was found.
+#[derive(Clone)]
+pub struct TopicFollower {
+    admin: Admin,
+    partitions: PartitionCount,
+}
+
+impl TopicFollower {
+    /// Takes in how many partitions there are by now. Fails with `OtherTopic` if the topic has been replaced.
+    pub async fn look(&self) -> Result<(), tidemark_topic::Error> {
+        let found = self.admin.describe().await?;
+        if self.partitions.raise(found.partitions) {
+            tracing::info!("the topic has {} partitions now", found.partitions);
+        }
+        Ok(())
     }
 }
 
 /// What one generation's parts work with.
 pub struct Ground {
     pub rules: Arc<Rules>,
+    /// Its consumers refuse another topic of the name.
     pub kafka: Kafka,
-    pub partitions: u32,
+    pub topic: TopicFollower,
+    pub partitions: PartitionCount,
     pub history: Arc<ClickHouse>,
     /// While it is being filled.
     source: Option<Arc<Source>>,
@@ -147,18 +173,18 @@ impl Ground {
     /// H where the batch layer runs elsewhere: what its group has committed.
     pub fn follow(&self, config: &Config) -> Result<watch::Receiver<Cut>> {
         let positions = self.kafka.group_positions(&config.kafka.batch_group(&self.rules))?;
-        Ok(follow(positions, self.partitions))
+        Ok(follow(positions, self.partitions.clone()))
     }
 
     /// Makes consumers of the topic, as far back as this generation must read.
     fn connect(
         &self,
     ) -> impl Fn(&Kafka, Membership, ConsumerOptions) -> Result<Log, tidemark_topic::Error> + Clone + Send + Sync + 'static {
-        let (source, throttle, partitions) = (self.source.clone(), Arc::clone(&self.throttle), self.partitions);
+        let (source, throttle, partitions) = (self.source.clone(), Arc::clone(&self.throttle), self.partitions.clone());
         let runtime = tokio::runtime::Handle::current();
         move |kafka, membership, options| {
             let log = kafka.consumer(membership, options)?;
-            Ok(WholeLog::new(log, source.clone(), Arc::clone(&throttle), runtime.clone(), partitions))
+            Ok(WholeLog::new(log, source.clone(), Arc::clone(&throttle), runtime.clone(), partitions.clone()))
         }
     }
 }
@@ -227,7 +253,7 @@ pub async fn open_snapshots(config: &Config, rules: &Rules) -> Result<Option<Arc
 /// What answers for a generation.
 pub fn engine(config: &Config, ground: &Ground, live: Live, reached: watch::Receiver<Cut>, layers: Layers) -> Arc<Engine> {
     let (rules, history, topic) = (Arc::clone(&ground.rules), Arc::clone(&ground.history), config.kafka.topic.clone());
-    let engine = Engine::new(rules, topic, ground.partitions, live, reached, history, layers);
+    let engine = Engine::new(rules, topic, ground.partitions.clone(), live, reached, history, layers);
     Arc::new(engine.with_lateness(config.serving.lateness()))
 }
 
@@ -265,7 +291,7 @@ pub fn start_speed(
         let kafka = kafka.clone();
         move || connect(&kafka, Membership::all(), ConsumerOptions { traced: false, ..options.clone() })
     };
-    let yard = LogYard { rules: Arc::clone(rules), connect: Arc::new(connect) };
+    let yard = LogYard { rules: Arc::clone(rules), connect: Arc::new(connect), admin: Some(ground.topic.admin.clone()) };
     tokio::spawn(tidemark_speed_layer::run::close_epochs(Arc::clone(&speed), history.clone(), yard, reached.clone()));
     if let Some(store) = store {
         tokio::spawn(tidemark_speed_layer::publish::publish(Arc::clone(&speed), store, config.speed.tick()));
@@ -336,15 +362,18 @@ fn patient(kafka: &Kafka) -> Kafka {
     kafka
 }
 
-fn follow(positions: GroupPositions, partitions: u32) -> watch::Receiver<Cut> {
+/// What the group has committed, as it moves. It goes back where an operator sets it back, or the group is lost: what was
+/// known before is not in history any more.
+fn follow(positions: GroupPositions, partitions: PartitionCount) -> watch::Receiver<Cut> {
     let (say, reached) = watch::channel(Cut::default());
     tokio::spawn(async move {
         while !say.is_closed() {
-            match positions.look(partitions).await {
+            match positions.look(partitions.get()).await {
                 Ok(found) => drop(say.send_if_modified(|cut| {
-                    let before = cut.clone();
-                    found.into_iter().for_each(|(partition, position)| cut.raise(partition, position));
-                    *cut != before
+                    let found = found.into_iter().collect();
+                    let has_moved = *cut != found;
+                    *cut = found;
+                    has_moved
                 })),
                 Err(error) => tracing::warn!("how far history is cannot be asked: {error}"),
             }

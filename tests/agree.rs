@@ -22,7 +22,7 @@ use tidemark_history::clickhouse::{Archive, ClickHouse, Server};
 use tidemark_history::ledger::{Entry, LedgerRow};
 use tidemark_history::raw;
 use tidemark_history::rows::{RawEvent, RawKind, RawRecord};
-use tidemark_history::{EpochCells, History as _, Marks, Wiped};
+use tidemark_history::{EpochCells, Error, History as _, Marks, Wiped};
 use tidemark_speed_layer::gathered::Gathered;
 use tidemark_speed_layer::tide::Tide;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -326,8 +326,8 @@ async fn an_added_view_is_filled_to_the_same_cells() {
     embedded.stop().await;
 }
 
-/// Two servers of one history, of which one lags behind: it answers nothing before it has all that is closed, and when the
-/// other one is gone it answers alone.
+/// Two servers hold one history, and one lags behind. It answers nothing before it has all that is closed, not even when the
+/// other server is gone and its own ledger, which lags as much, is the only one left to compare with. Then it answers alone.
 #[tokio::test]
 async fn a_replica_answers_only_when_it_has_all_that_is_closed() {
     let dirs = [tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory")];
@@ -344,10 +344,12 @@ async fn a_replica_answers_only_when_it_has_all_that_is_closed() {
     let (mut tide, block) = crate::both(Partition(0), &rules, &records);
     let block = block.finish().0.expect("the epoch is not empty");
     let segment = tide.closable(rules.epoch_bits.end_of(Epoch(0))).expect("complete");
-    let write = async |history: &ClickHouse| {
+    let write_events = async |history: &ClickHouse| {
         for rows in block.inserts(&block.part_keys()) {
             history.insert(&rows, "replicas").await.expect("inserted");
         }
+    };
+    let write_ledger = async |history: &ClickHouse| {
         let (tally, fold) = (segment.tally(), segment.fold());
         let row = LedgerRow {
             generation: Generation(1),
@@ -358,9 +360,10 @@ async fn a_replica_answers_only_when_it_has_all_that_is_closed() {
             fold,
             at_ms: NOW,
         };
-        history.record(&row).await.expect("recorded");
+        history.record(&row, None).await.expect("recorded");
     };
-    write(&ahead).await;
+    write_events(&ahead).await;
+    write_ledger(&ahead).await;
     let question = Question {
         range: TimeRange::default(),
         buckets: Buckets::new(Step::Total, None).expect("no zone"),
@@ -377,11 +380,25 @@ async fn a_replica_answers_only_when_it_has_all_that_is_closed() {
     for _ in 0..4 {
         assert_eq!(count(&both).await.expect("answered"), 64);
     }
-    write(&behind).await;
     first.stop().await;
+    let raw = async |history: &ClickHouse| {
+        let cut = Cut::from_iter([(Partition(0), rules.epoch_bits.end_of(Epoch(0)))]);
+        let rows = history.answer_raw(&question, raw::Epochs::All, &marks, &cut).await;
+        rows.map(|rows| rows.values().map(|cell| cell.count).sum::<u64>())
+    };
+    let is_refused = |answer: Result<u64, Error>| matches!(answer, Err(Error::Unavailable { .. }));
     for _ in 0..4 {
-        // The first question may be the one that finds the first server gone, and with it the ledger.
+        assert!(is_refused(count(&both).await), "nothing of the epoch has arrived");
+        assert!(is_refused(raw(&both).await), "nothing of the epoch has arrived");
+    }
+    write_ledger(&behind).await;
+    assert!(is_refused(count(&both).await), "the ledger has arrived, and no cells");
+    // A row of the ledger may be there twice.
+    write_ledger(&behind).await;
+    write_events(&behind).await;
+    for _ in 0..4 {
         assert_eq!(count(&both).await.expect("answered"), 64);
+        assert_eq!(raw(&both).await.expect("answered"), 64);
     }
     second.stop().await;
 }

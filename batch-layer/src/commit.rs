@@ -76,21 +76,24 @@ pub trait Desk {
     fn failed(&mut self, failures: u32, error: &tidemark_history::Error) -> impl Future<Output = Result<(), Fenced>>;
 }
 
-/// Brings one block into history. `found` is the intent under which a former owner may have sent it already.
+/// Brings one block into history. `found` is the intent under which a former owner may have sent it already; `doubtful` is a
+/// block that may have been sent without an intent being left.
 pub async fn commit_block(
     desk: &mut impl Desk,
     history: &dyn History,
     generation: Generation,
     block: &Block,
     found: Option<Intent>,
+    doubtful: bool,
 ) -> Result<(), Fenced> {
     let from = block.range.from();
-    let mut unknown = found.is_some();
+    let is_new = found.is_none();
+    let mut unknown = !is_new || doubtful;
     let mut attempt = match found {
         Some(intent) => intent,
         None => Intent { to: block.range.to(), attempt: 0, parts: block.part_keys() },
     };
-    if !unknown && !attempt.parts.is_empty() {
+    if is_new && !attempt.parts.is_empty() {
         desk.commit(block.partition, &Committed { next: from, metadata: attempt.to_string() }).await?;
     }
     let mut failures = 0;

@@ -61,6 +61,7 @@ impl InFlight {
         generation: Generation,
         block: Block,
         found: Option<Intent>,
+        doubtful: bool,
     ) {
         let partition = block.partition;
         let leaving = Arc::new(AtomicBool::new(false));
@@ -75,7 +76,7 @@ impl InFlight {
         };
         let (history, meters, began) = (Arc::clone(history), self.meters.clone(), Instant::now());
         let writing = runtime.spawn(async move {
-            commit_block(&mut desk, &*history, generation, &block, found).await?;
+            commit_block(&mut desk, &*history, generation, &block, found, doubtful).await?;
             meters.rows.observe(block.rows() as f64);
             meters.writing.observe(began.elapsed().as_secs_f64());
             Ok(())

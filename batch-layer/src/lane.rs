@@ -48,6 +48,8 @@ pub struct Lane {
     since: Option<Instant>,
     /// What a former owner may have sent: the first block must end exactly where it says.
     intent: Option<Intent>,
+    /// Below, blocks may have been sent before, under intents that are lost.
+    doubtful_below: NextOffset,
     ready: VecDeque<(Block, Option<Intent>)>,
 }
 
@@ -60,8 +62,20 @@ impl Lane {
             builder: BlockBuilder::new(partition, at),
             since: None,
             intent,
+            doubtful_below: NextOffset::ZERO,
             ready: VecDeque::new(),
         }
+    }
+
+    /// With blocks below this position that may have been sent before, under intents that are lost with the group's position: a
+    /// token can be known for which there are no rows.
+    #[must_use]
+    pub fn doubting_below(self, position: NextOffset) -> Self {
+        Self { doubtful_below: position, ..self }
+    }
+
+    pub fn is_doubtful(&self, block: &Block) -> bool {
+        block.range.from() < self.doubtful_below
     }
 
     /// The first record that is needed next.

@@ -4,6 +4,7 @@ pub mod commit;
 mod in_flight;
 pub mod lane;
 pub mod metrics;
+pub mod position;
 pub mod run;
 
 pub use lane::BlockLimits;

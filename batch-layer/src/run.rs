@@ -4,6 +4,7 @@ use crate::commit::{Intent, IntentError, intent_of};
 use crate::in_flight::{InFlight, Message};
 use crate::lane::{BlockLimits, Lane, fit};
 use crate::metrics::Meters;
+use crate::position::{PositionError, Resume, settle};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,8 +13,9 @@ use tidemark_core::cut::Cut;
 use tidemark_core::generation::Rules;
 use tidemark_core::offset::{NextOffset, Partition};
 use tidemark_history::History;
+use tidemark_history::ledger::RealClock;
 use tidemark_history::raw::recall;
-use tidemark_topic::{Committed, Consumer, Control, Happened};
+use tidemark_topic::{Committed, Consumer, Control, Extent, Happened};
 use tidemark_traces::Journeys;
 use tokio::sync::watch;
 
@@ -30,11 +32,8 @@ pub enum Error {
     Log(#[from] tidemark_topic::Error),
     #[error(transparent)]
     Intent(#[from] IntentError),
-    #[error(
-        "partition {partition}: the topic begins at {to}, but history has only been written up to {from}: retention has removed records that were never counted. \
-         Give the topic a longer retention; to go on without them, start a new history (another data directory, or another clickhouse.database and kafka.group)"
-    )]
-    Gone { partition: Partition, from: NextOffset, to: NextOffset },
+    #[error(transparent)]
+    Position(#[from] PositionError),
 }
 
 /// The batch layer as the rest of the system sees it.
@@ -71,6 +70,11 @@ impl Batch {
     /// Records in the log that have not been read, of the partitions here. Those that have been read are in history soon.
     pub fn lag(&self) -> u64 {
         self.unread.load(Ordering::Relaxed)
+    }
+
+    /// From here on this is H of the partition: it may be below what was known of a former membership.
+    fn begin(&self, partition: Partition, next: NextOffset) {
+        self.reached.send_modify(|cut| cut.set(partition, next));
     }
 
     fn reach(&self, partition: Partition, committed: &Committed) {
@@ -176,15 +180,13 @@ impl<C: Consumer> Loop<C> {
     fn assigned(&mut self, partitions: &[Partition]) -> Result<(), Error> {
         for &partition in partitions {
             let control = self.batch.control.clone();
-            let start = control.patiently(|| self.consumer.extent(partition))?.start;
-            let committed =
-                control.patiently(|| self.consumer.committed(partition))?.unwrap_or(Committed { next: start, metadata: String::new() });
-            if committed.next < start {
-                return Err(Error::Gone { partition, from: committed.next, to: start });
-            }
+            let committed = control.patiently(|| self.consumer.committed(partition))?;
+            let extent = control.patiently(|| self.consumer.extent(partition))?;
+            let Some((committed, doubtful_below)) = self.settle(partition, committed, extent)? else { return Ok(()) };
             let intent = intent_of(&committed)?;
-            let Some(lane) = self.taught(partition, &committed, intent, start) else { return Ok(()) };
-            self.batch.reach(partition, &committed);
+            let Some(lane) = self.taught(partition, &committed, intent, extent.start) else { return Ok(()) };
+            let lane = lane.doubting_below(doubtful_below);
+            self.batch.begin(partition, committed.next);
             let begin_at = lane.begin_at();
             self.lanes.insert(partition, lane);
             control.patiently(|| self.consumer.start(partition, begin_at))?;
@@ -198,26 +200,52 @@ impl<C: Consumer> Loop<C> {
 
     /// A lane whose judge knows what it must. What the log no longer has, history has; `None` when it is time to stop.
     fn taught(&self, partition: Partition, committed: &Committed, intent: Option<Intent>, start: NextOffset) -> Option<Lane> {
-        loop {
+        self.ask(async || {
             let mut lane = Lane::new(&self.rules, partition, committed.next, intent.clone());
             let from = lane.begin_at();
-            if from >= start {
-                return Some(lane);
+            if from < start {
+                recall(&*self.history, partition, from, start, |record| lane.recall(record, &self.rules.limits)).await?;
+                lane.passed(start, Instant::now());
             }
-            let recalled = recall(&*self.history, partition, from, start, |record| lane.recall(record, &self.rules.limits));
-            match self.runtime.block_on(recalled) {
-                Ok(()) => {
-                    lane.passed(start, Instant::now());
+            Ok(lane)
+        })
+    }
+
+    /// Where writing goes on, and up to where blocks may have been sent before; `None` when it is time to stop.
+    fn settle(
+        &mut self,
+        partition: Partition,
+        committed: Option<Committed>,
+        extent: Extent,
+    ) -> Result<Option<(Committed, NextOffset)>, Error> {
+        let settled = self.ask(async || settle(&*self.history, &self.rules, partition, committed.clone(), extent, &RealClock).await);
+        let next = match settled.transpose()? {
+            None => return Ok(None),
+            Some(Resume::At(committed)) => return Ok(Some((committed, NextOffset::ZERO))),
+            Some(Resume::AfterDeleting(next)) => next,
+        };
+        let committed = Committed { next, metadata: String::new() };
+        // Of a new topic, nothing has been lost.
+        if next > extent.start {
+            tracing::warn!(%partition, "the consumer group has no position at or above {next}, where history is closed: what was written above is written again");
+            self.batch.control.clone().patiently(|| self.consumer.commit(partition, &committed))?;
+        }
+        Ok(Some((committed, extent.end)))
+    }
+
+    /// Asks history until it answers; `None` when it is time to stop.
+    fn ask<T>(&self, question: impl AsyncFn() -> Result<T, tidemark_history::Error>) -> Option<T> {
+        while !self.batch.control.is_stopping() {
+            match self.runtime.block_on(question()) {
+                Ok(answer) => {
                     self.batch.control.trouble(None);
-                    return Some(lane);
+                    return Some(answer);
                 }
                 Err(error) => self.batch.control.trouble(Some(format!("the batch layer waits for history: {error}"))),
             }
-            if self.batch.control.is_stopping() {
-                return None;
-            }
             std::thread::sleep(RETRY);
         }
+        None
     }
 
     /// What has not been committed is the next owner's: it reads the same records again.
@@ -253,8 +281,9 @@ impl<C: Consumer> Loop<C> {
                     let message = self.in_flight.next();
                     self.heed(message);
                 }
-                if self.lanes.contains_key(&partition) {
-                    self.in_flight.launch(&self.runtime, &self.history, self.rules.generation, block, intent);
+                if let Some(lane) = self.lanes.get(&partition) {
+                    let doubtful = lane.is_doubtful(&block);
+                    self.in_flight.launch(&self.runtime, &self.history, self.rules.generation, block, intent, doubtful);
                 }
             }
         }

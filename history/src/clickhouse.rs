@@ -108,6 +108,14 @@ struct SumRow {
     fold: u64,
 }
 
+/// What the ledger says about a range of epochs.
+#[derive(Row, Deserialize)]
+struct ClosedRow {
+    epochs: u64,
+    n: u64,
+    fold: u64,
+}
+
 #[derive(Row, Deserialize)]
 struct MarkRow {
     partition: u32,
@@ -179,47 +187,47 @@ impl ClickHouse {
         self.nodes.primary(async |node| node.execute(statement).await).await
     }
 
-    async fn select<R>(&self, query: &str) -> Result<Vec<R>, Error>
+    async fn select<R>(&self, tables: &[String], query: &str) -> Result<Vec<R>, Error>
     where
         R: for<'a> Row<Value<'a> = R> + DeserializeOwned + Send + 'static,
     {
-        let mut answer = self.nodes.primary(async |node| node.select(query).await).await;
-        // What is only read may be asked again, of the next one.
-        for _ in 1..self.nodes.len() {
-            if !matches!(answer, Err(Error::Unavailable { .. })) {
-                break;
-            }
-            answer = self.nodes.primary(async |node| node.select(query).await).await;
-        }
-        answer
+        self.nodes.select(&self.tables, tables, query).await
     }
 
-    /// Waits until the server that is written to has, of these tables, all that any of the servers has.
-    async fn catch_up(&self, tables: &[String]) -> Result<(), Error> {
-        if self.tables == Tables::Own {
-            return Ok(());
-        }
-        for table in tables {
-            self.execute(&format!("SYSTEM SYNC REPLICA {table} LIGHTWEIGHT")).await?;
-        }
-        Ok(())
+    async fn select_from_ledger<R>(&self, query: &str) -> Result<Vec<R>, Error>
+    where
+        R: for<'a> Row<Value<'a> = R> + DeserializeOwned + Send + 'static,
+    {
+        self.select(&["ledger".to_owned()], query).await
     }
 
-    async fn catch_up_with_ledger(&self) -> Result<(), Error> {
-        self.catch_up(&["ledger".to_owned()]).await
-    }
-
-    /// Refuses a server that lacks cells of epochs below the marks.
+    /// Refuses a server that lacks cells of epochs below the marks. The server's own ledger says what those cells add up to,
+    /// and that ledger counts only if it lists every epoch from where counting began up to the marks: a replica that lags
+    /// lacks ledger rows and cells alike, so that its sums agree with each other.
     async fn must_be_whole(&self, node: &Node, marks: &Marks) -> Result<(), Error> {
-        let known = node.seen_whole();
+        let mut known = node.seen_whole();
         if self.nodes.len() == 1 || marks.iter().all(|(partition, mark)| known.get(partition).is_some_and(|known| known >= mark)) {
             return Ok(());
         }
-        let closed: Vec<SumRow> = self.select(&sql::closed_between(self.rules.generation, &known, marks)).await?;
+        let begun: Vec<MarkRow> = node.select(&sql::begun(self.rules.generation)).await?;
+        for row in begun {
+            let mark = known.entry(Partition(row.partition)).or_insert(Mark::START);
+            *mark = (*mark).max(Mark::at(Epoch(row.mark)));
+        }
+        let epochs_between = |(partition, mark): (&Partition, &Mark)| {
+            let from = known.get(partition).map_or(0, |known| known.oldest_open().0);
+            mark.oldest_open().0.saturating_sub(from)
+        };
+        let epochs: u64 = marks.iter().map(epochs_between).sum();
+        let closed: Vec<ClosedRow> = node.select(&sql::closed_between(self.rules.generation, &known, marks)).await?;
         let held: Vec<SumRow> = node.select(&sql::held_between(&self.rules, &known, marks)).await?;
         let tables = self.rules.views.len() * Level::ALL.len();
-        if closed.len() != 1 || held.len() != tables || held.iter().any(|sums| *sums != closed[0]) {
-            return Err(node.unavailable("it does not have all that is closed yet".into()));
+        let is_whole = |closed: &ClosedRow| {
+            let cells = SumRow { n: closed.n, fold: closed.fold };
+            closed.epochs == epochs && held.len() == tables && held.iter().all(|sums| *sums == cells)
+        };
+        if !closed.first().is_some_and(is_whole) {
+            return Err(node.unavailable("the server lacks epochs that are closed: it lags behind, or has lost rows".into()));
         }
         node.is_whole_below(marks);
         Ok(())
@@ -286,15 +294,14 @@ impl ClickHouse {
 
     /// Where counting began, of partitions of which the topic no longer had its first records then.
     pub async fn begun(&self) -> Result<Marks, Error> {
-        self.marks_of("min(epoch)", "'begun'").await
+        self.marks_of("min(epoch)", "entry = 'begun'", &sql::own(&self.rules)).await
     }
 
     /// What the closed epochs come to.
     pub async fn closed(&self) -> Result<Tally, Error> {
-        self.catch_up_with_ledger().await?;
         let generation = self.rules.generation;
         let rows: Vec<TallyRow> = self
-            .select(&format!(
+            .select_from_ledger(&format!(
                 "SELECT sum(e) AS events, sum(d) AS duplicates, sum(l) AS dead_letters, sum(h) AS holes FROM (SELECT any(events) AS e, any(duplicates) AS d, any(dead_letters) AS l, any(holes) AS h FROM ledger WHERE generation = {generation} AND entry = 'closed' GROUP BY partition, epoch)"
             ))
             .await?;
@@ -310,14 +317,10 @@ impl ClickHouse {
         Ok(self.tables_on_disk().await?.iter().filter(|of| own.contains(&of.name)).map(|of| of.bytes).sum())
     }
 
-    /// A mark of each partition that has such entries in the ledger.
-    async fn marks_of(&self, mark: &str, entries: &str) -> Result<Marks, Error> {
-        self.catch_up_with_ledger().await?;
-        let generation = self.rules.generation;
-        let query = format!(
-            "SELECT partition, {mark} AS mark FROM ledger WHERE generation = {generation} AND entry IN ({entries}) GROUP BY partition"
-        );
-        let rows: Vec<MarkRow> = self.select(&query).await?;
+    /// A mark of each partition that has such entries of these generations in the ledger.
+    async fn marks_of(&self, mark: &str, entries: &str, generations: &str) -> Result<Marks, Error> {
+        let query = format!("SELECT partition, {mark} AS mark FROM ledger WHERE {generations} AND {entries} GROUP BY partition");
+        let rows: Vec<MarkRow> = self.select_from_ledger(&query).await?;
         Ok(rows.into_iter().map(|row| (Partition(row.partition), Mark::at(Epoch(row.mark)))).collect())
     }
 }
@@ -359,20 +362,21 @@ impl History for ClickHouse {
     async fn found(&self, partition: Partition, range: OffsetRange) -> Result<Found, Error> {
         // What is found missing is written again: it must not be there, only not here yet.
         let (events, dead_letters) = (self.events(), self.dead_letters_table());
-        self.catch_up(&[events.clone(), dead_letters.clone()].into_iter().chain(self.rollups()).collect::<Vec<_>>()).await?;
+        let tables: Vec<String> = [events.clone(), dead_letters.clone()].into_iter().chain(self.rollups()).collect();
         let place = sql::in_range(partition, range.from().get(), range.to().get());
         let events = format!(
             "SELECT toYYYYMM(timestamp) AS part, count() AS n, sum(intHash64(offset)) AS fold FROM {events} WHERE {place} GROUP BY part"
         );
         let dead = format!("SELECT toUInt32(0) AS part, count() AS n, sum(intHash64(offset)) AS fold FROM {dead_letters} WHERE {place}");
-        let rows: Vec<FoundRow> = self.select(&format!("{events} UNION ALL {dead}")).await?;
+        let rows: Vec<FoundRow> = self.select(&tables, &format!("{events} UNION ALL {dead}")).await?;
         let part = |part| if part == 0 { PartKey::DeadLetters } else { PartKey::Events(Month(part)) };
         Ok(rows.into_iter().filter(|row| row.n > 0).map(|row| (part(row.part), RowCount { rows: row.n, fold: row.fold })).collect())
     }
 
     async fn visit_cells(&self, of: EpochCells, visit: VisitCell<'_>) -> Result<(), Error> {
-        let query = sql::cells(&self.rules, of);
+        let (table, query) = (schema::rollup_table(&self.rules, of.view, of.level), sql::cells(&self.rules, of));
         let rows = async |node: &Node| {
+            node.catch_up(&self.tables, std::slice::from_ref(&table)).await?;
             let reading = async {
                 let mut rows = node.reading(&query).fetch::<EpochCellRow<'_>>()?;
                 while let Some(row) = rows.next().await? {
@@ -405,9 +409,9 @@ impl History for ClickHouse {
     }
 
     async fn fill(&self, view: ViewId, partition: Partition, epoch: Epoch, token: &str) -> Result<(), Error> {
-        self.catch_up(&[self.events()]).await?;
         let statement = schema::fill(&self.rules, view, &sql::in_epoch(self.rules.epoch_bits, partition, epoch));
         let fill = async |node: &Node| {
+            node.catch_up(&self.tables, &[self.events()]).await?;
             let mut fill = node
                 .reading(&statement)
                 .with_setting("insert_deduplication_token", token)
@@ -443,14 +447,17 @@ impl History for ClickHouse {
     }
 
     async fn marks(&self) -> Result<Marks, Error> {
-        self.marks_of("max(if(entry = 'closed', epoch + 1, epoch))", "'closed', 'begun'").await
+        self.marks_of("max(if(entry = 'closed', epoch + 1, epoch))", "entry IN ('closed', 'begun')", &sql::own(&self.rules)).await
+    }
+
+    async fn closed_by_any(&self) -> Result<Marks, Error> {
+        self.marks_of("max(epoch + 1)", "entry = 'closed'", &sql::family(&self.rules)).await
     }
 
     async fn repairing(&self) -> Result<Vec<(Partition, Epoch)>, Error> {
-        self.catch_up_with_ledger().await?;
         let family = sql::family(&self.rules);
         let rows: Vec<EpochRow> = self
-            .select(&format!(
+            .select_from_ledger(&format!(
                 "SELECT partition, epoch FROM ledger WHERE {family} GROUP BY partition, epoch HAVING countIf(entry = 'repair') > 0 AND countIf(entry = 'closed') = 0"
             ))
             .await?;
@@ -459,23 +466,34 @@ impl History for ClickHouse {
 
     async fn tallies(&self, known: &Marks, marks: &Marks) -> Result<Tallies, Error> {
         let begun = self.begun().await?;
-        let rows: Vec<PartitionTallyRow> = self.select(&sql::tallies_between(self.rules.generation, known, marks)).await?;
+        let rows: Vec<PartitionTallyRow> = self.select_from_ledger(&sql::tallies_between(self.rules.generation, known, marks)).await?;
         let closed = rows.into_iter().map(|row| (Partition(row.partition), row.tally()));
         Ok(Tallies { begun, closed: closed.collect() })
     }
 
     async fn answer_raw(&self, question: &Question, epochs: Epochs, marks: &Marks, cut: &Cut) -> Result<Rows, Error> {
-        self.catch_up(&[self.events()]).await?;
-        let ask = async |node: &Node| {
-            let extent = || sql::extent_raw(&self.rules, epochs, marks, cut);
-            let Some(starts) = calendar_starts(node, question, extent).await? else { return Ok(Rows::new()) };
-            let query = node.client().query(&sql::answer_raw(&self.rules, question, epochs, marks, cut, &starts));
-            Ok(rows_of(node.within(QUERY_DEADLINE, query.fetch_all::<CellRow>()).await?))
-        };
-        self.nodes.primary(ask).await
+        let (events, mut trouble) = (self.events(), Error::Nonsense("no server of ClickHouse is named".into()));
+        for (at, node) in self.nodes.primary_first() {
+            let answer = async {
+                node.catch_up(&self.tables, std::slice::from_ref(&events)).await?;
+                self.must_be_whole(node, marks).await?;
+                let extent = || sql::extent_raw(&self.rules, epochs, marks, cut);
+                let Some(starts) = calendar_starts(node, question, extent).await? else { return Ok(Rows::new()) };
+                let query = node.client().query(&sql::answer_raw(&self.rules, question, epochs, marks, cut, &starts));
+                Ok(rows_of(node.within(QUERY_DEADLINE, query.fetch_all::<CellRow>()).await?))
+            };
+            match answer.await {
+                Err(error @ Error::Unavailable { .. }) => {
+                    self.nodes.move_on(at);
+                    trouble = error;
+                }
+                answer => return answer,
+            }
+        }
+        Err(trouble)
     }
 
-    async fn record(&self, row: &LedgerRow) -> Result<(), Error> {
+    async fn record(&self, row: &LedgerRow, until_ms: Option<i64>) -> Result<(), Error> {
         let (entry, deadline_ms) = match row.entry {
             Entry::Closed => ("closed", 0),
             Entry::Repair { deadline_ms } => ("repair", deadline_ms),
@@ -483,19 +501,22 @@ impl History for ClickHouse {
         };
         let LedgerRow { generation, partition, epoch, tally, fold, at_ms, .. } = row;
         let Tally { events, duplicates, dead_letters, holes } = tally;
+        let in_time =
+            until_ms.map(|until_ms| format!(" WHERE now64(3) < fromUnixTimestamp64Milli(toInt64({until_ms}))")).unwrap_or_default();
         self.execute(&format!(
-            "INSERT INTO ledger VALUES ({generation}, {partition}, {epoch}, '{entry}', {events}, {duplicates}, {dead_letters}, {holes}, {fold}, fromUnixTimestamp64Milli({deadline_ms}, 'UTC'), fromUnixTimestamp64Milli({at_ms}, 'UTC'))"
+            "INSERT INTO ledger (generation, partition, epoch, entry, events, duplicates, dead_letters, holes, fold, deadline, at) \
+             SELECT {generation}, {partition}, {epoch}, '{entry}', {events}, {duplicates}, {dead_letters}, {holes}, {fold}, \
+             fromUnixTimestamp64Milli(toInt64({deadline_ms}), 'UTC'), fromUnixTimestamp64Milli(toInt64({at_ms}), 'UTC'){in_time}"
         ))
         .await
     }
 
     async fn ledger(&self, partition: Partition, epoch: Epoch) -> Result<Vec<LedgerRow>, Error> {
-        self.catch_up_with_ledger().await?;
         let family = sql::family(&self.rules);
         let query = format!(
             "SELECT generation, toInt8(entry) AS entry, events, duplicates, dead_letters, holes, fold, toUnixTimestamp64Milli(deadline) AS deadline, toUnixTimestamp64Milli(at) AS at FROM ledger WHERE {family} AND partition = {partition} AND epoch = {epoch} ORDER BY at"
         );
-        let rows: Vec<LedgerTableRow> = self.select(&query).await?;
+        let rows: Vec<LedgerTableRow> = self.select_from_ledger(&query).await?;
         let entry = |row: &LedgerTableRow| match row.entry {
             1 => Entry::Closed,
             2 => Entry::Repair { deadline_ms: row.deadline },
@@ -515,7 +536,6 @@ impl History for ClickHouse {
 
     async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetter>, Error> {
         let table = self.dead_letters_table();
-        self.catch_up(std::slice::from_ref(&table)).await?;
         let mut place = String::from("1");
         if let Some(partition) = query.partition {
             place += &format!(" AND partition = {partition}");
@@ -530,7 +550,7 @@ impl History for ClickHouse {
             "SELECT partition, offset, toUnixTimestamp64Milli(record_timestamp) AS at, toString(reason) AS reason, payload FROM {table} WHERE {place} ORDER BY at DESC, partition DESC, offset DESC LIMIT {}",
             query.limit
         );
-        let rows: Vec<DeadLetterRow> = self.select(&text).await?;
+        let rows: Vec<DeadLetterRow> = self.select(std::slice::from_ref(&table), &text).await?;
         let letter = |row: DeadLetterRow| DeadLetter {
             partition: Partition(row.partition),
             offset: Offset::new(row.offset),
@@ -542,28 +562,27 @@ impl History for ClickHouse {
     }
 
     async fn contents(&self, partition: Partition, range: OffsetRange, bits: u8) -> Result<Contents, Error> {
-        self.catch_up(&[self.events(), self.dead_letters_table()]).await?;
+        let tables = [self.events(), self.dead_letters_table()];
         let place = sql::in_range(partition, range.from().get(), range.to().get());
-        let rows: Vec<ContentsRow> = self.select(&sql::contents(&self.rules, &place, bits)).await?;
+        let rows: Vec<ContentsRow> = self.select(&tables, &sql::contents(&self.rules, &place, bits)).await?;
         Ok(rows.into_iter().map(|row| (row.run, RowCount { rows: row.n, fold: row.fold })).collect())
     }
 
     async fn digest(&self, view: ViewId, range: TimeRange, marks: &Marks) -> Result<Digest, Error> {
         let table = schema::rollup_table(&self.rules, view, Level::FiveMinutes);
-        self.catch_up(&[table]).await?;
-        let rows: Vec<DigestRow> = self.select(&sql::digest(&self.rules, view, range, marks)).await?;
+        let rows: Vec<DigestRow> = self.select(&[table], &sql::digest(&self.rules, view, range, marks)).await?;
         Ok(rows.first().map(|&DigestRow { cells, events, hash }| Digest { cells, events, hash }).unwrap_or_default())
     }
 
     async fn raw(&self, partition: Partition, range: OffsetRange) -> Result<Vec<RawRecord>, Error> {
         let (events, dead_letters) = (self.events(), self.dead_letters_table());
-        self.catch_up(&[events.clone(), dead_letters.clone()]).await?;
         let place = sql::in_range(partition, range.from().get(), range.to().get());
-        let events: Vec<EventRow> =
-            self.select(&format!("SELECT {} FROM {events} WHERE {place} ORDER BY offset", EventRow::COLUMNS)).await?;
-        let dead: Vec<DeadLetterRow> = self
-            .select(&format!("SELECT partition, offset, toUnixTimestamp64Milli(record_timestamp) AS at, toString(reason) AS reason, payload FROM {dead_letters} WHERE {place} ORDER BY offset"))
-            .await?;
+        let event_rows = format!("SELECT {} FROM {events} WHERE {place} ORDER BY offset", EventRow::COLUMNS);
+        let dead_rows = format!(
+            "SELECT partition, offset, toUnixTimestamp64Milli(record_timestamp) AS at, toString(reason) AS reason, payload FROM {dead_letters} WHERE {place} ORDER BY offset"
+        );
+        let tables = [events, dead_letters];
+        let (events, dead) = self.nodes.select_two::<EventRow, DeadLetterRow>(&self.tables, &tables, &event_rows, Some(&dead_rows)).await?;
         let mut records: Vec<RawRecord> = events.into_iter().map(event_record).collect();
         for row in dead {
             records.push(dead_record(row)?);

@@ -131,9 +131,9 @@ mod tests {
         let shapes = shapes(&rules(), &Tables::Own);
         let names: Vec<&str> = shapes.keys().map(String::as_str).collect();
         let rollups = ["by_product_1d_g1", "by_product_1d_g1_filler", "by_product_1h_g1", "by_product_1h_g1_filler"];
-        let others =
-            ["by_product_5m_g1", "by_product_5m_g1_filler", "dead_letters", "events", "generation_states", "generations", "ledger"];
-        assert_eq!(names, [&rollups[..], &others[..]].concat());
+        let others = ["by_product_5m_g1", "by_product_5m_g1_filler", "dead_letters", "events"];
+        let shared = ["generation_inputs", "generation_states", "generations", "ledger"];
+        assert_eq!(names, [&rollups[..], &others[..], &shared[..]].concat());
         let events = &shapes["events"];
         assert_eq!((&*events.engine, &*events.partition_key), ("MergeTree", "toYYYYMM(timestamp)"));
         assert_eq!(events.sorting_key, "event_type, timestamp, product_id");

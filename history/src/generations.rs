@@ -43,6 +43,17 @@ pub struct Filling {
     pub raw_alone: bool,
 }
 
+/// Where a generation's records come from. The generations that share raw events share it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Input {
+    /// Empty where the brokers tell none.
+    pub cluster_id: String,
+    /// Empty where the brokers tell none.
+    pub topic_id: String,
+    /// The consumer group whose committed positions say how far the batch layer is.
+    pub batch_group: String,
+}
+
 /// One generation.
 #[derive(Clone, Debug)]
 pub struct Known {

@@ -1,9 +1,21 @@
-//! The ledger: which epochs are closed, by what count, and which are being repaired.
+//! The ledger: which epochs are closed, by what count, and which are being repaired; and the order in which that is said.
+//!
+//! Several processes may close or repair an epoch at the same time, a former owner that has stalled among them, and the engine
+//! offers no transaction. Who repairs announces it first, and only then looks whether the epoch is still open. Who closes looks
+//! first, and the engine refuses the row unless it arrives within [`CLOSE_WITHIN_MS`] of that look. So the repairer waits as long
+//! after the announcement before it looks: by then a closer has either written its row, or has seen the announcement.
 
+use crate::{Error, History};
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::time::{Duration, SystemTime};
 use tidemark_core::cell::Tally;
 use tidemark_core::epoch::{Epoch, Mark};
 use tidemark_core::generation::Generation;
 use tidemark_core::offset::Partition;
+
+/// After a look that found an epoch open, it can be closed for so long.
+pub const CLOSE_WITHIN_MS: i64 = 3_000;
 
 /// What happened to an epoch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,4 +52,77 @@ impl LedgerRow {
             Entry::Repair { .. } => None,
         }
     }
+}
+
+/// What the ledger says of an epoch at one moment.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct EpochState {
+    /// The generations that have closed it, of those that share its raw events.
+    pub closed_by: BTreeSet<Generation>,
+    /// How many repairs have been announced, and the deadline of the last; 0 without one.
+    pub repairs: u32,
+    pub repaired_ms: i64,
+    /// Another's repair is not over before then.
+    pub busy_until_ms: Option<i64>,
+}
+
+/// Time, as far as deadlines need it.
+pub trait Clock {
+    fn now_ms(&self) -> i64;
+
+    fn sleep_until(&self, at_ms: i64) -> impl Future<Output = ()> + Send;
+}
+
+/// The machine's.
+#[derive(Clone, Copy, Debug)]
+pub struct RealClock;
+
+impl Clock for RealClock {
+    fn now_ms(&self) -> i64 {
+        SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX))
+    }
+
+    async fn sleep_until(&self, at_ms: i64) {
+        let left_ms = u64::try_from(at_ms - self.now_ms()).unwrap_or_default();
+        tokio::time::sleep(Duration::from_millis(left_ms)).await;
+    }
+}
+
+/// Looks at an epoch. `own` is the deadline of the repair that the caller has announced itself.
+pub async fn look(
+    history: &dyn History,
+    clock: &impl Clock,
+    (partition, epoch): (Partition, Epoch),
+    own: Option<i64>,
+) -> Result<EpochState, Error> {
+    let (mut state, now_ms) = (EpochState::default(), clock.now_ms());
+    for row in history.ledger(partition, epoch).await? {
+        match row.entry {
+            Entry::Closed => drop(state.closed_by.insert(row.generation)),
+            Entry::Repair { deadline_ms } => {
+                state.repairs += 1;
+                state.repaired_ms = state.repaired_ms.max(deadline_ms);
+                if Some(deadline_ms) != own && deadline_ms > now_ms {
+                    state.busy_until_ms = state.busy_until_ms.max(Some(deadline_ms));
+                }
+            }
+            Entry::Begun => {}
+        }
+    }
+    Ok(state)
+}
+
+/// Closes an epoch that was looked at when it was `looked_ms`, and found open and not being repaired. False if that took too
+/// long: somebody may have announced a repair since.
+pub async fn record_closed(history: &dyn History, clock: &impl Clock, row: &LedgerRow, looked_ms: i64) -> Result<bool, Error> {
+    history.record(row, Some(looked_ms + CLOSE_WITHIN_MS)).await?;
+    Ok(look(history, clock, (row.partition, row.epoch), None).await?.closed_by.contains(&row.generation))
+}
+
+/// Announces a repair of an epoch, waits until nobody can close it any more who has not seen the announcement, and looks.
+pub async fn announce_repair(history: &dyn History, clock: &impl Clock, row: LedgerRow, deadline_ms: i64) -> Result<EpochState, Error> {
+    history.record(&LedgerRow { entry: Entry::Repair { deadline_ms }, ..row }, None).await?;
+    // From here on the announcement can be seen.
+    clock.sleep_until(clock.now_ms() + CLOSE_WITHIN_MS).await;
+    look(history, clock, (row.partition, row.epoch), Some(deadline_ms)).await
 }

@@ -165,7 +165,12 @@ pub trait History: fmt::Debug + Send + Sync + 'static {
     /// Where the ledger puts each partition's mark.
     async fn marks(&self) -> Result<Marks, Error>;
 
-    async fn record(&self, row: &LedgerRow) -> Result<(), Error>;
+    /// The first epoch of each partition above all that some generation has closed, of those that share these raw events. A
+    /// partition without a closed epoch is absent.
+    async fn closed_by_any(&self) -> Result<Marks, Error>;
+
+    /// Writes a row of the ledger; after `until_ms`, by the engine's own clock, it is not written, and that is no error.
+    async fn record(&self, row: &LedgerRow, until_ms: Option<i64>) -> Result<(), Error>;
 
     /// The ledger's rows about one epoch, oldest first: those of all generations that share its raw events.
     async fn ledger(&self, partition: Partition, epoch: Epoch) -> Result<Vec<LedgerRow>, Error>;

@@ -119,7 +119,7 @@ pub fn drop(rules: &Rules, live: &Rules, others: &[&Rules], tables: &Tables) -> 
 
 /// The tables that all generations share, which must exist before anything else can be asked.
 pub fn shared(tables: &Tables) -> Vec<String> {
-    vec![generations(tables), generation_states(tables), ledger(tables)]
+    vec![generations(tables), generation_states(tables), generation_inputs(tables), ledger(tables)]
 }
 
 /// What has become of each generation; the last row about one counts, and the last of all that says `live`.
@@ -133,6 +133,21 @@ fn generation_states(tables: &Tables) -> String {
     raw_alone Bool,
     at DateTime64(6, 'UTC') DEFAULT now64(6)
 ) {engine} ORDER BY at",
+        on_cluster = tables.on_cluster(),
+        engine = tables.engine("MergeTree"),
+    )
+}
+
+/// Which topic each generation's raw events come from, and by which consumer group; the last row about one counts.
+fn generation_inputs(tables: &Tables) -> String {
+    format!(
+        "CREATE TABLE IF NOT EXISTS generation_inputs{on_cluster} (
+    generation UInt32,
+    cluster_id String,
+    topic_id String,
+    batch_group String,
+    at DateTime64(6, 'UTC') DEFAULT now64(6)
+) {engine} ORDER BY (generation, at)",
         on_cluster = tables.on_cluster(),
         engine = tables.engine("MergeTree"),
     )
@@ -348,6 +363,6 @@ mod tests {
         assert_eq!(replicated.iter().map(|text| same(text)).collect::<Vec<_>>(), statements(&Tables::Own));
         assert!(replicated.iter().all(|text| text.contains(" ON CLUSTER 'main'")), "{replicated:?}");
         let engines = replicated.iter().filter(|text| text.contains("ENGINE = Replicated")).count();
-        assert_eq!(engines, 5 + 3, "events, dead letters, ledger, generations and their states, and a view's roll-ups");
+        assert_eq!(engines, 6 + 3, "events, dead letters, ledger, generations, their states and their inputs, and a view's roll-ups");
     }
 }

@@ -44,6 +44,11 @@ fn below(marks: &Marks) -> String {
     format!("epoch < [{}][partition + 1]", list.join(", "))
 }
 
+/// `generation = …`: this one alone.
+pub fn own(rules: &Rules) -> String {
+    format!("generation = {}", rules.generation)
+}
+
 /// `generation IN …`: the generations that share these raw events, whichever there are when it is asked.
 pub fn family(rules: &Rules) -> String {
     let raw = rules.raw();
@@ -55,10 +60,15 @@ fn between(known: &Marks, marks: &Marks) -> String {
     format!("NOT ({}) AND {}", below(known), below(marks))
 }
 
-/// Events and fold of closed epochs, as the ledger has them: in one row.
+/// Where counting began, of each partition where that was not the first epoch.
+pub fn begun(generation: Generation) -> String {
+    format!("SELECT partition, min(epoch) AS mark FROM ledger WHERE generation = {generation} AND entry = 'begun' GROUP BY partition")
+}
+
+/// Closed epochs as the ledger has them, in one row: how many, their events and their fold. An epoch may be there twice.
 pub fn closed_between(generation: Generation, known: &Marks, marks: &Marks) -> String {
     format!(
-        "SELECT sum(e) AS n, sum(f) AS fold FROM (SELECT any(events) AS e, any(fold) AS f FROM ledger \
+        "SELECT count() AS epochs, sum(e) AS n, sum(f) AS fold FROM (SELECT any(events) AS e, any(fold) AS f FROM ledger \
          WHERE generation = {generation} AND entry = 'closed' AND {between} GROUP BY partition, epoch)",
         between = between(known, marks)
     )

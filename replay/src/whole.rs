@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tidemark_core::generation::Rules;
 use tidemark_core::offset::{NextOffset, Offset, OffsetRange, Partition};
 use tidemark_history::{History, Marks};
-use tidemark_topic::{Committed, Consumer, Error, Extent, Happened, Record, Waker};
+use tidemark_topic::{Committed, Consumer, Error, Extent, Happened, PartitionCount, Record, Waker};
 
 /// Offsets that are taken from history at once.
 const STEP: u64 = 1 << 15;
@@ -65,7 +65,7 @@ pub struct WholeLog<C> {
     throttle: Arc<Throttle>,
     runtime: tokio::runtime::Handle,
     /// Of the topic.
-    partitions: u32,
+    partitions: PartitionCount,
     owned: BTreeSet<Partition>,
     /// Partitions that are read from the source now, and from where on, in turn.
     behind: VecDeque<(Partition, NextOffset)>,
@@ -81,7 +81,13 @@ pub struct WholeLog<C> {
 }
 
 impl<C: Consumer> WholeLog<C> {
-    pub fn new(log: C, source: Option<Arc<Source>>, throttle: Arc<Throttle>, runtime: tokio::runtime::Handle, partitions: u32) -> Self {
+    pub fn new(
+        log: C,
+        source: Option<Arc<Source>>,
+        throttle: Arc<Throttle>,
+        runtime: tokio::runtime::Handle,
+        partitions: PartitionCount,
+    ) -> Self {
         Self {
             log,
             source,
@@ -117,7 +123,7 @@ impl<C: Consumer> WholeLog<C> {
         }
         let partitions = u32::try_from(self.owned.len()).unwrap_or(u32::MAX);
         #[expect(clippy::cast_precision_loss, reason = "a rate")]
-        let ours = per_second as f64 * f64::from(partitions) / f64::from(self.partitions.max(1));
+        let ours = per_second as f64 * f64::from(partitions) / f64::from(self.partitions.get().max(1));
         #[expect(clippy::cast_precision_loss, reason = "a batch's length")]
         let takes = Duration::try_from_secs_f64(records as f64 / ours.max(0.01)).unwrap_or(Duration::MAX);
         self.due = self.due.max(Instant::now()).checked_add(takes).unwrap_or(self.due);

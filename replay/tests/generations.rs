@@ -17,7 +17,7 @@ use tidemark_history::{History as _, Marks};
 use tidemark_replay::compare::{Comparison, Side, compare};
 use tidemark_replay::whole::{Source, Throttle, WholeLog};
 use tidemark_topic::memory::MemoryLog;
-use tidemark_topic::{Consumer, Happened, Membership};
+use tidemark_topic::{Consumer, Happened, Membership, PartitionCount};
 
 const P: Partition = Partition(0);
 const NOW: i64 = 1_795_564_800_000;
@@ -81,7 +81,7 @@ async fn history(rules: &Arc<Rules>, to: u64, closed: u64, payload: impl Fn(u64)
         history.insert(&rows, "all").await.expect("inserted");
     }
     for epoch in (0..closed).map(Epoch) {
-        history.record(&closed_row(rules, epoch)).await.expect("recorded");
+        history.record(&closed_row(rules, epoch), None).await.expect("recorded");
     }
     history
 }
@@ -137,7 +137,7 @@ fn whole(
     let source = Source { history: Arc::new(history), rules: first(), begun: Marks::new(), alone };
     let throttle = Arc::new(Throttle::default());
     let consumer = log.consumer(Membership::all());
-    let whole = WholeLog::new(consumer, Some(Arc::new(source)), Arc::clone(&throttle), runtime.handle().clone(), 1);
+    let whole = WholeLog::new(consumer, Some(Arc::new(source)), Arc::clone(&throttle), runtime.handle().clone(), PartitionCount::new(1));
     (runtime, throttle, whole)
 }
 
@@ -170,7 +170,7 @@ fn the_source_is_read_no_further_than_its_mark() {
     let before = read(&mut whole, &first(), 0, 60);
     assert_eq!(before, expected(&first(), 16));
     for epoch in (2..6).map(Epoch) {
-        runtime.block_on(history.record(&closed_row(&first(), epoch))).expect("recorded");
+        runtime.block_on(history.record(&closed_row(&first(), epoch), None)).expect("recorded");
     }
     std::thread::sleep(Duration::from_millis(600));
     let rest: Vec<u64> = read(&mut whole, &first(), 0, 60).into_iter().map(|(offset, _)| offset).collect();

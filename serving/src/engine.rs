@@ -27,6 +27,7 @@ use tidemark_history::raw::RawAnswer;
 use tidemark_history::{History, Marks};
 use tidemark_speed_layer::Speed;
 use tidemark_speed_layer::run::PartitionStatus;
+use tidemark_topic::PartitionCount;
 use tokio::sync::watch;
 use tracing::{Instrument as _, trace_span};
 
@@ -59,7 +60,7 @@ type Asked = (String, Groups, Vec<u64>);
 pub struct Engine {
     pub rules: Arc<Rules>,
     pub topic: String,
-    pub partitions: u32,
+    pub partitions: PartitionCount,
     pub live: Live,
     /// H.
     pub reached: watch::Receiver<Cut>,
@@ -109,7 +110,7 @@ impl Engine {
     pub fn new(
         rules: Arc<Rules>,
         topic: String,
-        partitions: u32,
+        partitions: PartitionCount,
         live: Live,
         reached: watch::Receiver<Cut>,
         history: Arc<dyn History>,
@@ -124,6 +125,11 @@ impl Engine {
     #[must_use]
     pub fn with_lateness(self, lateness: Duration) -> Self {
         Self { lateness, ..self }
+    }
+
+    /// True while a new answer from both layers would be exact at the same cut, of the same partitions.
+    pub fn is_still_at(&self, cut: &Cut, mark: &Cut, end: &Cut) -> bool {
+        cut.iter().len() == self.partitions.get() as usize && self.live.is_still_at(cut, mark, end)
     }
 
     /// How far event time has come.
@@ -160,7 +166,7 @@ impl Engine {
         if let Some(wanted) = &plan.at_least {
             self.wait_for(wanted, until, self.live.changes(), || self.live.positions()).await?;
         }
-        let snapshot = match self.live.snapshot(view, &plan.question, self.partitions).await {
+        let snapshot = match self.live.snapshot(view, &plan.question, self.partitions.get()).await {
             Ok(snapshot) => snapshot,
             Err(LiveError::Elsewhere(why)) => {
                 tracing::debug!("answered from history alone: {why}");
@@ -183,7 +189,7 @@ impl Engine {
 
     fn mark_of(&self, marks: &Marks) -> Cut {
         let at = |partition| marks.get(&partition).copied().unwrap_or(Mark::START).position(self.rules.epoch_bits);
-        (0..self.partitions).map(Partition).map(|partition| (partition, at(partition))).collect()
+        (0..self.partitions.get()).map(Partition).map(|partition| (partition, at(partition))).collect()
     }
 
     /// History's part, from the cache unless the mark has moved. Equal questions that come at once are asked once.
@@ -208,7 +214,7 @@ impl Engine {
             self.wait_for(wanted, until, self.reached.clone(), reached).await?;
         }
         let reached = reached();
-        if reached.iter().len() < self.partitions as usize {
+        if reached.iter().len() < self.partitions.get() as usize {
             return Err(AnswerError::Starting("how far history is, is not known of every partition yet".into()));
         }
         let asking = trace_span!("history alone", otel.kind = "client", db.system.name = "clickhouse");
@@ -239,9 +245,7 @@ impl Engine {
 
     /// Refuses a cut that no answer can have had. What was heard of the log's end is waited for, as it may be old.
     async fn must_be_in_the_log(&self, cut: &Cut, until: Instant) -> Result<(), AnswerError> {
-        if let Some((beyond, _)) = cut.iter().find(|(p, _)| p.0 >= self.partitions) {
-            return Err(AnswerError::NoSuchPartition(beyond.0));
-        }
+        self.must_have_partitions(cut, until).await?;
         let until = until.min(Instant::now() + HEARD_WITHIN);
         loop {
             let ends = self.live.ends();
@@ -256,6 +260,19 @@ impl Engine {
         }
     }
 
+    /// Refuses a cut of a partition that the topic does not have. One that is new is waited for: this process hears of it a
+    /// little later than the one that wrote to it.
+    async fn must_have_partitions(&self, cut: &Cut, until: Instant) -> Result<(), AnswerError> {
+        let until = until.min(Instant::now() + HEARD_WITHIN);
+        while let Some((beyond, _)) = cut.iter().find(|(p, _)| p.0 >= self.partitions.get()) {
+            if Instant::now() + LOOK >= until {
+                return Err(AnswerError::NoSuchPartition(beyond.0));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(())
+    }
+
     /// Waits until a position has been reached: read your own writes.
     async fn wait_for<T>(
         &self,
@@ -264,9 +281,7 @@ impl Engine {
         mut changes: watch::Receiver<T>,
         at: impl Fn() -> Cut,
     ) -> Result<(), AnswerError> {
-        if let Some((beyond, _)) = wanted.iter().find(|(p, _)| p.0 >= self.partitions) {
-            return Err(AnswerError::NoSuchPartition(beyond.0));
-        }
+        self.must_have_partitions(wanted, until).await?;
         let reached = async {
             loop {
                 changes.mark_unchanged();

@@ -10,7 +10,7 @@
 //! what they are made of is not all said by their cut.
 
 use crate::answer::Source;
-use crate::live::Live;
+use crate::engine::Engine;
 use crate::written::{Form, Written};
 use moka::future::Cache;
 use std::sync::Arc;
@@ -52,9 +52,9 @@ fn bytes((query, _): &Asked, answer: &Written) -> u32 {
 
 impl Kept {
     /// The answer to this query, if a new one would be the same.
-    pub async fn get(&self, asked: &Asked, live: &Live) -> Option<Arc<Written>> {
+    pub async fn get(&self, asked: &Asked, engine: &Engine) -> Option<Arc<Written>> {
         let answer = self.0.get(asked).await?;
-        (answer.is_pinned() || live.is_still_at(&answer.cut, &answer.mark, &answer.end)).then_some(answer)
+        (answer.is_pinned() || engine.is_still_at(&answer.cut, &answer.mark, &answer.end)).then_some(answer)
     }
 
     /// Keeps an answer, unless it is large, or from raw events.

@@ -16,6 +16,7 @@ use tidemark_snapshot::{Error, Head, Store};
 use tidemark_speed_layer::Snapshot;
 use tidemark_speed_layer::run::PartitionStatus;
 use tidemark_speed_layer::tide::Waterline;
+use tidemark_topic::PartitionCount;
 use tokio::sync::watch;
 
 /// Between two looks at the heads.
@@ -29,14 +30,14 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 pub struct Snapshots {
     store: Arc<Store>,
     rules: Arc<Rules>,
-    partitions: u32,
+    partitions: PartitionCount,
     /// As of the last look, and held for no longer than it takes to look at them.
     seen: RwLock<Result<Arc<Vec<Option<Head>>>, String>>,
     changed: watch::Sender<u64>,
 }
 
 impl Snapshots {
-    pub fn new(store: Arc<Store>, rules: Arc<Rules>, partitions: u32) -> Self {
+    pub fn new(store: Arc<Store>, rules: Arc<Rules>, partitions: PartitionCount) -> Self {
         let seen = RwLock::new(Err("redis has not been asked yet".to_owned()));
         Self { store, rules, partitions, seen, changed: watch::Sender::new(0) }
     }
@@ -44,7 +45,7 @@ impl Snapshots {
     /// Looks at the heads, again and again.
     pub async fn follow(self: Arc<Self>) {
         loop {
-            let found = self.store.heads(self.partitions).await;
+            let found = self.store.heads(self.partitions.get()).await;
             let pause = if found.is_ok() { LOOK_EVERY } else { LOOK_AGAIN };
             self.see(found);
             tokio::time::sleep(pause).await;
@@ -135,9 +136,10 @@ impl Snapshots {
         if let Some(trouble) = self.trouble() {
             return Err(LiveError::Elsewhere(trouble));
         }
-        let read = (0..self.partitions).map(|partition| self.read(Partition(partition), view, question));
+        let partitions = self.partitions.get();
+        let read = (0..partitions).map(|partition| self.read(Partition(partition), view, question));
         let mut snapshot = Snapshot::default();
-        for (partition, read) in (0..self.partitions).map(Partition).zip(futures_util::future::join_all(read).await) {
+        for (partition, read) in (0..partitions).map(Partition).zip(futures_util::future::join_all(read).await) {
             let (head, rows) = read?;
             merge_rows(&mut snapshot.rows, rows);
             snapshot.waterlines.insert(partition, Waterline { mark: head.mark, position: head.position });

@@ -19,7 +19,7 @@ use tidemark_core::view::ViewId;
 use tidemark_core::window::Level;
 use tidemark_history::block::Block;
 use tidemark_history::clickhouse::INSERT_DEADLINE;
-use tidemark_history::ledger::{Entry, LedgerRow};
+use tidemark_history::ledger::{Clock, Entry, EpochState, LedgerRow, announce_repair, look, record_closed};
 use tidemark_history::rows::{Found, PartKey, RowCount};
 use tidemark_history::{EpochCells, Error, History, Wiped};
 
@@ -80,33 +80,20 @@ pub enum CloseError {
     /// The records are no longer in the log, so the epoch cannot be written again.
     #[error("epoch cannot be repaired from the log: {0}")]
     Log(String),
+    #[error("the log cannot be confirmed to be the one that was counted: {0}")]
+    Unconfirmed(tidemark_topic::Error),
     /// What another generation answers from is not written again.
     #[error("generation {0} has closed it, but it differs from what is counted here: {1}")]
     Closed(Generation, Difference),
 }
 
 /// The outside of reconciliation, but for history.
-pub trait Yard {
-    fn now_ms(&self) -> i64;
+pub trait Yard: Clock {
+    /// Refuses a log that is not the one that was counted: a topic that was deleted and created again.
+    fn confirm_log(&self) -> impl Future<Output = Result<(), CloseError>> + Send;
 
     /// Reads a range of the log again and gathers its rows, judged as they were the first time.
     fn reread(&self, partition: Partition, segment: &Segment) -> impl Future<Output = Result<Vec<Block>, CloseError>> + Send;
-}
-
-/// What the ledger says of an epoch.
-enum Said {
-    /// It is not to be touched now.
-    Settled(Closing),
-    Open(Before),
-}
-
-/// What has been done about an epoch that is open.
-#[derive(Clone, Copy)]
-struct Before {
-    /// The widest generation that has closed it, of those that share the raw events.
-    by: Option<Generation>,
-    /// The deadline of the last repair; 0 without one.
-    repaired_ms: i64,
 }
 
 /// One complete epoch, and what it is compared with.
@@ -132,75 +119,74 @@ pub async fn close(
 impl<Y: Yard> Case<'_, Y> {
     async fn close(&self) -> Result<Closing, CloseError> {
         let Self { yard, history, rules, partition, segment } = *self;
-        let before = match self.said(None).await? {
-            Said::Settled(settled) => return Ok(settled),
-            Said::Open(before) => before,
-        };
+        let before = self.look().await?;
+        if let Some(settled) = self.settled(&before) {
+            return Ok(settled);
+        }
         let (epoch, span) = (segment.epoch(), rules.epoch_bits.span());
         let mut tally = segment.tally();
         tally.holes = span.saturating_sub(tally.span());
         tidemark_core::check!(I3, tally.span() == span, "partition {partition} epoch {epoch}: {tally:?}");
         let (generation, fold) = (rules.generation, segment.fold());
         let row = LedgerRow { generation, partition, epoch, entry: Entry::Closed, tally, fold, at_ms: yard.now_ms() };
-        let Some(difference) = self.compare(before).await? else {
-            // A repair announced since the first look may be about to delete what has just been compared.
-            if let Said::Settled(settled) = self.said(None).await? {
+        let Some(difference) = self.compare(&before).await? else {
+            yard.confirm_log().await?;
+            let looked_ms = yard.now_ms();
+            let now = self.look().await?;
+            if let Some(settled) = self.settled(&now) {
                 return Ok(settled);
             }
-            history.record(&row).await?;
-            return Ok(Closing::Closed);
+            // A repair announced since the first look may have deleted what was compared, even if its time is over by now.
+            if now.repairs != before.repairs {
+                return Ok(Closing::Waiting { until_ms: looked_ms });
+            }
+            let closed = record_closed(history, yard, &row, looked_ms).await?;
+            return Ok(if closed { Closing::Closed } else { Closing::Waiting { until_ms: looked_ms } });
         };
-        let blocks = match (before.by, &difference) {
+        let widest = |state: &EpochState| state.closed_by.last().copied();
+        let blocks = match (widest(&before), &difference) {
             (None, _) => yard.reread(partition, segment).await?,
             (Some(_), Difference::Cells { .. }) => Vec::new(),
             (Some(by), _) => return Err(CloseError::Closed(by, difference)),
         };
         let until_ms = yard.now_ms() + i64::from(REPAIR_SECS) * 1000;
-        history.record(&LedgerRow { entry: Entry::Repair { deadline_ms: until_ms }, ..row }).await?;
         // From here on nobody else begins; who began before may have closed the epoch by now, and closed it stays.
-        let whole = match self.said(Some(until_ms)).await? {
-            Said::Settled(settled) => return Ok(settled),
-            Said::Open(Before { by: None, .. }) => self.repair(&blocks, until_ms).await?,
-            Said::Open(Before { by: Some(by), .. }) if before.by == Some(by) => self.refill(by, until_ms).await?,
-            // Closed by another since the comparison: what differed then is looked at again.
-            Said::Open(_) => false,
+        let now = announce_repair(history, yard, row, until_ms).await?;
+        if let Some(settled) = self.settled(&now) {
+            return Ok(settled);
+        }
+        let whole = match widest(&now) {
+            None => self.repair(&blocks, until_ms).await?,
+            by if by != widest(&before) => false, // Closed by another since the comparison: what differed then is looked at again.
+            Some(by) => self.refill(by, until_ms).await?,
         };
         Ok(if whole { Closing::Repaired { difference, until_ms } } else { Closing::Waiting { until_ms } })
     }
 
-    /// What the ledger says. `own` is the deadline of the repair that this owner has announced itself. A former owner may be
-    /// at work too, so this is asked before every row.
-    async fn said(&self, own: Option<i64>) -> Result<Said, Error> {
-        let entries = self.history.ledger(self.partition, self.segment.epoch()).await?;
-        let closed = || entries.iter().filter(|row| row.entry == Entry::Closed).map(|row| row.generation);
-        if closed().any(|by| by == self.rules.generation) {
-            return Ok(Said::Settled(Closing::Closed));
+    async fn look(&self) -> Result<EpochState, Error> {
+        look(self.history, self.yard, (self.partition, self.segment.epoch()), None).await
+    }
+
+    /// What there is to say of an epoch that is not to be touched now. A former owner may be at work too.
+    fn settled(&self, state: &EpochState) -> Option<Closing> {
+        if state.closed_by.contains(&self.rules.generation) {
+            return Some(Closing::Closed);
         }
-        let deadlines = || {
-            entries.iter().filter_map(|row| match row.entry {
-                Entry::Repair { deadline_ms } => Some(deadline_ms),
-                Entry::Closed | Entry::Begun => None,
-            })
-        };
-        let others = deadlines().filter(|until| Some(*until) != own && *until > self.yard.now_ms());
-        Ok(match others.max() {
-            Some(until_ms) => Said::Settled(Closing::Waiting { until_ms }),
-            None => Said::Open(Before { by: closed().max(), repaired_ms: deadlines().max().unwrap_or_default() }),
-        })
+        state.busy_until_ms.map(|until_ms| Closing::Waiting { until_ms })
     }
 
     /// The first difference between history and the segment, if there is one: raw rows, then roll-ups. Those that another
     /// generation has agreed on are not compared again. An added view's are filled where they have not been yet.
-    async fn compare(&self, before: Before) -> Result<Option<Difference>, Error> {
+    async fn compare(&self, before: &EpochState) -> Result<Option<Difference>, Error> {
         let Self { history, rules, partition, segment, .. } = *self;
         let found = history.found(partition, rules.epoch_bits.range_of(segment.epoch())).await?;
         if let Some(difference) = compare_raw(&found, segment.tally(), segment.fold()) {
             return Ok(Some(difference));
         }
-        let views: Vec<ViewId> = match before.by {
+        let views: Vec<ViewId> = match before.closed_by.last() {
             None => rules.views.ids().collect(),
             // A wider one has all of these views.
-            Some(by) => rules.added_since(by).collect(),
+            Some(by) => rules.added_since(*by).collect(),
         };
         let mut filled = BTreeSet::new();
         loop {

@@ -2,13 +2,17 @@
 
 use crate::reconcile::{CloseError, Yard};
 use crate::segment::Segment;
+use crate::tide::Tide;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tidemark_core::epoch::{Epoch, Mark};
 use tidemark_core::generation::Rules;
 use tidemark_core::judge::Judge;
 use tidemark_core::offset::{NextOffset, OffsetRange, Partition};
 use tidemark_history::block::{Block, BlockBuilder};
-use tidemark_topic::{Consumer, Error, Happened, now_ms};
+use tidemark_history::ledger::{Clock, RealClock};
+use tidemark_topic::kafka::Admin;
+use tidemark_topic::{Consumer, Error, Happened, Record};
 
 /// Rows of a repair's insert.
 const MAX_ROWS: u64 = 200_000;
@@ -22,11 +26,26 @@ pub struct LogYard<F> {
     pub rules: Arc<Rules>,
     /// Makes a consumer that gets every partition and belongs to no group.
     pub connect: Arc<F>,
+    /// Knows which topic was counted. `None` of a log that cannot be replaced by another one.
+    pub admin: Option<Admin>,
+}
+
+impl<F: Send + Sync> Clock for LogYard<F> {
+    fn now_ms(&self) -> i64 {
+        RealClock.now_ms()
+    }
+
+    fn sleep_until(&self, at_ms: i64) -> impl Future<Output = ()> + Send {
+        RealClock.sleep_until(at_ms)
+    }
 }
 
 impl<C: Consumer, F: Fn() -> Result<C, Error> + Send + Sync + 'static> Yard for LogYard<F> {
-    fn now_ms(&self) -> i64 {
-        now_ms()
+    async fn confirm_log(&self) -> Result<(), CloseError> {
+        match &self.admin {
+            Some(admin) => admin.describe().await.map(drop).map_err(CloseError::Unconfirmed),
+            None => Ok(()),
+        }
     }
 
     async fn reread(&self, partition: Partition, segment: &Segment) -> Result<Vec<Block>, CloseError> {
@@ -42,10 +61,48 @@ impl<C: Consumer, F: Fn() -> Result<C, Error> + Send + Sync + 'static> Yard for 
 }
 
 /// The rows of a range, judged as they were the first time.
-pub fn read_blocks(mut consumer: impl Consumer, rules: &Rules, partition: Partition, range: OffsetRange) -> Result<Vec<Block>, Error> {
+pub fn read_blocks(consumer: impl Consumer, rules: &Rules, partition: Partition, range: OffsetRange) -> Result<Vec<Block>, Error> {
     let mut judge = Judge::new(rules);
     let mut builder = BlockBuilder::new(partition, range.from());
-    let (mut blocks, mut reached, mut started) = (Vec::new(), NextOffset::ZERO, false);
+    let mut blocks = Vec::new();
+    read(consumer, rules, partition, range, |records| {
+        for record in records {
+            let examined = judge.examine(record.payload, record.timestamp_ms);
+            let verdict = judge.judge(record.offset, &examined);
+            if range.contains(record.offset) {
+                builder.push(record.offset, verdict, record.payload, record.timestamp_ms);
+                if builder.rows() >= MAX_ROWS {
+                    let full = std::mem::replace(&mut builder, BlockBuilder::new(partition, range.to()));
+                    let (block, next) = full.finish();
+                    blocks.extend(block);
+                    builder = next;
+                }
+            }
+        }
+    })?;
+    builder.skip_to(range.to());
+    blocks.extend(builder.finish().0);
+    Ok(blocks)
+}
+
+/// An epoch's cells, counted as they were the first time.
+pub fn read_segment(consumer: impl Consumer, rules: &Arc<Rules>, partition: Partition, epoch: Epoch) -> Result<Arc<Segment>, Error> {
+    let range = rules.epoch_bits.range_of(epoch);
+    let mut tide = Tide::new(partition, Arc::clone(rules), Mark::at(epoch));
+    read(consumer, rules, partition, range, |records| tide.apply(records))?;
+    tide.passed(range.to());
+    tide.closable(range.to()).ok_or_else(|| Error::Refused { reason: format!("epoch {epoch} is not complete") })
+}
+
+/// Hands over the records of a range and those before that its duplicates can be of.
+fn read(
+    mut consumer: impl Consumer,
+    rules: &Rules,
+    partition: Partition,
+    range: OffsetRange,
+    mut visit: impl FnMut(&[Record<'_>]),
+) -> Result<(), Error> {
+    let (mut reached, mut started) = (NextOffset::ZERO, false);
     let mut heard = Instant::now();
     while reached < range.to() {
         let mut ours = false;
@@ -53,20 +110,8 @@ pub fn read_blocks(mut consumer: impl Consumer, rules: &Rules, partition: Partit
             Happened::Assigned(partitions) => ours |= partitions.contains(&partition),
             Happened::End { partition: p, next } if p == partition => reached = reached.max(next),
             Happened::Records { partition: p, records } if p == partition => {
-                for record in records {
-                    reached = record.offset.next();
-                    let examined = judge.examine(record.payload, record.timestamp_ms);
-                    let verdict = judge.judge(record.offset, &examined);
-                    if range.contains(record.offset) {
-                        builder.push(record.offset, verdict, record.payload, record.timestamp_ms);
-                        if builder.rows() >= MAX_ROWS {
-                            let full = std::mem::replace(&mut builder, BlockBuilder::new(partition, range.to()));
-                            let (block, next) = full.finish();
-                            blocks.extend(block);
-                            builder = next;
-                        }
-                    }
-                }
+                reached = records.last().map_or(reached, |record| record.offset.next());
+                visit(records);
             }
             _ => {}
         })?;
@@ -85,7 +130,5 @@ pub fn read_blocks(mut consumer: impl Consumer, rules: &Rules, partition: Partit
             });
         }
     }
-    builder.skip_to(range.to());
-    blocks.extend(builder.finish().0);
-    Ok(blocks)
+    Ok(())
 }

@@ -399,7 +399,7 @@ impl Past<'_> {
             tracing::warn!(%partition, "the topic begins at {start}: what was there before has never been counted");
             let (generation, tally) = (speed.rules.generation, Tally::default());
             let row = LedgerRow { generation, partition, epoch, entry: Entry::Begun, tally, fold: 0, at_ms: now_ms() };
-            self.ask(|| self.history.record(&row))?;
+            self.ask(|| self.history.record(&row, None))?;
         }
         Some(Mark::at(epoch))
     }

@@ -12,6 +12,7 @@ use tidemark_core::question::Rows;
 use tidemark_core::view::{ViewId, Views};
 use tidemark_core::window::Level;
 use tidemark_history::block::{Block, BlockBuilder};
+use tidemark_history::ledger::Clock;
 use tidemark_history::memory::MemoryHistory;
 use tidemark_history::rows::RawKind;
 use tidemark_history::{EpochCells, History as _};
@@ -67,9 +68,19 @@ struct Here {
     now_ms: AtomicI64,
 }
 
-impl Yard for Here {
+impl Clock for Here {
     fn now_ms(&self) -> i64 {
         self.now_ms.load(Ordering::Relaxed)
+    }
+
+    async fn sleep_until(&self, at_ms: i64) {
+        self.now_ms.fetch_max(at_ms, Ordering::Relaxed);
+    }
+}
+
+impl Yard for Here {
+    async fn confirm_log(&self) -> Result<(), CloseError> {
+        Ok(())
     }
 
     async fn reread(&self, _: Partition, segment: &Segment) -> Result<Vec<Block>, CloseError> {

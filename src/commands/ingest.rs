@@ -3,6 +3,7 @@
 use super::Settings;
 use crate::config::Config;
 use crate::http::{self, Http};
+use crate::{input, parts};
 use anyhow::{Result, bail};
 use axum::Router;
 use axum::extract::State;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use tidemark_access::{Access, Scope};
 use tidemark_ingest::{Ingest, Problem};
 use tidemark_metrics::Registry;
-use tidemark_topic::kafka::{Admin, ProducerOptions};
+use tidemark_topic::kafka::{Admin, Kafka, ProducerOptions};
 
 pub fn run(settings: Settings) -> Result<()> {
     super::log("ingest")?;
@@ -32,7 +33,7 @@ async fn ingest(config: Config) -> Result<()> {
     let (door, url) = http::listen(&config, &access).await?;
     let kafka = config.kafka.connect(&config.kafka.bootstrap);
     let partitions = tokio::select! {
-        ensured = config.kafka.ensure_topic(&kafka) => ensured?,
+        ensured = ensure_topic(&config, &kafka) => ensured?,
         () = &mut stop => return Ok(()),
     };
     let ingest = Arc::new(Ingest::new(kafka.producer(ProducerOptions::default())?, limits));
@@ -43,6 +44,15 @@ async fn ingest(config: Config) -> Result<()> {
     let server = Http::serve(door, &access, registry, Arc::new(Arc::default), routes, Router::new());
     tracing::info!(topic = config.kafka.topic, partitions, "ready: {url}/v1/events");
     server.serve_until(stop).await
+}
+
+/// Creates the topic if there is none. Where the configuration names a ClickHouse, its history is asked first whether it was
+/// counted from such a topic; nothing else here needs it.
+async fn ensure_topic(config: &Config, kafka: &Kafka) -> Result<u32> {
+    if config.clickhouse.url.is_empty() || kafka.admin()?.exists().await? {
+        return config.kafka.ensure_topic(kafka).await;
+    }
+    input::ensure_topic(config, kafka, &parts::open_archive(config, &config.clickhouse.url).await?).await
 }
 
 fn health(admin: Admin) -> Router {

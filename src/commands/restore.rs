@@ -5,18 +5,20 @@ use super::confirm::Confirmation;
 use super::output::Output;
 use crate::config::Config;
 use crate::exit::Exit;
+use crate::input::{self, Match};
 use crate::parts;
 use anyhow::{Context as _, Result, bail};
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tidemark_core::cut::Cut;
 use tidemark_core::generation::{Generation, Rules};
 use tidemark_core::offset::{NextOffset, OffsetRange, Partition};
 use tidemark_history::clickhouse::ClickHouse;
+use tidemark_history::generations::Input;
 use tidemark_history::{History as _, Wiped};
-use tidemark_topic::Extent;
 use tidemark_topic::kafka::Kafka;
+use tidemark_topic::{Extent, TopicIdentity};
 
 /// How long removing an epoch may take.
 const CLEAR_SECS: u32 = 600;
@@ -56,25 +58,32 @@ async fn restore(config: Config, confirmation: &Confirmation, output: Output) ->
     for known in generations.standing() {
         families.entry(known.rules.raw()).or_default().push(archive.history(Arc::clone(&known.rules)).await?);
     }
+    let identity = kafka.admin()?.describe().await?.identity;
     let mut beginnings = Vec::new();
-    for family in families.into_values() {
-        beginnings.push(Beginning::find(&config, &kafka, family).await?);
+    for (raw, family) in families {
+        let known = archive.input(raw).await?;
+        beginnings.push(Beginning::find(&config, &kafka, family, known.as_ref(), &identity).await?);
     }
     let surplus: u64 = beginnings.iter().map(|beginning| beginning.surplus).sum();
+    let mut questions: Vec<String> = beginnings.iter().flat_map(|beginning| beginning.new_input.clone()).collect();
     if surplus > 0 {
-        let what = format!(
+        questions.push(format!(
             "{surplus} rows of the history in {}, database {}, are above its marks. They are deleted, and written again from the topic `{}`.",
             config.clickhouse.place(),
             config.clickhouse.database,
             config.kafka.topic
-        );
-        confirmation.of(&config.kafka.topic, &what)?;
+        ));
+    }
+    if !questions.is_empty() {
+        confirmation.of(&config.kafka.topic, &questions.join("\n"))?;
     }
     let mut restored = Vec::new();
     for beginning in beginnings {
         let Beginning { family, .. } = &beginning;
         let generations: Vec<u32> = family.iter().map(|history| history.rules().generation.0).collect();
+        let raw = family.first().context("a generation is missing")?.rules().clone();
         let cut = beginning.begin(&config, &kafka).await?;
+        archive.set_input(raw.raw(), &input::input(&identity, config.kafka.batch_group(&raw))).await?;
         let names: Vec<String> = generations.iter().map(u32::to_string).collect();
         output.say(format_args!("generation {}: history goes on from {cut}", names.join(" and ")))?;
         restored.push(json!({"generations": generations, "from": cut.to_string()}));
@@ -90,16 +99,25 @@ struct Beginning {
     whole: BTreeMap<Partition, NextOffset>,
     /// Rows above.
     surplus: u64,
+    /// What is other about the topic and the group than history has it, for the person who is asked.
+    new_input: Vec<String>,
 }
 
 impl Beginning {
     /// The batch layer's positions may be ahead of what a restored history has, and snapshots may be of epochs that it says are
     /// open: both go back to the marks of its ledger, the highest of those who share it. What is above them is written again,
     /// and compared as ever.
-    async fn find(config: &Config, kafka: &Kafka, family: Vec<ClickHouse>) -> Result<Self> {
+    async fn find(
+        config: &Config,
+        kafka: &Kafka,
+        family: Vec<ClickHouse>,
+        known: Option<&Input>,
+        identity: &TopicIdentity,
+    ) -> Result<Self> {
         let rules = family.first().context("a generation is missing")?.rules();
         let speed = family.iter().map(|history| config.kafka.speed_group(history.rules()));
-        for group in speed.chain([config.kafka.batch_group(rules)]) {
+        let batch = known.map(|known| known.batch_group.clone()).into_iter().chain([config.kafka.batch_group(rules)]);
+        for group in speed.chain(batch).collect::<BTreeSet<_>>() {
             let members = kafka.group_positions(&group)?.members().await?;
             if members > 0 {
                 return Err(Exit::Refused
@@ -107,6 +125,10 @@ impl Beginning {
             }
         }
         let extents = kafka.admin()?.extents().await?;
+        let new_input = match known {
+            Some(known) => new_input(config, kafka, &family, known, identity, &extents).await?,
+            None => Vec::new(),
+        };
         let mut known: BTreeMap<Partition, NextOffset> = BTreeMap::new();
         for history in &family {
             for (partition, mark) in history.marks().await? {
@@ -127,7 +149,7 @@ impl Beginning {
                 surplus += family[0].found(*partition, above).await?.values().map(|found| found.rows).sum::<u64>();
             }
         }
-        Ok(Self { family, extents, whole, surplus })
+        Ok(Self { family, extents, whole, surplus, new_input })
     }
 
     async fn begin(self, config: &Config, kafka: &Kafka) -> Result<Cut> {
@@ -148,6 +170,40 @@ impl Beginning {
         }
         Ok(restored)
     }
+}
+
+/// What is new about where the records come from. Refuses a topic that holds other records than history counted.
+async fn new_input(
+    config: &Config,
+    kafka: &Kafka,
+    family: &[ClickHouse],
+    known: &Input,
+    identity: &TopicIdentity,
+    extents: &BTreeMap<Partition, Extent>,
+) -> Result<Vec<String>> {
+    let (mut new, widest) = (Vec::new(), family.last().context("a generation is missing")?);
+    let former = TopicIdentity { cluster_id: known.cluster_id.clone(), topic_id: known.topic_id.clone() };
+    if !former.may_be(identity) {
+        let found = match input::compare(kafka, widest, extents).await? {
+            Match::Different(what) => bail!(
+                "the topic `{}` is another one than history was counted from ({identity}, history has {former}), and it holds other records: {what}. \
+                 Offsets of one topic mean nothing in another, so counting cannot go on in this history. Name the cluster that has the topic, or begin \
+                 a new history (another clickhouse.database and kafka.group)",
+                config.kafka.topic
+            ),
+            found => found,
+        };
+        new.push(format!(
+            "The topic `{}` is another one than history was counted from: {identity}, history has {former}. {found}. If it is a copy with \
+             the same offsets, counting goes on in it.",
+            config.kafka.topic
+        ));
+    }
+    let group = config.kafka.batch_group(widest.rules());
+    if known.batch_group != group {
+        new.push(format!("The consumer group `{group}` takes over from `{}`.", known.batch_group));
+    }
+    Ok(new)
 }
 
 /// What history lacks must be in the topic.

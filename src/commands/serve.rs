@@ -63,7 +63,7 @@ impl Part for Serving {
     async fn start(config: &Config, ground: &Ground, _: &Batch, _: &mut Threads) -> Result<Self> {
         let store = parts::open_snapshots(config, &ground.rules).await?.context("there is no Redis")?;
         let reached = ground.follow(config)?;
-        let snapshots = Arc::new(Snapshots::new(store, Arc::clone(&ground.rules), ground.partitions));
+        let snapshots = Arc::new(Snapshots::new(store, Arc::clone(&ground.rules), ground.partitions.clone()));
         let following = tokio::spawn(Arc::clone(&snapshots).follow());
         let engine = parts::engine(config, ground, Live::InRedis(snapshots), reached, Layers::default());
         Ok(Self { engine, history: Arc::clone(&ground.history), following })

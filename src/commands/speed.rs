@@ -45,7 +45,7 @@ impl Part for Counting {
         let reached = ground.follow(config)?;
         let group = config.kafka.speed_group(&ground.rules);
         let instance = |n| config.kafka.instance().map(|name| format!("{name}-{n}"));
-        let members = (0..config.speed.threads(ground.partitions).get()).map(|n| config.kafka.membership(&group, instance(n)));
+        let members = (0..config.speed.threads(ground.partitions.get()).get()).map(|n| config.kafka.membership(&group, instance(n)));
         let speed = parts::start_speed(config, ground, members.collect(), store, &reached, threads)?;
         Ok(Self { speed, history: Arc::clone(&ground.history) })
     }

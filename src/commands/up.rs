@@ -107,7 +107,7 @@ impl Part for Everything {
         let batch = batch.clone();
         let reached = batch.reached();
         let memberships =
-            Share::each(config.speed.threads(ground.partitions)).map(|share| Membership::All { group: None, share }).collect();
+            Share::each(config.speed.threads(ground.partitions.get())).map(|share| Membership::All { group: None, share }).collect();
         let speed = parts::start_speed(config, ground, memberships, store, &reached, threads)?;
         let layers = Layers { speed: Some(Arc::clone(&speed)), batch: Some(batch.clone()) };
         let engine = parts::engine(config, ground, Live::Here(Arc::clone(&speed)), reached, layers);
@@ -115,7 +115,7 @@ impl Part for Everything {
     }
 
     fn is_ready(&self) -> bool {
-        self.speed.positions().iter().len() >= self.engine.partitions as usize
+        self.speed.positions().iter().len() >= self.engine.partitions.get() as usize
     }
 
     fn lag(&self) -> u64 {
@@ -179,7 +179,7 @@ async fn serve(
 /// Says that it is ready when a query can be answered, and what to try.
 async fn announce(engine: Arc<Engine>, http: String) {
     let mut changes = engine.live.changes();
-    while engine.live.positions().iter().len() < engine.partitions as usize {
+    while engine.live.positions().iter().len() < engine.partitions.get() as usize {
         if changes.changed().await.is_err() {
             return;
         }

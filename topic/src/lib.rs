@@ -6,7 +6,10 @@
 //! other: `Assigned` waits for the owner to call [`Consumer::start`], `Revoked` for [`Consumer::release`], so that the
 //! owner finishes or abandons its work before a partition changes hands.
 
+use std::fmt;
 use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 use tidemark_core::offset::{NextOffset, Offset, Partition};
 
@@ -115,6 +118,63 @@ impl Extent {
     }
 }
 
+/// Which topic this is, whatever its name and address: a topic that was deleted and created again has another id, and so has
+/// one of the same name in another cluster.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct TopicIdentity {
+    /// Empty where the brokers tell none.
+    pub cluster_id: String,
+    /// Empty where the brokers tell none (before Kafka 2.8).
+    pub topic_id: String,
+}
+
+impl TopicIdentity {
+    /// True unless both tell an id and the ids differ.
+    pub fn may_be(&self, other: &Self) -> bool {
+        let agree = |one: &str, other: &str| one.is_empty() || other.is_empty() || one == other;
+        agree(&self.cluster_id, &other.cluster_id) && agree(&self.topic_id, &other.topic_id)
+    }
+}
+
+impl fmt::Display for TopicIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let known = |id: &str| if id.is_empty() { "unknown".to_owned() } else { id.to_owned() };
+        write!(f, "topic id {}, cluster id {}", known(&self.topic_id), known(&self.cluster_id))
+    }
+}
+
+/// The number of the topic's partitions, as last heard from the brokers. It can grow at any time. Clones share it.
+#[derive(Clone, Debug)]
+pub struct PartitionCount(Arc<AtomicU32>);
+
+impl PartitionCount {
+    pub fn new(count: u32) -> Self {
+        Self(Arc::new(AtomicU32::new(count)))
+    }
+
+    pub fn get(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Takes in what the brokers say now; true if the topic has grown.
+    pub fn raise(&self, count: u32) -> bool {
+        self.0.fetch_max(count, Ordering::Relaxed) < count
+    }
+}
+
+/// The topic of this name is not the one that history was counted from.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(
+    "topic `{topic}` is not the one that this history was counted from: it has {found}, and history has {expected}. The topic was \
+     deleted and created again, or kafka.bootstrap names another cluster. Name the cluster that has the topic, or run \
+     `tidemark restore`, which compares this topic with history and tells how to go on"
+)]
+pub struct OtherTopic {
+    pub topic: String,
+    pub expected: TopicIdentity,
+    pub found: TopicIdentity,
+}
+
 /// What can go wrong at the log.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
@@ -129,6 +189,8 @@ pub enum Error {
     OutOfRange { partition: Partition, wanted: NextOffset, extent: Extent },
     #[error("topic `{topic}` does not exist")]
     NoSuchTopic { topic: String },
+    #[error(transparent)]
+    OtherTopic(Box<OtherTopic>),
     /// A setting or a record that the client or broker refuses; repeating will not help.
     #[error("kafka refused: {reason}")]
     Refused { reason: String },

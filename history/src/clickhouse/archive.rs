@@ -1,8 +1,8 @@
 //! All generations of a topic's history in one database.
 
+use super::ClickHouse;
 use super::nodes::{Nodes, Server};
-use super::{ClickHouse, Tables};
-use crate::generations::{Filling, Generations, State};
+use crate::generations::{Filling, Generations, Input, State};
 use crate::{Error, schema, sql};
 use clickhouse::Row;
 use serde::Deserialize;
@@ -42,6 +42,18 @@ struct StateRow {
     raw_alone: bool,
 }
 
+#[derive(Row, Deserialize)]
+struct InputRow {
+    cluster_id: String,
+    topic_id: String,
+    batch_group: String,
+}
+
+#[derive(Row, Deserialize)]
+struct CountRow {
+    n: u64,
+}
+
 impl Archive {
     /// Connects, and makes what all generations share.
     pub async fn open(server: &Server, topic: &str) -> Result<Self, Error> {
@@ -61,10 +73,12 @@ impl Archive {
 
     /// `None` before the first one has been declared.
     pub async fn generations(&self) -> Result<Option<Generations>, Error> {
-        self.catch_up(&["generations", "generation_states"]).await?;
-        let known: Vec<GenerationRow> = self
-            .select("SELECT generation, argMin(topic, at) AS topic, argMin(rules, at) AS rules FROM generations GROUP BY generation ORDER BY generation")
-            .await?;
+        let known = "SELECT generation, argMin(topic, at) AS topic, argMin(rules, at) AS rules FROM generations GROUP BY generation ORDER BY generation";
+        let states =
+            "SELECT generation, toInt8(state) AS state, max_per_second, max_lag, raw_alone FROM generation_states ORDER BY at, state";
+        let tables = ["generations", "generation_states"].map(str::to_owned);
+        let both = self.nodes.select_two::<GenerationRow, StateRow>(&self.server.tables, &tables, known, Some(states));
+        let (known, states) = both.await?;
         let mut rules: BTreeMap<Generation, Arc<Rules>> = BTreeMap::new();
         for row in known {
             self.must_be_ours(&row.topic)?;
@@ -72,11 +86,6 @@ impl Archive {
             let read = read.ok_or_else(|| Error::OtherRules(format!("generation {}: {}", row.generation, RulesError(row.rules))))?;
             rules.insert(read.generation, Arc::new(read));
         }
-        let states: Vec<StateRow> = self
-            .select(
-                "SELECT generation, toInt8(state) AS state, max_per_second, max_lag, raw_alone FROM generation_states ORDER BY at, state",
-            )
-            .await?;
         let said = |row: StateRow| {
             let state = match row.state {
                 1 => State::Building(Filling { max_per_second: row.max_per_second, max_lag: row.max_lag, raw_alone: row.raw_alone }),
@@ -93,14 +102,36 @@ impl Archive {
     pub async fn last_filled(&self) -> Result<Option<Filled>, Error> {
         let last = "SELECT generation AS g, minIf(at, state = 'building') AS begun, minIf(at, state = 'ready') AS ready FROM generation_states \
                     GROUP BY g HAVING countIf(state = 'building') > 0 AND countIf(state = 'ready') > 0 ORDER BY g DESC LIMIT 1";
-        let rows: Vec<Filled> = self
-            .select(&format!(
-                "SELECT sum(n) AS records, toUInt64(max(ms)) AS took_ms FROM (SELECT any(events + duplicates + dead_letters) AS n, \
+        let query = format!(
+            "SELECT sum(n) AS records, toUInt64(max(ms)) AS took_ms FROM (SELECT any(events + duplicates + dead_letters) AS n, \
                  any(dateDiff('millisecond', begun, ready)) AS ms FROM ledger, ({last}) AS last \
                  WHERE generation = g AND entry = 'closed' AND ledger.at <= ready GROUP BY partition, epoch)"
-            ))
-            .await?;
+        );
+        let rows: Vec<Filled> = self.select(&["generation_states", "ledger"], &query).await?;
         Ok(rows.into_iter().find(|filled| filled.records > 0))
+    }
+
+    /// Where the records of these raw events come from; `None` for a history that was written before that was kept.
+    pub async fn input(&self, raw: Generation) -> Result<Option<Input>, Error> {
+        let query =
+            format!("SELECT cluster_id, topic_id, batch_group FROM generation_inputs WHERE generation = {raw} ORDER BY at DESC LIMIT 1");
+        let rows: Vec<InputRow> = self.select(&["generation_inputs"], &query).await?;
+        Ok(rows.into_iter().next().map(|InputRow { cluster_id, topic_id, batch_group }| Input { cluster_id, topic_id, batch_group }))
+    }
+
+    /// From here on they come from there.
+    pub async fn set_input(&self, raw: Generation, input: &Input) -> Result<(), Error> {
+        let [cluster_id, topic_id, batch_group] = [&input.cluster_id, &input.topic_id, &input.batch_group].map(|text| sql::literal(text));
+        self.execute(&format!(
+            "INSERT INTO generation_inputs (generation, cluster_id, topic_id, batch_group) VALUES ({raw}, {cluster_id}, {topic_id}, {batch_group})"
+        ))
+        .await
+    }
+
+    /// True once some generation has closed an epoch, or has noted where its counting began.
+    pub async fn has_ledger(&self) -> Result<bool, Error> {
+        let rows: Vec<CountRow> = self.select(&["ledger"], "SELECT count() AS n FROM ledger").await?;
+        Ok(rows.first().is_some_and(|row| row.n > 0))
     }
 
     fn must_be_ours(&self, topic: &str) -> Result<(), Error> {
@@ -131,9 +162,8 @@ impl Archive {
 
     async fn must_count_by(&self, rules: &Rules) -> Result<(), Error> {
         let (ours, generation) = (written(rules), rules.generation);
-        let known: Vec<GenerationRow> = self
-            .select(&format!("SELECT generation, topic, rules FROM generations WHERE generation = {generation} ORDER BY at, rules"))
-            .await?;
+        let query = format!("SELECT generation, topic, rules FROM generations WHERE generation = {generation} ORDER BY at, rules");
+        let known: Vec<GenerationRow> = self.select(&["generations"], &query).await?;
         for row in &known {
             self.must_be_ours(&row.topic)?;
             if row.rules != ours {
@@ -189,21 +219,12 @@ impl Archive {
         Ok(())
     }
 
-    async fn catch_up(&self, tables: &[&str]) -> Result<(), Error> {
-        if self.server.tables == Tables::Own {
-            return Ok(());
-        }
-        for table in tables {
-            self.execute(&format!("SYSTEM SYNC REPLICA {table} LIGHTWEIGHT")).await?;
-        }
-        Ok(())
-    }
-
-    pub(super) async fn select<R>(&self, query: &str) -> Result<Vec<R>, Error>
+    pub(super) async fn select<R>(&self, tables: &[&str], query: &str) -> Result<Vec<R>, Error>
     where
         R: for<'a> Row<Value<'a> = R> + DeserializeOwned + Send + 'static,
     {
-        self.nodes.primary(async |node| node.select(query).await).await
+        let tables: Vec<String> = tables.iter().map(|table| (*table).to_owned()).collect();
+        self.nodes.select(&self.server.tables, &tables, query).await
     }
 }
 

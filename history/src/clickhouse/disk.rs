@@ -22,17 +22,17 @@ impl ClickHouse {
     /// The bytes of each table, indexes and all; tables without rows are absent.
     pub async fn tables_on_disk(&self) -> Result<Vec<Occupied>, Error> {
         let active = "SELECT table AS name, sum(bytes_on_disk) AS bytes FROM system.parts WHERE active AND database = currentDatabase()";
-        self.select(&format!("{active} GROUP BY name ORDER BY name")).await
+        self.select(&[], &format!("{active} GROUP BY name ORDER BY name")).await
     }
 
     /// The bytes of each column of a table, the largest first. Parts so small that their columns share a file are left out.
     pub async fn columns_on_disk(&self, table: &str) -> Result<Vec<Occupied>, Error> {
         let table = sql::literal(table);
-        self.select(&format!(
+        let query = format!(
             "SELECT column AS name, sum(column_bytes_on_disk) AS bytes FROM system.parts_columns \
              WHERE active AND database = currentDatabase() AND table = {table} GROUP BY name HAVING bytes > 0 ORDER BY bytes DESC, name"
-        ))
-        .await
+        );
+        self.select(&[], &query).await
     }
 
     /// How many merges are going on, and how many active parts there are.
@@ -43,7 +43,7 @@ impl ClickHouse {
 
     /// The rows of a system table that are of this database.
     async fn count(&self, which: &str) -> Result<u64, Error> {
-        let rows: Vec<TotalRow> = self.select(&format!("SELECT count() AS n FROM {which} AND database = currentDatabase()")).await?;
+        let rows: Vec<TotalRow> = self.select(&[], &format!("SELECT count() AS n FROM {which} AND database = currentDatabase()")).await?;
         Ok(rows.first().map_or(0, |row| row.n))
     }
 }

@@ -51,23 +51,21 @@ impl ClickHouse {
         limit: u32,
     ) -> Result<Vec<Origin>, Error> {
         let events = self.events();
-        self.catch_up(std::slice::from_ref(&events)).await?;
         let last = cut.iter().last().map_or(0, |(p, _)| p.0);
         let places: Vec<String> = (0..=last).map(|p| places.get(&Partition(p)).map_or(u64::MAX, |at| at.get()).to_string()).collect();
-        let rows: Vec<OriginRow> = self
-            .select(&format!(
-                "SELECT partition, bitShiftRight(offset, {bits}) AS epoch, min(offset) AS first, max(offset) AS last, \
+        let query = format!(
+            "SELECT partition, bitShiftRight(offset, {bits}) AS epoch, min(offset) AS first, max(offset) AS last, \
                  countIf(offset > CAST([{places}], 'Array(UInt64)')[partition + 1]) AS behind, \
                  count() AS c, count(order_amount) AS ac, sum(ifNull(order_amount, toDecimal64(0, 4))) AS s, \
                  min(order_amount) AS lo, max(order_amount) AS hi, sum(intHash64(offset)) AS f \
                  FROM (SELECT partition, offset, order_amount FROM {events} WHERE {place}{matching} LIMIT 1 BY partition, offset) \
                  GROUP BY partition, epoch ORDER BY partition, epoch LIMIT {limit}",
-                bits = self.rules.epoch_bits.get(),
-                places = places.join(", "),
-                place = sql::within_cut(question.range, cut),
-                matching = sql::matching(question),
-            ))
-            .await?;
+            bits = self.rules.epoch_bits.get(),
+            places = places.join(", "),
+            place = sql::within_cut(question.range, cut),
+            matching = sql::matching(question),
+        );
+        let rows: Vec<OriginRow> = self.select(std::slice::from_ref(&events), &query).await?;
         let origin = |row: OriginRow| Origin {
             partition: Partition(row.partition),
             epoch: Epoch(row.epoch),
@@ -81,14 +79,13 @@ impl ClickHouse {
 
     pub(super) async fn select_reached(&self, at_ms: i64, cut: &Cut) -> Result<Places, Error> {
         let events = self.events();
-        self.catch_up(std::slice::from_ref(&events)).await?;
         let partitions = cut.iter().filter(|(_, position)| position.get() > 0).count();
         let mut places = Places::new();
         for to_ms in [Some(at_ms.saturating_add(SOON_MS)), None] {
             let range = TimeRange { from_ms: Some(at_ms), to_ms };
             let place = sql::within_cut(range, cut);
             let query = format!("SELECT partition, min(offset) AS first FROM {events} WHERE {place} GROUP BY partition");
-            let rows: Vec<PlaceRow> = self.select(&query).await?;
+            let rows: Vec<PlaceRow> = self.select(std::slice::from_ref(&events), &query).await?;
             places = rows.into_iter().map(|row| (Partition(row.partition), Offset::new(row.first))).collect();
             if places.len() == partitions {
                 break;
@@ -99,19 +96,17 @@ impl ClickHouse {
 
     pub(super) async fn select_events(&self, Counted { question, cut }: Counted<'_>, page: Page) -> Result<Vec<Placed>, Error> {
         let events = self.events();
-        self.catch_up(std::slice::from_ref(&events)).await?;
         let mut place = sql::within_cut(question.range, cut);
         if let Some((partition, offset)) = page.after {
             let _ = write!(place, " AND (partition, offset) > ({partition}, {offset})");
         }
-        let rows: Vec<EventRow> = self
-            .select(&format!(
-                "SELECT {columns} FROM {events} WHERE {place}{matching} ORDER BY partition, offset LIMIT 1 BY partition, offset LIMIT {limit}",
-                columns = EventRow::COLUMNS,
-                matching = sql::matching(question),
-                limit = page.limit,
-            ))
-            .await?;
+        let query = format!(
+            "SELECT {columns} FROM {events} WHERE {place}{matching} ORDER BY partition, offset LIMIT 1 BY partition, offset LIMIT {limit}",
+            columns = EventRow::COLUMNS,
+            matching = sql::matching(question),
+            limit = page.limit,
+        );
+        let rows: Vec<EventRow> = self.select(std::slice::from_ref(&events), &query).await?;
         Ok(rows.into_iter().map(|row| (Partition(row.partition), Offset::new(row.offset), event_of(row))).collect())
     }
 
@@ -120,16 +115,14 @@ impl ClickHouse {
             return Ok(Vec::new());
         }
         let table = self.dead_letters_table();
-        self.catch_up(std::slice::from_ref(&table)).await?;
         let place = |(partition, range): &(Partition, OffsetRange)| {
             format!("({})", sql::in_range(*partition, range.from().get(), range.to().get()))
         };
-        let rows: Vec<UncountedRow> = self
-            .select(&format!(
-                "SELECT partition, toString(reason) AS why, uniqExact(offset) AS n FROM {table} WHERE {places} GROUP BY partition, why ORDER BY partition, why",
-                places = ranges.iter().map(place).collect::<Vec<_>>().join(" OR "),
-            ))
-            .await?;
+        let query = format!(
+            "SELECT partition, toString(reason) AS why, uniqExact(offset) AS n FROM {table} WHERE {places} GROUP BY partition, why ORDER BY partition, why",
+            places = ranges.iter().map(place).collect::<Vec<_>>().join(" OR "),
+        );
+        let rows: Vec<UncountedRow> = self.select(std::slice::from_ref(&table), &query).await?;
         let uncounted = |row: UncountedRow| Uncounted { partition: Partition(row.partition), reason: row.why, records: row.n };
         Ok(rows.into_iter().map(uncounted).collect())
     }

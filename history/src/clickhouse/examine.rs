@@ -158,15 +158,14 @@ impl Archive {
     /// How the history of a generation gets on.
     pub async fn pace(&self, rules: &Rules) -> Result<Pace, Error> {
         let generation = rules.generation;
-        let rows: Vec<Pace> = self
-            .select(&format!(
-                "SELECT count() AS closed, toUnixTimestamp64Milli(max(l)) AS last_closed_ms, sum(n) AS events, \
+        let query = format!(
+            "SELECT count() AS closed, toUnixTimestamp64Milli(max(l)) AS last_closed_ms, sum(n) AS events, \
                  sumIf(n, l > now64(3) - INTERVAL 1 DAY) AS events_of_a_day, \
                  toUInt64(ifNull((SELECT sum(bytes_on_disk) FROM system.parts WHERE active AND database = currentDatabase()), 0)) AS bytes \
                  FROM (SELECT max(ledger.at) AS l, any(ledger.events) AS n FROM ledger \
                  WHERE generation = {generation} AND entry = 'closed' GROUP BY partition, epoch)"
-            ))
-            .await?;
+        );
+        let rows: Vec<Pace> = self.select(&["ledger"], &query).await?;
         Ok(rows.into_iter().next().unwrap_or_default())
     }
 }

@@ -139,6 +139,16 @@ impl Node {
         self.within(QUERY_DEADLINE, self.reading(query).fetch_all::<R>()).await
     }
 
+    /// Waits until this server has, of these tables, all that any of its replicas has.
+    pub(super) async fn catch_up(&self, kept: &Tables, tables: &[String]) -> Result<(), Error> {
+        if *kept != Tables::Own {
+            for table in tables {
+                self.execute(&format!("SYSTEM SYNC REPLICA {table} LIGHTWEIGHT")).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Reads are small: a second thread, compiling expressions, and other threads for reading files that are in memory
     /// anyway cost more than they bring.
     pub(super) fn reading(&self, query: &str) -> Query {
@@ -262,11 +272,60 @@ impl Nodes {
     pub(super) async fn primary<T>(&self, ask: impl AsyncFnOnce(&Node) -> Result<T, Error>) -> Result<T, Error> {
         let at = self.primary.load(Ordering::Relaxed);
         let answer = ask(&self.all[at % self.all.len()]).await;
-        if matches!(answer, Err(Error::Unavailable { .. })) && self.all.len() > 1 {
-            // Unless somebody else has found out before.
-            let _ = self.primary.compare_exchange(at, at + 1, Ordering::Relaxed, Ordering::Relaxed);
+        if matches!(answer, Err(Error::Unavailable { .. })) {
+            self.move_on(at);
         }
         answer
+    }
+
+    /// The servers, the one that is written to first, each with its place for [`Nodes::move_on`].
+    pub(super) fn primary_first(&self) -> impl Iterator<Item = (usize, &Node)> {
+        let first = self.primary.load(Ordering::Relaxed);
+        (0..self.all.len()).map(move |n| (first + n, &self.all[(first + n) % self.all.len()]))
+    }
+
+    /// The server at this place does not answer: the next one is written to from here on, unless that is so already.
+    pub(super) fn move_on(&self, at: usize) {
+        let _ = self.primary.compare_exchange(at, at + 1, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Reads from the server that is written to, after it has caught up on these tables with its replicas. If it does not
+    /// answer, both steps are repeated on the next server: that one server is up to date says nothing about another.
+    pub(super) async fn select<R>(&self, kept: &Tables, tables: &[String], query: &str) -> Result<Vec<R>, Error>
+    where
+        R: for<'a> Row<Value<'a> = R> + DeserializeOwned + Send + 'static,
+    {
+        self.select_two::<R, R>(kept, tables, query, None).await.map(|(rows, _)| rows)
+    }
+
+    /// The same with two queries, for one server.
+    pub(super) async fn select_two<R, S>(
+        &self,
+        kept: &Tables,
+        tables: &[String],
+        one: &str,
+        two: Option<&str>,
+    ) -> Result<(Vec<R>, Vec<S>), Error>
+    where
+        R: for<'a> Row<Value<'a> = R> + DeserializeOwned + Send + 'static,
+        S: for<'a> Row<Value<'a> = S> + DeserializeOwned + Send + 'static,
+    {
+        let mut trouble = Error::Nonsense("no server of ClickHouse is named".into());
+        for (at, node) in self.primary_first() {
+            let read = async {
+                node.catch_up(kept, tables).await?;
+                let rows = node.select(one).await?;
+                Ok((rows, if let Some(two) = two { node.select(two).await? } else { Vec::new() }))
+            };
+            match read.await {
+                Err(error @ Error::Unavailable { .. }) => {
+                    self.move_on(at);
+                    trouble = error;
+                }
+                answer => return answer,
+            }
+        }
+        Err(trouble)
     }
 
     /// All servers, each question beginning with another one.

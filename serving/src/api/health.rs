@@ -23,12 +23,12 @@ pub async fn readyz(State(engine): State<Shared>) -> Result<&'static str, Proble
     let not_yet = |detail: String| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-ready", "Not ready", detail);
     let ready = engine.live.positions().iter().len();
     // A node that has none of the layers answers from history alone while Redis has nothing for it.
-    if ready < engine.partitions as usize && engine.layers.speed.is_some() {
-        return Err(not_yet(format!("{ready} of {} partitions are ready", engine.partitions)));
+    if ready < engine.partitions.get() as usize && engine.layers.speed.is_some() {
+        return Err(not_yet(format!("{ready} of {} partitions are ready", engine.partitions.get())));
     }
     let known = engine.reached.borrow().iter().len();
-    if known < engine.partitions as usize {
-        return Err(not_yet(format!("how far history is, is known of {known} of {} partitions", engine.partitions)));
+    if known < engine.partitions.get() as usize {
+        return Err(not_yet(format!("how far history is, is known of {known} of {} partitions", engine.partitions.get())));
     }
     match engine.history.marks().await {
         Ok(_) => Ok("ready\n"),

@@ -115,7 +115,7 @@ fn headers(answer: &Written, coding: Option<Coding>) -> HeaderMap {
 async fn answered(engine: &Shared, query: &str, form: Form) -> Result<(Arc<Written>, Source), Problem> {
     let refused = |error: PlanError| bad_request(error.to_string());
     let asked = (absolute(query, now_ms()).map_err(refused)?.into_owned(), form);
-    if let Some(answer) = engine.kept.get(&asked, &engine.live).await {
+    if let Some(answer) = engine.kept.get(&asked, engine).await {
         return Ok((answer, Source::Kept));
     }
     let plan = plan_text(&engine.rules, &asked.0).map_err(refused)?;

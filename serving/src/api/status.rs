@@ -92,7 +92,7 @@ fn partitions(
             "accounted": account.map(accounted),
         })
     };
-    (0..engine.partitions).map(|p| partition(Partition(p))).collect()
+    (0..engine.partitions.get()).map(|p| partition(Partition(p))).collect()
 }
 
 /// What became of the records from one position up to another: the four add up to what lies between.

@@ -24,6 +24,7 @@ use tidemark_snapshot::{Server, Store};
 use tidemark_speed_layer::Speed;
 use tidemark_speed_layer::reread::LogYard;
 use tidemark_topic::Membership;
+use tidemark_topic::PartitionCount;
 use tidemark_topic::memory::MemoryLog;
 use tidemark_topic::now_ms;
 use tower::ServiceExt as _;
@@ -94,14 +95,14 @@ impl Site {
     /// Asks its snapshots.
     pub fn elsewhere(&self) -> Door {
         let store = store(self.redis.as_ref().expect("there is a Redis"), &self.rules);
-        let snapshots = Arc::new(Snapshots::new(store, Arc::clone(&self.rules), 1));
+        let snapshots = Arc::new(Snapshots::new(store, Arc::clone(&self.rules), PartitionCount::new(1)));
         tokio::spawn(Arc::clone(&snapshots).follow());
         self.door(Live::InRedis(snapshots), Layers::default())
     }
 
     fn door(&self, live: Live, layers: Layers) -> Door {
         let (rules, history) = (Arc::clone(&self.rules), Arc::clone(&self.history));
-        let engine = Arc::new(Engine::new(rules, "site".into(), 1, live, self.batch.reached(), history, layers));
+        let engine = Arc::new(Engine::new(rules, "site".into(), PartitionCount::new(1), live, self.batch.reached(), history, layers));
         let Routes { open, read, admin, .. } = routes(&engine.clone().into());
         Door { routes: open.merge(read).merge(admin), engine }
     }
@@ -144,7 +145,7 @@ fn counting(
         let log = log.clone();
         move || Ok(log.consumer(Membership::all()))
     };
-    let yard = LogYard { rules: Arc::clone(rules), connect: Arc::new(connect) };
+    let yard = LogYard { rules: Arc::clone(rules), connect: Arc::new(connect), admin: None };
     tokio::spawn(tidemark_speed_layer::run::close_epochs(Arc::clone(&speed), history.clone(), yard, batch.reached()));
     if let Some(store) = store {
         tokio::spawn(tidemark_speed_layer::publish::publish(Arc::clone(&speed), store, TICK));
@@ -197,6 +198,6 @@ impl Door {
     }
 
     pub async fn is_kept(&self, query: &str) -> bool {
-        self.engine.kept.get(&(query.to_owned(), Form::Json), &self.engine.live).await.is_some()
+        self.engine.kept.get(&(query.to_owned(), Form::Json), &self.engine).await.is_some()
     }
 }

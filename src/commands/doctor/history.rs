@@ -12,7 +12,7 @@ use tidemark_core::generation::Rules;
 use tidemark_core::offset::Partition;
 use tidemark_history::clickhouse::{Archive, Examined, NEEDED, Pace, Server, Tables};
 use tidemark_history::declared::{differences, shapes};
-use tidemark_history::generations::Generations;
+use tidemark_history::generations::{Generations, Input};
 use tidemark_history::{Error, History as _, Marks};
 use tidemark_topic::now_ms;
 
@@ -40,6 +40,8 @@ pub struct Standing {
     /// Of the generation that answers, as are the rest.
     pub marks: Marks,
     pub repairing: Vec<(Partition, Epoch)>,
+    /// Where its records come from; `None` of a history that no version has opened yet that keeps it.
+    pub input: Option<Input>,
 }
 
 impl Found {
@@ -73,7 +75,9 @@ async fn standing(archive: &Archive) -> Result<Option<Standing>, Error> {
     let Some(generations) = archive.generations().await? else { return Ok(None) };
     let history = archive.existing_history(Arc::clone(generations.live()));
     let (pace, marks, repairing) = (archive.pace(generations.live()).await?, history.marks().await?, history.repairing().await?);
-    Ok(Some(Standing { generations, pace, marks, repairing }))
+    // There may be no such table yet, which is no failure.
+    let input = archive.input(generations.live().raw()).await.unwrap_or_default();
+    Ok(Some(Standing { generations, pace, marks, repairing, input }))
 }
 
 /// Whether the servers answer, and what they are.
@@ -262,7 +266,7 @@ mod tests {
     fn standing() -> Standing {
         let generations = Generations::new([Arc::new(rules(true))], []).expect("there is one");
         let pace = Pace { closed: 1, last_closed_ms: now_ms(), events: 100, events_of_a_day: 50, bytes: 2000 };
-        Standing { generations, pace, marks: BTreeMap::from([(Partition(0), Mark::at(Epoch(1)))]), repairing: vec![] }
+        Standing { generations, pace, marks: BTreeMap::from([(Partition(0), Mark::at(Epoch(1)))]), repairing: vec![], input: None }
     }
 
     fn server(version: &str) -> (String, Result<Examined, Error>) {
@@ -305,7 +309,7 @@ mod tests {
 
     #[test]
     fn tables_are_held_against_what_is_declared() {
-        check(&tables(&found(vec![server("26.7")]), &OWN).expect("a server answered"), Level::Ok, "11 tables");
+        check(&tables(&found(vec![server("26.7")]), &OWN).expect("a server answered"), Level::Ok, "12 tables");
         let mut lacking = server("26.7");
         lacking.1.as_mut().expect("it answers").tables.remove("by_type_1d_g1_filler");
         check(

@@ -204,6 +204,7 @@ impl See {
         let examined = &found.examined;
         findings.push(topic::topic(&config.kafka.topic, config.kafka.partitions, examined));
         findings.push(topic::replication(examined, *own_kafka));
+        findings.push(topic::positions(examined));
         let rules = self.rules(config)?;
         findings.extend(topic::message_size(
             examined,
@@ -247,6 +248,10 @@ impl See {
         findings.extend(history::tables(found, &tables));
         findings.extend(history::disks(found));
         if let (Some(standing), Ok(ours)) = (found.standing(), config.rules()) {
+            if let Some(Ok(topic)) = &self.topic {
+                let group = config.kafka.batch_group(standing.generations.live());
+                findings.push(topic::input(&config.kafka.topic, &group, standing.input.as_ref(), &topic.examined.identity));
+            }
             findings.push(history::rules(standing, &ours));
             findings.push(history::reconciliation(standing, progress, standing.generations.live().epoch_bits));
         }

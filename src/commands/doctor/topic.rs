@@ -5,13 +5,16 @@ use std::collections::BTreeMap;
 use tidemark_core::cut::Cut;
 use tidemark_core::epoch::EpochBits;
 use tidemark_core::offset::{NextOffset, Partition};
+use tidemark_history::generations::Input;
 use tidemark_topic::kafka::{Examined, Group, Kafka};
-use tidemark_topic::{Error, Extent, now_ms};
+use tidemark_topic::{Error, Extent, TopicIdentity, now_ms};
 
 /// Shorter than this, history need only stand still while somebody is woken.
 const SHORTEST_RETENTION_MS: i64 = 3_600_000;
 /// Shorter than this, a night is too long.
 const SHORT_RETENTION_MS: i64 = 24 * 3_600_000;
+/// Shorter than a weekend, a deployment that is stopped on Friday has lost its positions on Monday.
+const SHORTEST_POSITIONS_MINUTES: i64 = 3 * 24 * 60;
 /// What a record takes besides its event: key, headers, framing.
 const RECORD_OVERHEAD: u64 = 1024;
 /// The largest batch that ingest's client sends unless it is told otherwise (`message.max.bytes`).
@@ -106,6 +109,53 @@ pub fn topic(name: &str, wanted: u32, found: &Examined) -> Finding {
     }
     let note = if n == wanted { String::new() } else { format!(" (kafka.partitions = {wanted} is for a topic that is made)") };
     Finding::ok("topic", format!("`{name}` has {n} partitions, each with a leader{note}"))
+}
+
+/// Whether the topic and the group are those that history was counted from.
+pub fn input(topic: &str, group: &str, known: Option<&Input>, found: &TopicIdentity) -> Finding {
+    let check = "input";
+    let Some(Input { cluster_id, topic_id, batch_group }) = known else {
+        return Finding::ok(check, format!("history does not say yet which topic it was counted from; this one has {found}"));
+    };
+    let expected = TopicIdentity { cluster_id: cluster_id.clone(), topic_id: topic_id.clone() };
+    if !expected.may_be(found) {
+        return Finding::failure(
+            check,
+            format!("`{topic}` has {found}, but history was counted from the topic that has {expected}: nothing is counted or answered"),
+            "name the cluster that has that topic (kafka.bootstrap); if this one is a copy with the same offsets, `tidemark restore` takes it over; \
+             else begin a new history (another clickhouse.database and kafka.group)",
+        );
+    }
+    if batch_group != group {
+        return Finding::failure(
+            check,
+            format!("history was written by the group {batch_group}, but the configuration names {group}"),
+            "put kafka.group back, or stop every tidemark and run `tidemark restore`",
+        );
+    }
+    Finding::ok(check, format!("`{topic}` is the topic that history was counted from, by the group {group}"))
+}
+
+/// Whether Kafka keeps the group's positions through a stop.
+pub fn positions(found: &Examined) -> Finding {
+    let check = "positions";
+    let Some(minutes) = found.positions_kept_minutes else {
+        return Finding::warning(
+            check,
+            "this principal may not see how long Kafka keeps the positions of a stopped group",
+            "allow it DescribeConfigs on the cluster, or look at offsets.retention.minutes yourself",
+        );
+    };
+    let kept = span(minutes.saturating_mul(60_000));
+    if minutes < SHORTEST_POSITIONS_MINUTES {
+        return Finding::warning(
+            check,
+            format!("Kafka forgets the positions of a group that has been stopped for {kept}"),
+            "after a longer stop, what history has above the marks is deleted and written again, and if retention has removed some of it from the \
+             topic, the batch layer refuses to go on. Set offsets.retention.minutes of the brokers to 10080 (a week) or more",
+        );
+    }
+    Finding::ok(check, format!("Kafka keeps the positions of a stopped group for {kept}"))
 }
 
 /// `own`: the one node that `tidemark up` brings along.
@@ -306,6 +356,24 @@ mod tests {
         let extent = Extent { start: NextOffset::new(start), end: NextOffset::new(end) };
         let half = [(Partition(0), NextOffset::new(half))].into_iter().collect();
         Found { examined: examined(settings), extents: [(Partition(0), extent)].into(), half: Some(half) }
+    }
+
+    #[test]
+    fn another_topic_or_group_than_the_history_s_is_a_failure() {
+        let identity = |topic: &str| TopicIdentity { cluster_id: "c".into(), topic_id: topic.into() };
+        let known = Input { cluster_id: "c".into(), topic_id: "t".into(), batch_group: "g".into() };
+        let level = |group: &str, found: &TopicIdentity| input("events", group, Some(&known), found).level;
+        assert_eq!(level("g", &identity("t")), Level::Ok);
+        assert_eq!(level("g", &identity("")), Level::Ok, "brokers before 2.8 tell no id");
+        assert_eq!(level("g", &identity("other")), Level::Failure);
+        assert_eq!(level("renamed", &identity("t")), Level::Failure);
+        assert_eq!(input("events", "g", None, &identity("t")).level, Level::Ok);
+    }
+
+    #[test]
+    fn positions_that_do_not_outlive_a_weekend_are_warned_of() {
+        let of = |minutes| positions(&Examined { positions_kept_minutes: minutes, ..Examined::default() }).level;
+        assert_eq!((of(Some(10_080)), of(Some(60)), of(None)), (Level::Ok, Level::Warning, Level::Warning));
     }
 
     fn at(history: u64) -> Progress {

@@ -115,7 +115,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
         (true, false) => topic(&kafka, edges, &into).await?,
         (true, true) => raw_history(&config, &kafka, edges, &into).await?,
     };
-    let target = Kafka { topic: into.clone(), ..kafka.clone() };
+    let target = kafka.of_topic(&*into);
     target.admin()?.ensure_topic(partitions, config.kafka.replication, &[]).await?;
     let shift_to_now = shift_to_now.then_some(limits);
     let copy = Copy { name: name.unwrap_or(default_name), range, into, timed_now: now, shift_to_now };

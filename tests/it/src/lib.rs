@@ -4,6 +4,7 @@
 //!
 //! What goes wrong here ends the test with a sentence; nothing is retried but what a client of Tidemark would retry.
 
+pub mod admin;
 pub mod certificates;
 pub mod chance;
 pub mod client;

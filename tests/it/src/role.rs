@@ -37,7 +37,8 @@ impl Role {
     /// `tidemark ingest`, ready.
     pub fn ingest(beside: &Server) -> Self {
         let (kafka, topic) = (beside.runtime().kafka, beside.topic());
-        Self::start(&["ingest", "--kafka", &kafka, "--topic", &topic], &Way::default(), None)
+        let arguments = ["ingest", "--kafka", &kafka, "--topic", &topic].map(str::to_owned);
+        Self::start(arguments.to_vec(), &Way::default(), None)
     }
 
     /// A role on these servers, ready, with settings from `DIR/config.toml`. `name` is its log's.
@@ -47,24 +48,46 @@ impl Role {
 
     /// The same in another way.
     pub fn by(cluster: &Cluster, role: &str, name: &str, way: &Way) -> Self {
-        let config = cluster.dir().join("config.toml").display().to_string();
         let servers = way.servers.clone().unwrap_or_else(|| cluster.endpoints());
+        Self::start(Self::arguments(cluster, role, &servers), way, Some(cluster.dir().join(format!("{name}.log"))))
+    }
+
+    /// The same, but it must end by itself without having been ready, for a reason; gives what it said.
+    pub fn refused(cluster: &Cluster, role: &str) -> String {
+        let log = cluster.dir().join(format!("{role}-refused.log"));
+        let _ = std::fs::remove_file(&log);
+        let mut arguments = Self::arguments(cluster, role, &cluster.endpoints());
+        arguments.extend(["--listen".into(), format!("127.0.0.1:{}", free_port())]);
+        let mut child = spawned(&binary(), &arguments, &[], Some(&log));
+        let ended = wait::until("the role gives up", DEADLINE, || child.try_wait().expect("waiting for a child"));
+        assert!(!ended.success(), "{role} ended as if all were well");
+        std::fs::read_to_string(&log).expect("reading a role's log")
+    }
+
+    fn arguments(cluster: &Cluster, role: &str, servers: &Endpoints) -> Vec<String> {
+        let config = cluster.dir().join("config.toml").display().to_string();
         let mut arguments = vec![role, "--config", &config, "--kafka", &servers.kafka];
         if role != "ingest" {
             arguments.extend(["--clickhouse", &servers.clickhouse, "--redis", &servers.redis]);
         }
-        Self::start(&arguments, way, Some(cluster.dir().join(format!("{name}.log"))))
+        arguments.into_iter().map(str::to_owned).collect()
     }
 
-    fn start(arguments: &[&str], way: &Way, log: Option<PathBuf>) -> Self {
+    fn start(mut arguments: Vec<String>, way: &Way, log: Option<PathBuf>) -> Self {
         let address = format!("127.0.0.1:{}", free_port());
-        let arguments: Vec<String> = arguments.iter().copied().chain(["--listen", &address]).map(str::to_owned).collect();
+        arguments.extend(["--listen".to_owned(), address.clone()]);
         let program = way.program.clone().unwrap_or_else(binary);
         let child = spawned(&program, &arguments, &way.environment, log.as_ref());
         let client = Client::new(format!("http://{address}"));
         let role = Self { program, arguments, environment: way.environment.clone(), log, child, client };
         role.wait_ready();
         role
+    }
+
+    /// Waits until it has ended by itself, for a reason.
+    pub fn wait_ended(&mut self) {
+        let ended = wait::until("the role ends by itself", DEADLINE, || self.child.try_wait().expect("waiting for a child"));
+        assert!(!ended.success(), "{:?} ended as if all were well", self.arguments);
     }
 
     fn wait_ready(&self) {

@@ -15,35 +15,36 @@ use tidemark_tests::sending::{Manner, Pace, by_http};
 use tidemark_tests::server::binary;
 use tidemark_tests::wait;
 
-const EPOCH_BITS: u8 = 8;
-const CONFIG: &str = "[kafka]\npartitions = 2\nsession_timeout_ms = 6000\n[counting]\nepoch_bits = 8\n[batch]\nmax_age_ms = 200\n";
+pub(crate) const EPOCH_BITS: u8 = 8;
+pub(crate) const CONFIG: &str =
+    "[kafka]\npartitions = 2\nsession_timeout_ms = 6000\n[counting]\nepoch_bits = 8\n[batch]\nmax_age_ms = 200\n";
 const MANNER: Manner = Manner { batch: 500, clients: 2, persistent: true };
 const DEADLINE: Duration = Duration::from_secs(120);
 
 /// One of each role.
-struct Roles {
-    ingest: Role,
-    speed: Role,
-    batch: Role,
-    serve: Role,
+pub(crate) struct Roles {
+    pub(crate) ingest: Role,
+    pub(crate) speed: Role,
+    pub(crate) batch: Role,
+    pub(crate) serve: Role,
 }
 
 impl Roles {
-    fn start(cluster: &Cluster) -> Self {
+    pub(crate) fn start(cluster: &Cluster) -> Self {
         let [ingest, speed, batch, serve] = ["ingest", "speed", "batch", "serve"].map(|role| Role::on(cluster, role, role));
         Self { ingest, speed, batch, serve }
     }
 
-    fn stop(self) {
+    pub(crate) fn stop(self) {
         [self.serve, self.batch, self.speed, self.ingest].into_iter().for_each(Role::stop);
     }
 
-    fn send(&self, lines: &[&[u8]]) -> Position {
+    pub(crate) fn send(&self, lines: &[&[u8]]) -> Position {
         by_http(&self.ingest.client, lines, MANNER, &Pace::free()).position
     }
 
     /// Waits until both layers have all, and every full epoch is closed; answers are right on the way and then.
-    fn settle(&self, cluster: &Cluster, position: &Position) {
+    pub(crate) fn settle(&self, cluster: &Cluster, position: &Position) {
         let recount = Recount::read(&cluster.kafka(), "events", EPOCH_BITS);
         let by_user = Question { filters: vec![("user_id", "N14228")], ..Question::by("1d", &["event_type"]) };
         let questions = [Question::total(), Question::by("5m", &["event_type", "product_id"]), by_user];
@@ -73,7 +74,7 @@ fn statement(cluster: &Cluster, statement: &str) -> String {
     reply.text()
 }
 
-fn restore(cluster: &Cluster, confirmed: &[&str]) -> (bool, String) {
+pub(crate) fn restore(cluster: &Cluster, confirmed: &[&str]) -> (bool, String) {
     let config = cluster.dir().join("config.toml");
     let (kafka, clickhouse, redis) = (cluster.kafka(), cluster.clickhouse(), cluster.redis.url());
     let mut command = Command::new(binary());

@@ -2,6 +2,7 @@
 //!
 //! One program, so that tests share its slots: a test waits for one before it starts a server.
 
+mod accidents;
 mod any_moment;
 mod asking;
 mod bad_requests;

@@ -8,12 +8,17 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tidemark_batch_layer::commit::{Desk, Fenced, commit_block, intent_of};
 use tidemark_batch_layer::lane::{BlockLimits, Lane};
+use tidemark_batch_layer::position::{Resume, settle};
 use tidemark_core::offset::{NextOffset, Offset, Partition};
-use tidemark_topic::{Committed, Record};
+use tidemark_history::ledger::Clock;
+use tidemark_topic::{Committed, Extent, Record};
 
 #[derive(Clone, Debug)]
 struct Membership {
-    committed: Committed,
+    /// `None` once the group has lost it.
+    committed: Option<Committed>,
+    /// The farthest that it ever was.
+    farthest: NextOffset,
     generation: u32,
 }
 
@@ -25,14 +30,29 @@ pub struct Group {
 
 impl Default for Group {
     fn default() -> Self {
-        let none = Membership { committed: Committed { next: NextOffset::ZERO, metadata: String::new() }, generation: 0 };
+        let none = Membership { committed: None, farthest: NextOffset::ZERO, generation: 0 };
         Self { members: Arc::new(Mutex::new(vec![none; PARTITIONS as usize])) }
     }
 }
 
 impl Group {
-    pub fn committed(&self, partition: Partition) -> Committed {
+    pub fn committed(&self, partition: Partition) -> Option<Committed> {
         lock(&self.members)[partition.0 as usize].committed.clone()
+    }
+
+    /// H, as those see it who follow the group.
+    pub fn position(&self, partition: Partition) -> NextOffset {
+        self.committed(partition).map_or(NextOffset::ZERO, |committed| committed.next)
+    }
+
+    /// The farthest that H ever was: what is closing meanwhile does not hear that the position is lost.
+    pub fn farthest(&self, partition: Partition) -> NextOffset {
+        lock(&self.members)[partition.0 as usize].farthest
+    }
+
+    /// Forgets the position, as Kafka does with a group that has had no members for long.
+    pub fn lose_position(&self, partition: Partition) {
+        lock(&self.members)[partition.0 as usize].committed = None;
     }
 
     /// Gives the partition to a new owner; commits of the former one are refused from now on.
@@ -47,13 +67,10 @@ impl Group {
         if member.generation != generation {
             return Err(Fenced(format!("generation {generation} is over")));
         }
-        assert!(
-            member.committed.next <= committed.next,
-            "partition {partition}: H went from {} back to {}",
-            member.committed.next,
-            committed.next
-        );
-        member.committed = committed.clone();
+        let before = member.committed.as_ref().map(|committed| committed.next);
+        assert!(before <= Some(committed.next), "partition {partition}: H went from {before:?} back to {}", committed.next);
+        member.committed = Some(committed.clone());
+        member.farthest = member.farthest.max(committed.next);
         Ok(())
     }
 }
@@ -80,13 +97,40 @@ impl Desk for SimulatedDesk {
     }
 }
 
+struct GroundClock(Ground);
+
+impl Clock for GroundClock {
+    fn now_ms(&self) -> i64 {
+        self.0.now_ms()
+    }
+
+    fn sleep_until(&self, at_ms: i64) -> impl Future<Output = ()> + Send {
+        self.0.sleep_until(at_ms)
+    }
+}
+
 /// An owner of one partition: it ends when it finds out that it is the owner no more.
 pub async fn own(ground: Ground, log: Log, group: Group, engine: Engine, partition: Partition, generation: u32) -> Fenced {
-    let committed = group.committed(partition);
+    let (committed, doubtful_below) = loop {
+        let extent = Extent { start: NextOffset::ZERO, end: log.end(partition) };
+        let clock = GroundClock(ground.clone());
+        match settle(&engine, &ground.rules, partition, group.committed(partition), extent, &clock).await {
+            Ok(Ok(Resume::At(committed))) => break (committed, NextOffset::ZERO),
+            Ok(Ok(Resume::AfterDeleting(next))) => {
+                let committed = Committed { next, metadata: String::new() };
+                if let Err(fenced) = group.commit(partition, generation, &committed) {
+                    return fenced;
+                }
+                break (committed, extent.end);
+            }
+            Ok(Err(error)) => panic!("the log has everything, but: {error}"),
+            Err(_) => pause().await,
+        }
+    };
     pause().await;
     let intent = intent_of(&committed).expect("the group's notes are all Tidemark's");
     ground.say(format_args!("batch {partition}/{generation}: begins at {} `{}`", committed.next, committed.metadata));
-    let mut lane = Lane::new(&ground.rules, partition, committed.next, intent);
+    let mut lane = Lane::new(&ground.rules, partition, committed.next, intent).doubting_below(doubtful_below);
     let mut desk = SimulatedDesk { ground: ground.clone(), group, generation };
     // Only differences between instants matter, so the machine's clock does not.
     let (origin, origin_ms) = (Instant::now(), ground.now_ms());
@@ -107,7 +151,8 @@ pub async fn own(ground: Ground, log: Log, group: Group, engine: Engine, partiti
             lane.passed(end, now);
         }
         while let Some((block, intent)) = lane.due(now, &limits) {
-            if let Err(fenced) = commit_block(&mut desk, &engine, ground.rules.generation, &block, intent).await {
+            let doubtful = lane.is_doubtful(&block);
+            if let Err(fenced) = commit_block(&mut desk, &engine, ground.rules.generation, &block, intent, doubtful).await {
                 return fenced;
             }
         }

@@ -1,7 +1,7 @@
 //! The history engine as the layers meet it: the twin in memory, with answers that get lost, statements that go on when
 //! nobody waits for them any more, and deadlines after which they do not.
 
-use crate::executor::{Task, at_once};
+use crate::executor::{Task, at_once, pause};
 use crate::ground::{Ground, lock};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
@@ -236,10 +236,23 @@ impl History for Engine {
         self.twin.marks().await
     }
 
-    async fn record(&self, row: &LedgerRow) -> Result<(), Error> {
+    async fn closed_by_any(&self) -> Result<Marks, Error> {
+        self.heard("what is closed", self.twin.closed_by_any()).await
+    }
+
+    async fn record(&self, row: &LedgerRow, until_ms: Option<i64>) -> Result<(), Error> {
         self.ground.say(format_args!("ledger {} epoch {}: {:?} {:?}", row.partition, row.epoch, row.entry, row.tally));
-        self.check_may_close(row);
-        self.heard("a ledger row", self.twin.record(row)).await
+        // The statement may arrive late: only then is the clock looked at.
+        let arrived = async {
+            pause().await;
+            if until_ms.is_some_and(|until_ms| self.ground.now_ms() >= until_ms) {
+                self.ground.say(format_args!("ledger {} epoch {}: too late", row.partition, row.epoch));
+                return Ok(());
+            }
+            self.check_may_close(row);
+            self.twin.record(row, until_ms).await
+        };
+        self.heard("a ledger row", arrived).await
     }
 
     async fn ledger(&self, partition: Partition, epoch: Epoch) -> Result<Vec<LedgerRow>, Error> {

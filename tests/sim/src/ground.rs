@@ -1,5 +1,6 @@
 //! What everything in a world shares: the rules, the clock, the dice, the trace, the counts.
 
+use crate::executor::pause;
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 use std::collections::VecDeque;
@@ -47,6 +48,7 @@ pub struct Totals {
     pub lost_answers: u64,
     pub rebalances: u64,
     pub crashes: u64,
+    pub lost_positions: u64,
     pub records: u64,
 }
 
@@ -62,6 +64,7 @@ impl Totals {
         self.lost_answers += other.lost_answers;
         self.rebalances += other.rebalances;
         self.crashes += other.crashes;
+        self.lost_positions += other.lost_positions;
         self.records += other.records;
     }
 }
@@ -112,6 +115,12 @@ impl Ground {
 
     pub fn now_ms(&self) -> i64 {
         self.clock_ms.load(Ordering::Relaxed)
+    }
+
+    pub async fn sleep_until(&self, at_ms: i64) {
+        while self.now_ms() < at_ms {
+            pause().await;
+        }
     }
 
     pub fn advance(&self, ms: i64) {

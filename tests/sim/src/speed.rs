@@ -10,6 +10,7 @@ use tidemark_core::judge::Judge;
 use tidemark_core::offset::{NextOffset, Offset, Partition};
 use tidemark_history::History;
 use tidemark_history::block::{Block, BlockBuilder};
+use tidemark_history::ledger::Clock;
 use tidemark_history::memory::MemoryHistory;
 use tidemark_speed_layer::reconcile::{CloseError, Closing, Difference, Yard, close};
 use tidemark_speed_layer::segment::Segment;
@@ -20,9 +21,20 @@ struct SimulatedYard {
     log: Log,
 }
 
-impl Yard for SimulatedYard {
+impl Clock for SimulatedYard {
     fn now_ms(&self) -> i64 {
         self.ground.now_ms()
+    }
+
+    fn sleep_until(&self, at_ms: i64) -> impl Future<Output = ()> + Send {
+        self.ground.sleep_until(at_ms)
+    }
+}
+
+impl Yard for SimulatedYard {
+    async fn confirm_log(&self) -> Result<(), CloseError> {
+        crate::executor::pause().await;
+        Ok(())
     }
 
     async fn reread(&self, partition: Partition, segment: &Segment) -> Result<Vec<Block>, CloseError> {

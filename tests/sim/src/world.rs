@@ -79,6 +79,7 @@ enum Move {
     RebalanceSpeed,
     CrashSpeed,
     Kill,
+    LosePosition,
 }
 
 /// How often each thing happens: every seed has its own weather, so that some worlds are all storms of one kind.
@@ -86,7 +87,7 @@ enum Move {
 struct Weather(Vec<(Move, usize)>);
 
 impl Weather {
-    const USUAL: [(Move, usize); 15] = [
+    const USUAL: [(Move, usize); 16] = [
         (Move::Append, 180),
         (Move::Batch, 220),
         (Move::Engine, 180),
@@ -102,6 +103,7 @@ impl Weather {
         (Move::RebalanceSpeed, 10),
         (Move::CrashSpeed, 4),
         (Move::Kill, 4),
+        (Move::LosePosition, 2),
     ];
 
     fn of(ground: &Ground) -> Self {
@@ -159,7 +161,7 @@ impl World {
     }
 
     fn step(&mut self) {
-        let reached = || self.sides.iter().map(|side| (side.partition, self.group.committed(side.partition).next)).collect();
+        let reached = || self.sides.iter().map(|side| (side.partition, self.group.position(side.partition))).collect();
         self.pinned.step(&self.engine, &self.log, reached);
         let at = self.ground.below(self.sides.len());
         match self.weather.next(&self.ground) {
@@ -178,6 +180,7 @@ impl World {
             Move::RebalanceSpeed => self.rebalance_speed(at),
             Move::CrashSpeed => self.crash_speed(at),
             Move::Kill => self.engine.kill(),
+            Move::LosePosition => self.lose_position(at),
         }
     }
 
@@ -203,6 +206,17 @@ impl World {
         self.new_batch_owner(at);
     }
 
+    /// The group forgets how far it was. Kafka does that only to a group that has had no members for long, so no former owner
+    /// is about, and none of their statements runs; a new owner finds nothing.
+    fn lose_position(&mut self, at: usize) {
+        self.ground.say(format_args!("batch {at}: the group's position is lost"));
+        self.ground.count(|totals| totals.lost_positions += 1);
+        self.sides[at].batch.clear();
+        self.engine.advance(60_000);
+        self.group.lose_position(self.sides[at].partition);
+        self.new_batch_owner(at);
+    }
+
     fn step_speed(&mut self, at: usize) {
         let side = &mut self.sides[at];
         let partition = side.partition;
@@ -218,13 +232,13 @@ impl World {
         if self.ground.chance(if owner.closer.is_some() { 350 } else { 700 }) {
             return owner.apply(&self.ground, &self.log, partition);
         }
-        let history = self.group.committed(partition).next;
+        let history = self.group.position(partition);
         let closed = owner.close(&self.ground, &self.log, &self.engine, partition, history);
         if let Some(epoch) = closed {
             let line = owner.tide.waterline();
             let end = self.ground.rules.epoch_bits.end_of(epoch);
             assert!(
-                line.mark.oldest_open() == epoch.next() && end <= history && end <= line.position,
+                line.mark.oldest_open() == epoch.next() && end <= self.group.farthest(partition) && end <= line.position,
                 "I2: {line:?} after closing {epoch} at H={history}"
             );
             self.ground.count(|totals| totals.epochs_closed += 1);
@@ -276,7 +290,7 @@ impl World {
                 .filter(|(_, tide)| tide.is_taught())
         };
         if self.queries.len() < 8 && self.ground.chance(250) {
-            let reached = self.sides.iter().map(|side| (side.partition, self.group.committed(side.partition).next)).collect();
+            let reached = self.sides.iter().map(|side| (side.partition, self.group.position(side.partition))).collect();
             self.queries.push(Query::ask_history_alone(&self.ground, reached));
         } else if self.queries.len() < 8 && tides().count() == self.sides.len() {
             let query = Query::ask(&self.ground, tides());
@@ -328,7 +342,7 @@ impl World {
             let end = self.log.end(side.partition);
             let committed = self.group.committed(side.partition);
             let line = side.speed.as_ref().map(|owner| owner.tide.waterline());
-            committed.next == end
+            committed.is_some_and(|committed| committed.next == end)
                 && line.is_some_and(|line| line.position == end && line.mark.oldest_open() == self.ground.rules.epoch_bits.epoch_at(end))
         })
     }

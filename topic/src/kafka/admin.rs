@@ -1,13 +1,13 @@
 //! The topic itself: making it, its partitions, their extents.
 
-use super::{ANSWER_DEADLINE, Journal, Kafka, number};
-use crate::{Error, Extent, NextOffset, Partition};
+use super::{ANSWER_DEADLINE, Description, Expected, Journal, Kafka, number};
+use crate::{Error, Extent, NextOffset, Partition, TopicIdentity};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication, TopicResult};
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::error::{KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset as RawOffset, TopicPartitionList};
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// How long a topic that was just made may take until every partition has a leader.
@@ -28,6 +28,8 @@ pub struct TopicInfo {
 pub struct Admin {
     pub(super) kafka: Kafka,
     pub(super) client: Arc<AdminClient<Journal>>,
+    /// Asked for once: the client keeps to the cluster that it was made for.
+    cluster_id: Arc<OnceLock<String>>,
 }
 
 impl std::fmt::Debug for Admin {
@@ -41,7 +43,19 @@ impl Admin {
         let config = kafka.config(&[], &[])?;
         let client = AdminClient::from_config_and_context(&config, Journal::default())
             .map_err(|error| Error::Refused { reason: format!("making an admin client: {error}") })?;
-        Ok(Self { kafka: kafka.clone(), client: Arc::new(client) })
+        Ok(Self { kafka: kafka.clone(), client: Arc::new(client), cluster_id: Arc::default() })
+    }
+
+    /// The same, of this very topic if it is known which one.
+    #[must_use]
+    pub fn expecting(&self, identity: Option<TopicIdentity>) -> Self {
+        let expected = identity.map(|identity| Expected { identity, client: Arc::clone(&self.client) });
+        Self { kafka: Kafka { expected, ..self.kafka.clone() }, ..self.clone() }
+    }
+
+    /// Makes consumers and producers that expect the same topic.
+    pub fn kafka(&self) -> &Kafka {
+        &self.kafka
     }
 
     /// Makes the topic if there is none, and waits until every partition can be used. An existing topic is left as it
@@ -88,6 +102,36 @@ impl Admin {
         }
         self.extents().await?;
         Ok(Some(found.count))
+    }
+
+    /// Which topic it is, and how many partitions it has; `NoSuchTopic` if there is none of the name, `OtherTopic` if it is not
+    /// the one that is expected.
+    pub async fn describe(&self) -> Result<Description, Error> {
+        self.blocking(|admin| {
+            let client = admin.client.inner();
+            let cluster_id = match admin.cluster_id.get() {
+                Some(known) => known.clone(),
+                None => {
+                    let unavailable =
+                        || Error::Unavailable { broker: admin.kafka.bootstrap.clone(), reason: "it tells no cluster id".into() };
+                    let found = client.fetch_cluster_id(ANSWER_DEADLINE).ok_or_else(unavailable)?;
+                    admin.cluster_id.get_or_init(|| found).clone()
+                }
+            };
+            let found = admin.kafka.describe(client, cluster_id, ANSWER_DEADLINE)?;
+            admin.kafka.must_be_expected(&found.identity)?;
+            Ok(found)
+        })
+        .await
+    }
+
+    /// True if there is such a topic. No topic is made by asking.
+    pub async fn exists(&self) -> Result<bool, Error> {
+        match self.describe().await {
+            Err(Error::NoSuchTopic { .. }) => Ok(false),
+            Ok(_) | Err(Error::OtherTopic(_)) => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     /// The number of the topic's partitions.

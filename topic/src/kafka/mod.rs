@@ -19,11 +19,13 @@ pub use examine::{Examined, Group};
 pub use positions::GroupPositions;
 pub use producer::{KafkaProducer, ProducerOptions};
 
-use crate::{Error, Extent, Membership, NextOffset, Partition};
+use crate::{Error, Extent, Membership, NextOffset, OtherTopic, Partition, TopicIdentity};
+use rdkafka::admin::AdminClient;
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -31,7 +33,7 @@ use std::time::Duration;
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Settings on which exactness rests. Another value would be wrong, so it is refused rather than overridden.
-const RESERVED: [&str; 18] = [
+const RESERVED: [&str; 19] = [
     "acks",
     "auto.offset.reset",
     "bootstrap.servers",
@@ -40,6 +42,7 @@ const RESERVED: [&str; 18] = [
     "enable.auto.offset.store",
     "enable.idempotence",
     "enable.partition.eof",
+    "fetch.error.backoff.ms",
     "group.id",
     "group.instance.id",
     "group.protocol",
@@ -63,11 +66,33 @@ pub struct Kafka {
     pub topic: String,
     /// librdkafka settings passed through (security, timeouts, buffers). Those on which exactness rests are refused.
     pub client_options: BTreeMap<String, String>,
+    /// If it is known which topic it must be: consumers take nothing from another one of the name.
+    expected: Option<Expected>,
+}
+
+/// The topic that is meant, and a client of its own to ask whether it still is that one: a consumer's connection to a broker
+/// is held up by its fetches.
+#[derive(Clone)]
+struct Expected {
+    identity: TopicIdentity,
+    client: Arc<AdminClient<Journal>>,
+}
+
+impl std::fmt::Debug for Expected {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.identity.fmt(f)
+    }
 }
 
 impl Kafka {
     pub fn new(bootstrap: impl Into<String>, topic: impl Into<String>) -> Self {
-        Self { bootstrap: bootstrap.into(), topic: topic.into(), client_options: BTreeMap::new() }
+        Self { bootstrap: bootstrap.into(), topic: topic.into(), client_options: BTreeMap::new(), expected: None }
+    }
+
+    /// Another topic of the same cluster.
+    #[must_use]
+    pub fn of_topic(&self, topic: impl Into<String>) -> Self {
+        Self { topic: topic.into(), expected: None, ..self.clone() }
     }
 
     pub fn admin(&self) -> Result<Admin, Error> {
@@ -142,6 +167,32 @@ impl Kafka {
         Ok(Extent { start: position(start)?, end: position(end)? })
     }
 
+    /// Asks the brokers which topic this is, and how many partitions it has.
+    fn describe<C: ClientContext>(&self, client: &Client<C>, cluster_id: String, timeout: Duration) -> Result<Description, Error> {
+        let doing = "asking for the topic's id";
+        let name = native::c_name(&self.topic).ok_or_else(|| Error::NoSuchTopic { topic: self.topic.clone() })?;
+        let found = native::describe_topic(client, &name, timeout).map_err(|code| self.error(code, doing))?;
+        let partitions = u32::try_from(found.partitions).unwrap_or(u32::MAX);
+        Ok(Description { identity: TopicIdentity { cluster_id, topic_id: found.id }, partitions })
+    }
+
+    /// Refuses another topic of the name than the one that is expected.
+    fn must_be_expected(&self, found: &TopicIdentity) -> Result<(), Error> {
+        match &self.expected {
+            Some(Expected { identity, .. }) if !identity.may_be(found) => {
+                let (topic, expected, found) = (self.topic.clone(), identity.clone(), found.clone());
+                Err(Error::OtherTopic(Box::new(OtherTopic { topic, expected, found })))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Asks the brokers whether the topic is still the one that is expected, if one is.
+    fn confirm(&self, timeout: Duration) -> Result<(), Error> {
+        let Some(Expected { client, .. }) = &self.expected else { return Ok(()) };
+        self.must_be_expected(&self.describe(client.inner(), String::new(), timeout)?.identity)
+    }
+
     /// The topic's partitions; `NoSuchTopic` if there is no such topic.
     fn partitions<C: ClientContext>(&self, client: &Client<C>, patience: Duration) -> Result<Partitions, Error> {
         let doing = "asking for the topic's partitions";
@@ -154,6 +205,13 @@ impl Kafka {
         let led = topic.partitions().iter().all(|partition| partition.leader() >= 0 && partition.error().is_none());
         Ok(Partitions { count: u32::try_from(topic.partitions().len()).unwrap_or(u32::MAX), led })
     }
+}
+
+/// Which topic it is, and its partitions.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Description {
+    pub identity: TopicIdentity,
+    pub partitions: u32,
 }
 
 /// What metadata says of the topic.

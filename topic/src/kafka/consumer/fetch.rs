@@ -9,10 +9,17 @@ use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::Offset as RawOffset;
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a poll may be held up by the question where a doubtful partition stands.
 const DOUBT_PATIENCE: Duration = Duration::from_millis(500);
+
+/// After a silence of this length, records are taken only once the topic has been confirmed to be the expected one. A topic
+/// that is deleted and created again is not fetched from in between for [`FETCH_ERROR_BACKOFF_MS`] at least.
+const SILENCE: Duration = Duration::from_millis(300);
+
+/// After a fetch that failed, as it does on a topic that was deleted, librdkafka waits so long before the next.
+pub(super) const FETCH_ERROR_BACKOFF_MS: &str = "500";
 
 /// A partition that is being read.
 #[derive(Debug)]
@@ -23,19 +30,41 @@ pub(super) struct Reading {
     pub(super) end_at_start: NextOffset,
     /// Where the last `End` was announced.
     ended: Option<NextOffset>,
+    /// When records were last taken, or reading began.
+    heard: Instant,
 }
 
 impl KafkaConsumer {
     /// Hands over what has been fetched, at most a batch, then the ends that have been reached.
     pub(super) fn read(&mut self, deliver: &mut impl FnMut(Happened<'_>)) -> usize {
         let Self { client: Connected { data, .. }, reading, doubtful, kafka, failed, .. } = self;
-        let mut handed = 0;
+        let (mut handed, now) = (0, Instant::now());
         let mut broken = Vec::new();
+        // What has been fetched when the topic is confirmed was fetched from that topic.
+        let mut confirmed = kafka.expected.is_none().then_some(true);
         let full = data.take(|fetched| match fetched {
             Fetched::Records { partition, records, traced } => {
+                if confirmed.is_none() && was_silent(reading, partition, now) {
+                    confirmed = Some(match kafka.confirm(DOUBT_PATIENCE) {
+                        Ok(()) => true,
+                        Err(Error::Unavailable { reason, .. }) => {
+                            tracing::debug!(target: "kafka", "the topic cannot be confirmed now: {reason}");
+                            false
+                        }
+                        Err(error) => {
+                            *failed = Some(error);
+                            false
+                        }
+                    });
+                }
+                if confirmed == Some(false) {
+                    // To be fetched again, when it can be confirmed.
+                    doubtful.insert(partition);
+                    return;
+                }
                 // A fetch that librdkafka repeats begins anew within the run.
                 for records in records.chunk_by(|one, next| one.offset < next.offset) {
-                    let records = accept(reading, partition, records);
+                    let records = accept(reading, partition, records, now);
                     if let [first, .., last] | [first @ last] = records {
                         for &(offset, traceparent) in traced.iter().filter(|(offset, _)| (first.offset..=last.offset).contains(offset)) {
                             deliver(Happened::Traced { partition, offset, traceparent });
@@ -80,6 +109,10 @@ impl KafkaConsumer {
         let mut handed = 0;
         for element in positions.elements() {
             let partition = Partition(element.partition().unsigned_abs());
+            // Of a doubtful one, records that were fetched have not been taken.
+            if self.doubtful.contains(&partition) {
+                continue;
+            }
             let Some(Some(reading)) = self.reading.get_mut(index(partition)) else { continue };
             let fetched = native::fetched_end(self.client.base.client(), &self.topic, partition).map(NextOffset::new);
             let end = fetched.unwrap_or(reading.end_at_start).max(reading.end_at_start);
@@ -110,6 +143,12 @@ impl KafkaConsumer {
                 Err(Error::Unavailable { .. }) => return Ok(()), // still doubtful at the next poll
                 Err(error) => return Err(error),
             };
+            // Whether the topic is the expected one is still to be asked.
+            match self.kafka.confirm(DOUBT_PATIENCE) {
+                Ok(()) => {}
+                Err(Error::Unavailable { .. }) => return Ok(()),
+                Err(error) => return Err(error),
+            }
             self.stop_reading(partition);
             self.idle.insert(partition);
             self.settle();
@@ -119,7 +158,7 @@ impl KafkaConsumer {
             match self.begin(partition, next, extent) {
                 Err(Error::Unavailable { .. }) => {
                     // A revocation is open: again when it is over.
-                    self.set_reading(partition, Reading { next, end_at_start: extent.end, ended: None });
+                    self.set_reading(partition, Reading { next, end_at_start: extent.end, ended: None, heard: Instant::now() });
                     self.doubtful.insert(partition);
                     return Ok(());
                 }
@@ -163,17 +202,23 @@ impl KafkaConsumer {
             self.client.data.forward(self.client.base.client(), &self.topic, partition);
             self.assigned.insert(partition);
         }
-        self.set_reading(partition, Reading { next: at, end_at_start: extent.end, ended: None });
+        self.set_reading(partition, Reading { next: at, end_at_start: extent.end, ended: None, heard: Instant::now() });
         // An empty remainder is an `End` that no fetch will announce.
         self.parking.ready();
         Ok(())
     }
 }
 
+/// True of a partition from which nothing has come for so long that the topic may have been replaced.
+fn was_silent(reading: &[Option<Reading>], partition: Partition, now: Instant) -> bool {
+    slot(reading, partition).is_some_and(|reading| now.saturating_duration_since(reading.heard) > SILENCE)
+}
+
 /// Of records in order those that have not been handed over before; none if the partition is not being read. They are
 /// taken into account.
-fn accept<'r, 'a>(reading: &mut [Option<Reading>], partition: Partition, records: &'r [Record<'a>]) -> &'r [Record<'a>] {
+fn accept<'r, 'a>(reading: &mut [Option<Reading>], partition: Partition, records: &'r [Record<'a>], now: Instant) -> &'r [Record<'a>] {
     let Some(Some(reading)) = reading.get_mut(index(partition)) else { return &[] };
+    reading.heard = now;
     let fresh = &records[records.partition_point(|record| reading.next.includes(record.offset))..];
     if let Some(last) = fresh.last() {
         reading.next = last.offset.next();

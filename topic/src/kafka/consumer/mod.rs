@@ -119,7 +119,7 @@ impl KafkaConsumer {
             // How soon a member learns that others come and go: a hand-over takes two such rounds.
             ("heartbeat.interval.ms", "300"),
             // How soon a member learns of partitions added to the topic.
-            ("topic.metadata.refresh.interval.ms", "30000"),
+            ("topic.metadata.refresh.interval.ms", "5000"),
         ];
         let mut fixed = vec![
             ("auto.offset.reset", "error"),
@@ -129,6 +129,7 @@ impl KafkaConsumer {
             // they note the position from which a pause resumes, and skip a record (see the suite).
             ("enable.partition.eof", "false"),
             ("isolation.level", "read_committed"),
+            ("fetch.error.backoff.ms", fetch::FETCH_ERROR_BACKOFF_MS),
         ];
         let session_ms;
         let (group, role) = match &membership {
@@ -246,6 +247,7 @@ impl Consumer for KafkaConsumer {
         if !self.owned.contains(&partition) || self.leaving.contains(&partition) {
             return Err(Self::fenced(partition, "it is not assigned to this consumer"));
         }
+        self.kafka.confirm(ANSWER_DEADLINE)?;
         let extent = self.extent(partition)?;
         if !extent.admits(at) {
             return Err(Error::OutOfRange { partition, wanted: at, extent });

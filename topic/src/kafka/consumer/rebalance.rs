@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 /// How often a member looks whether its membership stands.
 const MEMBERSHIP_EVERY: Duration = Duration::from_secs(1);
 /// How often a consumer of all partitions looks for new ones.
-const PARTITIONS_EVERY: Duration = Duration::from_secs(30);
+const PARTITIONS_EVERY: Duration = Duration::from_secs(5);
 /// How soon it looks again after it could not find out, and how long it waits for the answer: a poll is that much late.
 const RETRY_EVERY: Duration = Duration::from_secs(5);
 const RETRY_PATIENCE: Duration = Duration::from_millis(500);

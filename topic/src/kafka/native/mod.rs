@@ -1,5 +1,5 @@
 //! What the safe wrapper does not offer, and the only unsafe code of this crate: records in batches from a queue of
-//! their own, a callback when a queue is no longer empty, a commit with a deadline, the group's generation, and a setting
+//! their own, a callback when a queue is no longer empty, a commit with a deadline, the group's generation, a topic's id, and a setting
 //! of the C library's allocator; in `writing` the same for records that are written.
 //!
 //! Why a queue of its own: the wrapper enables librdkafka's event interface, under which a batch call on the *consumer*
@@ -8,8 +8,10 @@
 
 #![expect(unsafe_code, reason = "librdkafka's batch, queue and group calls have no safe wrapper; each use says why it is sound")]
 
+mod describing;
 mod writing;
 
+pub(super) use describing::describe_topic;
 pub(super) use writing::{Report, Reports, Undelivered, Writing};
 
 use crate::waker::Parking;
