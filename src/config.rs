@@ -28,6 +28,7 @@ const DEFAULT: &str = include_str!("../tidemark.default.toml");
 pub struct Config {
     pub listen: String,
     pub admin_listen: String,
+    pub max_connections: usize,
     pub open: bool,
     pub tls: Tls,
     /// None by default: there is no key that everybody knows.

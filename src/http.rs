@@ -10,6 +10,7 @@ use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::serve::ListenerExt as _;
+use futures_util::FutureExt as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +28,7 @@ const DRAIN: Duration = Duration::from_secs(10);
 
 /// A server that answers, at one address or two.
 pub struct Http {
-    servers: JoinSet<std::io::Result<()>>,
+    servers: JoinSet<()>,
     close: watch::Sender<bool>,
 }
 
@@ -36,6 +37,8 @@ pub struct Door {
     requests: Listening,
     /// Those of operators and of Prometheus, where they come in by themselves.
     apart: Option<Listening>,
+    /// At each of the two.
+    max_connections: usize,
 }
 
 enum Listening {
@@ -46,12 +49,22 @@ enum Listening {
 /// Listens, so that connections wait from here on; gives the URL for requests too. Refuses to be open to other machines
 /// unless that was said.
 pub async fn listen(config: &Config, access: &Access) -> Result<(Door, String)> {
+    allow_descriptors();
     let (requests, url) = listen_at(&config.listen, config, access).await?;
     let apart = match config.admin_listen.as_str() {
         "" => None,
         at => Some(listen_at(at, config, access).await?.0),
     };
-    Ok((Door { requests, apart }, url))
+    Ok((Door { requests, apart, max_connections: config.max_connections }, url))
+}
+
+/// Takes as many file descriptors as the system allows this process: by default it may have 1,024, and each connection is one.
+fn allow_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::debug!("the limit of file descriptors stays as it is: {error}");
+    }
 }
 
 async fn listen_at(at: &str, config: &Config, access: &Access) -> Result<(Listening, String)> {
@@ -138,35 +151,35 @@ impl Http {
     pub fn serve(door: Door, access: &Arc<Access>, mut registry: Registry, answering: Answering, routes: Router, admin: Router) -> Self {
         let mut server = Self { servers: JoinSet::new(), close: watch::Sender::new(false) };
         registry.register_collector(Box::new(Process));
-        let admin = access.guard(Scope::Admin, admin);
+        let (admin, max) = (access.guard(Scope::Admin, admin), door.max_connections);
         match door.apart {
             None => {
                 let routes = tidemark_traces::requests(tidemark_metrics::timed(&mut registry, routes.merge(admin)));
-                server.listen(door.requests, routes.merge(access.guard(Scope::Read, tidemark_metrics::routes(registry, answering))));
+                server.listen(door.requests, max, routes.merge(access.guard(Scope::Read, tidemark_metrics::routes(registry, answering))));
             }
             Some(apart) => {
-                server.listen(door.requests, tidemark_traces::requests(tidemark_metrics::timed(&mut registry, routes)));
-                server.listen(apart, admin.merge(access.guard(Scope::Read, tidemark_metrics::routes(registry, answering))));
+                server.listen(door.requests, max, tidemark_traces::requests(tidemark_metrics::timed(&mut registry, routes)));
+                server.listen(apart, max, admin.merge(access.guard(Scope::Read, tidemark_metrics::routes(registry, answering))));
             }
         }
         server
     }
 
-    fn listen(&mut self, at: Listening, routes: Router) {
+    fn listen(&mut self, at: Listening, max_connections: usize, routes: Router) {
         let mut closed = self.close.subscribe();
-        let closing = async move { drop(closed.wait_for(|closed| *closed).await) };
+        let closing = async move { drop(closed.wait_for(|closed| *closed).await) }.boxed().shared();
         match at {
             Listening::Plain(listener) => {
                 let listener = listener.tap_io(|connection| drop(connection.set_nodelay(true)));
-                self.servers.spawn(axum::serve(listener, routes).with_graceful_shutdown(closing).into_future())
+                self.servers.spawn(tidemark_https::serve(listener, routes, max_connections, closing))
             }
-            Listening::Tls(listener) => self.servers.spawn(axum::serve(listener, routes).with_graceful_shutdown(closing).into_future()),
+            Listening::Tls(listener) => self.servers.spawn(tidemark_https::serve(listener, routes, max_connections, closing)),
         };
     }
 
-    /// Waits for the end, which comes by itself only after an error.
+    /// Waits for the end, which comes by itself only after a panic.
     pub async fn ended(&mut self) -> Result<()> {
-        self.servers.join_next().await.context("there is no HTTP server")?.context("the HTTP server")?.context("the HTTP server")
+        self.servers.join_next().await.context("there is no HTTP server")?.context("the HTTP server")
     }
 
     /// Serves until it is time to stop, and then ends well.

@@ -163,5 +163,12 @@ pub async fn ensure_topic(config: &Config, kafka: &Kafka, archive: &Archive) -> 
             kafka.topic, kafka.bootstrap
         )));
     }
-    config.kafka.ensure_topic(kafka).await
+    let partitions = config.kafka.ensure_topic(kafka).await?;
+    if kafka.admin()?.is_compacted().await? {
+        return Err(Exit::Refused.because(format!(
+            "topic `{}` is compacted: Kafka removes records that are to be counted. Set its cleanup.policy to delete",
+            kafka.topic
+        )));
+    }
+    Ok(partitions)
 }

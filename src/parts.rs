@@ -10,6 +10,7 @@ use std::time::Duration;
 use tidemark_batch_layer::Batch;
 use tidemark_core::cut::Cut;
 use tidemark_core::generation::Rules;
+use tidemark_history::History;
 use tidemark_history::clickhouse::{Archive, ClickHouse};
 use tidemark_history::generations::{Filling, Generations, Known, State};
 use tidemark_replay::whole::{Source, Throttle, WholeLog};
@@ -61,6 +62,16 @@ impl Threads {
         };
         self.running.push(std::thread::Builder::new().name(name.to_owned()).spawn(body).context("starting a thread")?);
         Ok(())
+    }
+
+    /// Starts a task that ends with the layer. If it panics, the layer has ended by itself.
+    pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let (say, task) = (self.say.clone(), tokio::spawn(task));
+        tokio::spawn(async move {
+            if task.await.is_err_and(|error| error.is_panic()) {
+                let _ = say.send(anyhow!("the task for {name} panicked; the log has the place")).await;
+            }
+        });
     }
 
     /// Why a layer has ended by itself, if one has by now.
@@ -171,9 +182,9 @@ pub struct Ground {
 
 impl Ground {
     /// H where the batch layer runs elsewhere: what its group has committed.
-    pub fn follow(&self, config: &Config) -> Result<watch::Receiver<Cut>> {
+    pub fn follow(&self, config: &Config, threads: &Threads) -> Result<watch::Receiver<Cut>> {
         let positions = self.kafka.group_positions(&config.kafka.batch_group(&self.rules))?;
-        Ok(follow(positions, self.partitions.clone()))
+        Ok(follow(positions, self.partitions.clone(), threads))
     }
 
     /// Makes consumers of the topic, as far back as this generation must read.
@@ -291,10 +302,15 @@ pub fn start_speed(
         let kafka = kafka.clone();
         move || connect(&kafka, Membership::all(), ConsumerOptions { traced: false, ..options.clone() })
     };
-    let yard = LogYard { rules: Arc::clone(rules), connect: Arc::new(connect), admin: Some(ground.topic.admin.clone()) };
-    tokio::spawn(tidemark_speed_layer::run::close_epochs(Arc::clone(&speed), history.clone(), yard, reached.clone()));
+    let yard = LogYard {
+        rules: Arc::clone(rules),
+        history: Arc::clone(history) as Arc<dyn History>,
+        connect: Arc::new(connect),
+        admin: Some(ground.topic.admin.clone()),
+    };
+    threads.spawn("closing epochs", tidemark_speed_layer::run::close_epochs(Arc::clone(&speed), history.clone(), yard, reached.clone()));
     if let Some(store) = store {
-        tokio::spawn(tidemark_speed_layer::publish::publish(Arc::clone(&speed), store, config.speed.tick()));
+        threads.spawn("publishing snapshots", tidemark_speed_layer::publish::publish(Arc::clone(&speed), store, config.speed.tick()));
     }
     Ok(speed)
 }
@@ -364,9 +380,9 @@ fn patient(kafka: &Kafka) -> Kafka {
 
 /// What the group has committed, as it moves. It goes back where an operator sets it back, or the group is lost: what was
 /// known before is not in history any more.
-fn follow(positions: GroupPositions, partitions: PartitionCount) -> watch::Receiver<Cut> {
+fn follow(positions: GroupPositions, partitions: PartitionCount, threads: &Threads) -> watch::Receiver<Cut> {
     let (say, reached) = watch::channel(Cut::default());
-    tokio::spawn(async move {
+    threads.spawn("following the batch layer", async move {
         while !say.is_closed() {
             match positions.look(partitions.get()).await {
                 Ok(found) => drop(say.send_if_modified(|cut| {

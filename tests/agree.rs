@@ -158,7 +158,7 @@ async fn check(history: &ClickHouse, partition: Partition, rules: &Arc<Rules>, r
     }
     // What has been counted can be recalled from history, to the same cells.
     let mut recalled = Tide::new(partition, Arc::clone(rules), Mark::START);
-    raw::recall(history, partition, NextOffset::ZERO, block.range.to(), |record| recalled.recall(record)).await.expect("recalled");
+    raw::recall(history, rules, partition, NextOffset::ZERO, block.range.to(), |record| recalled.recall(record)).await.expect("recalled");
     recalled.passed(block.range.to());
     let again = recalled.closable(block.range.to()).expect("complete");
     assert_eq!((again.tally(), again.fold()), (segment.tally(), segment.fold()));

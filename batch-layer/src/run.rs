@@ -204,7 +204,7 @@ impl<C: Consumer> Loop<C> {
             let mut lane = Lane::new(&self.rules, partition, committed.next, intent.clone());
             let from = lane.begin_at();
             if from < start {
-                recall(&*self.history, partition, from, start, |record| lane.recall(record, &self.rules.limits)).await?;
+                recall(&*self.history, &self.rules, partition, from, start, |record| lane.recall(record, &self.rules.limits)).await?;
                 lane.passed(start, Instant::now());
             }
             Ok(lane)

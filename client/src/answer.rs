@@ -97,8 +97,11 @@ impl Row {
 pub struct Sent {
     /// How many are in the topic.
     pub accepted: u64,
-    /// Those that are no events.
+    /// Those that are no events; of very many the first alone.
     pub rejected: Vec<Rejected>,
+    /// How many are no events, by reason.
+    #[serde(default)]
+    pub rejected_reasons: BTreeMap<String, u64>,
     /// An answer whose cut is at or above it contains them.
     pub position: Position,
 }

@@ -238,11 +238,13 @@ impl ClickHouse {
         let Some(starts) = calendar_starts(node, question, extent).await? else { return Ok(Rows::new()) };
         let Some(select) = sql::answer(&self.rules, view, question, groups, marks, &starts) else { return Ok(Rows::new()) };
         Ok(match select {
-            Select::Buckets(query) if question.only_counts => rows_of::<CountRow>(node.select(&query).await?),
-            Select::Buckets(query) => rows_of::<CellRow>(node.select(&query).await?),
-            Select::Groups(query) => rows_of(node.select::<CellsRow>(&query).await?.into_iter().flat_map(Vec::<CellRow>::from)),
+            Select::Buckets(query) if question.only_counts => rows_of::<CountRow>(node.answer(node.reading(&query)).await?),
+            Select::Buckets(query) => rows_of::<CellRow>(node.answer(node.reading(&query)).await?),
+            Select::Groups(query) => {
+                rows_of(node.answer::<CellsRow>(node.reading(&query)).await?.into_iter().flat_map(Vec::<CellRow>::from))
+            }
             Select::Counts { text, first_secs, width_secs } => {
-                rows_of(node.select::<CountsRow>(&text).await?.into_iter().flat_map(|row| row.rows(first_secs, width_secs)))
+                rows_of(node.answer::<CountsRow>(node.reading(&text)).await?.into_iter().flat_map(|row| row.rows(first_secs, width_secs)))
             }
         })
     }
@@ -325,12 +327,27 @@ impl ClickHouse {
     }
 }
 
-#[async_trait]
-impl History for ClickHouse {
-    async fn insert(&self, block: &RowBlock, token: &str) -> Result<(), Error> {
+/// Where raw rows are.
+struct RawTables {
+    events: String,
+    dead_letters: String,
+}
+
+/// Raw rows: in their own tables, or staged.
+impl ClickHouse {
+    fn raw_tables(&self) -> RawTables {
+        RawTables { events: self.events(), dead_letters: self.dead_letters_table() }
+    }
+
+    fn staging_tables(&self) -> RawTables {
+        let rules = &self.rules;
+        RawTables { events: schema::staged_events_table(rules), dead_letters: schema::staged_dead_letters_table(rules) }
+    }
+
+    async fn insert_into(&self, tables: &RawTables, block: &RowBlock, token: &str) -> Result<(), Error> {
         let (table, columns) = match block.table {
-            Table::Events => (self.events(), schema::EVENT_COLUMNS),
-            Table::DeadLetters => (self.dead_letters_table(), schema::DEAD_LETTER_COLUMNS),
+            Table::Events => (&tables.events, schema::EVENT_COLUMNS),
+            Table::DeadLetters => (&tables.dead_letters, schema::DEAD_LETTER_COLUMNS),
         };
         let insert = async |node: &Node| {
             let sending = async {
@@ -359,18 +376,97 @@ impl History for ClickHouse {
         self.nodes.primary(insert).await
     }
 
-    async fn found(&self, partition: Partition, range: OffsetRange) -> Result<Found, Error> {
-        // What is found missing is written again: it must not be there, only not here yet.
-        let (events, dead_letters) = (self.events(), self.dead_letters_table());
-        let tables: Vec<String> = [events.clone(), dead_letters.clone()].into_iter().chain(self.rollups()).collect();
+    /// An `INSERT … SELECT` from a table of history.
+    async fn insert_from(&self, statement: &str, source: &String, token: &str) -> Result<(), Error> {
+        let insert = async |node: &Node| {
+            node.catch_up(&self.tables, std::slice::from_ref(source)).await?;
+            let mut insert = node
+                .reading(statement)
+                .with_setting("insert_deduplication_token", token)
+                .with_setting("insert_deduplicate", "1")
+                .with_setting("deduplicate_blocks_in_dependent_materialized_views", "1")
+                .with_setting("max_partitions_per_insert_block", "0")
+                .with_setting("wait_end_of_query", "1");
+            if self.tables != Tables::Own {
+                insert = insert.with_setting("insert_quorum", "auto");
+            }
+            node.within(INSERT_DEADLINE, insert.execute()).await
+        };
+        self.nodes.primary(insert).await
+    }
+
+    async fn found_in(&self, tables: &RawTables, rollups: Vec<String>, partition: Partition, range: OffsetRange) -> Result<Found, Error> {
+        let RawTables { events, dead_letters } = tables;
+        let read: Vec<String> = [events.clone(), dead_letters.clone()].into_iter().chain(rollups).collect();
         let place = sql::in_range(partition, range.from().get(), range.to().get());
         let events = format!(
             "SELECT toYYYYMM(timestamp) AS part, count() AS n, sum(intHash64(offset)) AS fold FROM {events} WHERE {place} GROUP BY part"
         );
         let dead = format!("SELECT toUInt32(0) AS part, count() AS n, sum(intHash64(offset)) AS fold FROM {dead_letters} WHERE {place}");
-        let rows: Vec<FoundRow> = self.select(&tables, &format!("{events} UNION ALL {dead}")).await?;
+        let rows: Vec<FoundRow> = self.select(&read, &format!("{events} UNION ALL {dead}")).await?;
         let part = |part| if part == 0 { PartKey::DeadLetters } else { PartKey::Events(Month(part)) };
         Ok(rows.into_iter().filter(|row| row.n > 0).map(|row| (part(row.part), RowCount { rows: row.n, fold: row.fold })).collect())
+    }
+
+    async fn raw_in(&self, tables: &RawTables, partition: Partition, range: OffsetRange) -> Result<Vec<RawRecord>, Error> {
+        let RawTables { events, dead_letters } = tables;
+        let place = sql::in_range(partition, range.from().get(), range.to().get());
+        let event_rows = format!("SELECT {} FROM {events} WHERE {place} ORDER BY offset", EventRow::COLUMNS);
+        let dead_rows = format!(
+            "SELECT partition, offset, toUnixTimestamp64Milli(record_timestamp) AS at, toString(reason) AS reason, payload FROM {dead_letters} WHERE {place} ORDER BY offset"
+        );
+        let tables = [events.clone(), dead_letters.clone()];
+        let (events, dead) = self.nodes.select_two::<EventRow, DeadLetterRow>(&self.tables, &tables, &event_rows, Some(&dead_rows)).await?;
+        let mut records: Vec<RawRecord> = events.into_iter().map(event_record).collect();
+        for row in dead {
+            records.push(dead_record(row)?);
+        }
+        records.sort_by_key(|record| record.offset);
+        Ok(records)
+    }
+}
+
+#[async_trait]
+impl History for ClickHouse {
+    async fn insert(&self, block: &RowBlock, token: &str) -> Result<(), Error> {
+        self.insert_into(&self.raw_tables(), block, token).await
+    }
+
+    async fn found(&self, partition: Partition, range: OffsetRange) -> Result<Found, Error> {
+        // What is found missing is written again: it must not be there, only not here yet.
+        self.found_in(&self.raw_tables(), self.rollups().collect(), partition, range).await
+    }
+
+    async fn stage(&self, block: &RowBlock, token: &str) -> Result<(), Error> {
+        self.insert_into(&self.staging_tables(), block, token).await
+    }
+
+    async fn staged(&self, partition: Partition, range: OffsetRange) -> Result<Found, Error> {
+        self.found_in(&self.staging_tables(), Vec::new(), partition, range).await
+    }
+
+    async fn staged_raw(&self, partition: Partition, range: OffsetRange) -> Result<Vec<RawRecord>, Error> {
+        self.raw_in(&self.staging_tables(), partition, range).await
+    }
+
+    async fn insert_staged(&self, partition: Partition, range: OffsetRange, token: &str) -> Result<(), Error> {
+        let (from, to) = (self.staging_tables(), self.raw_tables());
+        let place = sql::in_range(partition, range.from().get(), range.to().get());
+        let columns = [schema::EVENT_COLUMNS, schema::DEAD_LETTER_COLUMNS];
+        for ((from, to), columns) in [(&from.events, &to.events), (&from.dead_letters, &to.dead_letters)].into_iter().zip(columns) {
+            let statement = format!("INSERT INTO {to} ({columns}) SELECT {columns} FROM {from} WHERE {place} ORDER BY offset");
+            self.insert_from(&statement, from, token).await?;
+        }
+        Ok(())
+    }
+
+    async fn unstage(&self, partition: Partition, range: OffsetRange) -> Result<(), Error> {
+        let place = sql::in_range(partition, range.from().get(), range.to().get());
+        let RawTables { events, dead_letters } = self.staging_tables();
+        for table in [events, dead_letters] {
+            self.execute(&format!("DELETE FROM {table} WHERE {place}")).await?;
+        }
+        Ok(())
     }
 
     async fn visit_cells(&self, of: EpochCells, visit: VisitCell<'_>) -> Result<(), Error> {
@@ -410,21 +506,7 @@ impl History for ClickHouse {
 
     async fn fill(&self, view: ViewId, partition: Partition, epoch: Epoch, token: &str) -> Result<(), Error> {
         let statement = schema::fill(&self.rules, view, &sql::in_epoch(self.rules.epoch_bits, partition, epoch));
-        let fill = async |node: &Node| {
-            node.catch_up(&self.tables, &[self.events()]).await?;
-            let mut fill = node
-                .reading(&statement)
-                .with_setting("insert_deduplication_token", token)
-                .with_setting("insert_deduplicate", "1")
-                .with_setting("deduplicate_blocks_in_dependent_materialized_views", "1")
-                .with_setting("max_partitions_per_insert_block", "0")
-                .with_setting("wait_end_of_query", "1");
-            if self.tables != Tables::Own {
-                fill = fill.with_setting("insert_quorum", "auto");
-            }
-            node.within(INSERT_DEADLINE, fill.execute()).await
-        };
-        self.nodes.primary(fill).await
+        self.insert_from(&statement, &self.events(), token).await
     }
 
     async fn answer(&self, view: ViewId, question: &Question, groups: &Groups, marks: &Marks) -> Result<Rows, Error> {
@@ -480,7 +562,7 @@ impl History for ClickHouse {
                 let extent = || sql::extent_raw(&self.rules, epochs, marks, cut);
                 let Some(starts) = calendar_starts(node, question, extent).await? else { return Ok(Rows::new()) };
                 let query = node.client().query(&sql::answer_raw(&self.rules, question, epochs, marks, cut, &starts));
-                Ok(rows_of(node.within(QUERY_DEADLINE, query.fetch_all::<CellRow>()).await?))
+                Ok(rows_of(node.answer::<CellRow>(query).await?))
             };
             match answer.await {
                 Err(error @ Error::Unavailable { .. }) => {
@@ -575,20 +657,7 @@ impl History for ClickHouse {
     }
 
     async fn raw(&self, partition: Partition, range: OffsetRange) -> Result<Vec<RawRecord>, Error> {
-        let (events, dead_letters) = (self.events(), self.dead_letters_table());
-        let place = sql::in_range(partition, range.from().get(), range.to().get());
-        let event_rows = format!("SELECT {} FROM {events} WHERE {place} ORDER BY offset", EventRow::COLUMNS);
-        let dead_rows = format!(
-            "SELECT partition, offset, toUnixTimestamp64Milli(record_timestamp) AS at, toString(reason) AS reason, payload FROM {dead_letters} WHERE {place} ORDER BY offset"
-        );
-        let tables = [events, dead_letters];
-        let (events, dead) = self.nodes.select_two::<EventRow, DeadLetterRow>(&self.tables, &tables, &event_rows, Some(&dead_rows)).await?;
-        let mut records: Vec<RawRecord> = events.into_iter().map(event_record).collect();
-        for row in dead {
-            records.push(dead_record(row)?);
-        }
-        records.sort_by_key(|record| record.offset);
-        Ok(records)
+        self.raw_in(&self.raw_tables(), partition, range).await
     }
 
     async fn origins(&self, of: Counted<'_>, behind: &Places, limit: u32) -> Result<Vec<Origin>, Error> {

@@ -132,7 +132,7 @@ mod tests {
         let names: Vec<&str> = shapes.keys().map(String::as_str).collect();
         let rollups = ["by_product_1d_g1", "by_product_1d_g1_filler", "by_product_1h_g1", "by_product_1h_g1_filler"];
         let others = ["by_product_5m_g1", "by_product_5m_g1_filler", "dead_letters", "events"];
-        let shared = ["generation_inputs", "generation_states", "generations", "ledger"];
+        let shared = ["generation_inputs", "generation_states", "generations", "ledger", "staged_dead_letters", "staged_events"];
         assert_eq!(names, [&rollups[..], &others[..], &shared[..]].concat());
         let events = &shapes["events"];
         assert_eq!((&*events.engine, &*events.partition_key), ("MergeTree", "toYYYYMM(timestamp)"));

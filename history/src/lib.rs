@@ -94,6 +94,10 @@ pub struct DeadLetter {
     pub payload: Vec<u8>,
 }
 
+/// Rows and bytes that history gives to a question at most. A bucket can come in three pieces, one from each level of roll-ups.
+pub const MAX_ANSWER_ROWS: u64 = 3_000_000;
+pub const MAX_ANSWER_BYTES: u64 = 512 << 20;
+
 /// What can go wrong at the history engine.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -106,6 +110,15 @@ pub enum Error {
     /// The history was written under other rules than the configuration's.
     #[error("{0}")]
     OtherRules(String),
+    /// The answer to a question would be larger than it may be.
+    #[error("the answer would have more than {MAX_ANSWER_ROWS} rows or {} MiB", MAX_ANSWER_BYTES >> 20)]
+    TooLarge,
+    /// The rows of an epoch are incomplete, because a repair has deleted them and was not finished.
+    #[error(
+        "partition {partition}: a repair of epoch {epoch} was not finished, history has {found} of its {announced} rows, and the topic no longer \
+         has its records. Restore a backup of history that has them"
+    )]
+    Unfinished { partition: Partition, epoch: Epoch, found: u64, announced: u64 },
     /// The engine answered something that cannot be right.
     #[error("clickhouse answered nonsense: {0}")]
     Nonsense(String),
@@ -141,6 +154,22 @@ pub trait History: fmt::Debug + Send + Sync + 'static {
         self.visit_cells(of, &mut keep).await?;
         Ok(rows)
     }
+
+    /// Inserts a block's rows into a staging table, which nothing counts; the same token again changes nothing.
+    async fn stage(&self, block: &RowBlock, token: &str) -> Result<(), Error>;
+
+    /// [`History::found`] in the staging tables.
+    async fn staged(&self, partition: Partition, range: OffsetRange) -> Result<Found, Error>;
+
+    /// [`History::raw`] from the staging tables.
+    async fn staged_raw(&self, partition: Partition, range: OffsetRange) -> Result<Vec<rows::RawRecord>, Error>;
+
+    /// Copies staged rows of an offset range to where they count; the same token again changes nothing. Any error leaves the
+    /// outcome unknown.
+    async fn insert_staged(&self, partition: Partition, range: OffsetRange, token: &str) -> Result<(), Error>;
+
+    /// Empties the staging tables of an offset range.
+    async fn unstage(&self, partition: Partition, range: OffsetRange) -> Result<(), Error>;
 
     /// Deletes what there is of an epoch that is above the mark.
     async fn wipe(&self, partition: Partition, epoch: Epoch, what: Wiped, deadline_secs: u32) -> Result<(), Error>;

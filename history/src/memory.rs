@@ -73,6 +73,9 @@ type RollupKey = (usize, Level, Partition, Epoch);
 #[derive(Debug, Default)]
 struct State {
     base: Vec<Stored>,
+    staged: Vec<Stored>,
+    /// Of what has been staged.
+    staging_tokens: BTreeSet<String>,
     fillers: Vec<Filler>,
     rollups: BTreeMap<RollupKey, Rows>,
     tokens: BTreeSet<(String, PartKey)>,
@@ -197,18 +200,27 @@ impl MemoryHistory {
         }
     }
 
-    fn begin(&self, block: &RowBlock, token: &str) -> Result<u64, Error> {
-        let mut parts: BTreeMap<PartKey, Vec<Stored>> = BTreeMap::new();
-        for piece in &block.pieces {
-            for row in decode_rows(block.table, piece)? {
-                parts.entry(row.part()).or_default().push(row);
+    /// Puts an insert on its way, and waits for its outcome.
+    async fn land(&self, rows: Vec<Stored>, token: &str) -> Result<(), Error> {
+        let id = self.begin(rows, token);
+        if !self.stepped {
+            while let Some(at) = { self.state().inserts.iter().position(|insert| insert.id == id) } {
+                self.step(at, false);
             }
+        }
+        std::future::poll_fn(|_| self.outcome(id).map_or(Poll::Pending, Poll::Ready)).await
+    }
+
+    fn begin(&self, rows: Vec<Stored>, token: &str) -> u64 {
+        let mut parts: BTreeMap<PartKey, Vec<Stored>> = BTreeMap::new();
+        for row in rows {
+            parts.entry(row.part()).or_default().push(row);
         }
         let mut state = self.state();
         let id = state.next_insert;
         state.next_insert += 1;
         state.inserts.push(Insert { id, token: token.to_owned(), parts: parts.into_iter().collect(), stage: Stage::Token });
-        Ok(id)
+        id
     }
 
     fn outcome(&self, id: u64) -> Option<Result<(), Error>> {
@@ -231,9 +243,29 @@ impl MemoryHistory {
     }
 
     fn in_range(&self, partition: Partition, range: OffsetRange) -> Vec<Stored> {
-        let within = |row: &&Stored| row.place().0 == partition && range.contains(row.place().1);
-        self.state().base.iter().filter(within).cloned().collect()
+        within(&self.state().base, partition, range)
     }
+}
+
+fn within(rows: &[Stored], partition: Partition, range: OffsetRange) -> Vec<Stored> {
+    rows.iter().filter(|row| row.place().0 == partition && range.contains(row.place().1)).cloned().collect()
+}
+
+fn rows_of(block: &RowBlock) -> Result<Vec<Stored>, Error> {
+    let pieces: Vec<Vec<Stored>> = block.pieces.iter().map(|piece| decode_rows(block.table, piece)).collect::<Result<_, _>>()?;
+    Ok(pieces.concat())
+}
+
+fn counted(rows: &[Stored]) -> Found {
+    let mut found = Found::new();
+    rows.iter().for_each(|row| found.entry(row.part()).or_default().add(row.place().1));
+    found
+}
+
+fn records(rows: Vec<Stored>) -> Vec<RawRecord> {
+    let mut records: Vec<RawRecord> = rows.into_iter().map(raw_record).collect();
+    records.sort_by_key(|record| record.offset);
+    records
 }
 
 fn roll_up<'r>(
@@ -324,22 +356,43 @@ fn take_dead_letter(bytes: &mut &[u8]) -> Option<Stored> {
 impl History for MemoryHistory {
     async fn insert(&self, block: &RowBlock, token: &str) -> Result<(), Error> {
         self.turn().await;
-        let id = self.begin(block, token)?;
-        if !self.stepped {
-            while let Some(at) = { self.state().inserts.iter().position(|insert| insert.id == id) } {
-                self.step(at, false);
-            }
+        self.land(rows_of(block)?, token).await
+    }
+
+    async fn stage(&self, block: &RowBlock, token: &str) -> Result<(), Error> {
+        self.turn().await;
+        let (rows, state) = (rows_of(block)?, &mut *self.state());
+        if state.staging_tokens.insert(format!("{:?} {token}", block.table)) {
+            state.staged.extend(rows);
         }
-        std::future::poll_fn(|_| self.outcome(id).map_or(Poll::Pending, Poll::Ready)).await
+        Ok(())
+    }
+
+    async fn staged(&self, partition: Partition, range: OffsetRange) -> Result<Found, Error> {
+        self.turn().await;
+        Ok(counted(&within(&self.state().staged, partition, range)))
+    }
+
+    async fn staged_raw(&self, partition: Partition, range: OffsetRange) -> Result<Vec<RawRecord>, Error> {
+        self.turn().await;
+        Ok(records(within(&self.state().staged, partition, range)))
+    }
+
+    async fn insert_staged(&self, partition: Partition, range: OffsetRange, token: &str) -> Result<(), Error> {
+        self.turn().await;
+        let rows = within(&self.state().staged, partition, range);
+        self.land(rows, token).await
+    }
+
+    async fn unstage(&self, partition: Partition, range: OffsetRange) -> Result<(), Error> {
+        self.turn().await;
+        self.state().staged.retain(|row| row.place().0 != partition || !range.contains(row.place().1));
+        Ok(())
     }
 
     async fn found(&self, partition: Partition, range: OffsetRange) -> Result<Found, Error> {
         self.turn().await;
-        let mut found = Found::new();
-        for row in self.in_range(partition, range) {
-            found.entry(row.part()).or_default().add(row.place().1);
-        }
-        Ok(found)
+        Ok(counted(&self.in_range(partition, range)))
     }
 
     async fn visit_cells(&self, of: EpochCells, visit: VisitCell<'_>) -> Result<(), Error> {
@@ -542,9 +595,7 @@ impl History for MemoryHistory {
 
     async fn raw(&self, partition: Partition, range: OffsetRange) -> Result<Vec<RawRecord>, Error> {
         self.turn().await;
-        let mut records: Vec<RawRecord> = self.in_range(partition, range).into_iter().map(raw_record).collect();
-        records.sort_by_key(|record| record.offset);
-        Ok(records)
+        Ok(records(self.in_range(partition, range)))
     }
 
     async fn origins(&self, of: Counted<'_>, behind: &Places, limit: u32) -> Result<Vec<Origin>, Error> {

@@ -1,9 +1,11 @@
 //! Raw rows: answers to questions that no view covers, and records that the log no longer has.
 
-use crate::rows::RawRecord;
+use crate::ledger::Entry;
+use crate::rows::{Found, RawRecord};
 use crate::{Error, History, Marks};
+use std::collections::BTreeSet;
 use tidemark_core::cut::Cut;
-use tidemark_core::epoch::Mark;
+use tidemark_core::epoch::{Epoch, Mark};
 use tidemark_core::generation::Rules;
 use tidemark_core::offset::{NextOffset, OffsetRange, Partition};
 use tidemark_core::question::{Groups, Question, Rows, merge_rows};
@@ -113,21 +115,46 @@ pub async fn sound(history: &dyn History, rules: &Rules, reached: &Cut) -> Resul
     Ok(cut)
 }
 
-/// Hands over what became of the records of `[from, to)`, in order, a part at a time.
+/// Hands over what became of the records of `[from, to)`, in order, a part at a time. An epoch that a repair has deleted and not
+/// written again yet comes from what the repair has staged; without that it is refused, for what is left of it is not the truth.
 pub async fn recall(
     history: &dyn History,
+    rules: &Rules,
     partition: Partition,
     from: NextOffset,
     to: NextOffset,
     mut record: impl FnMut(&RawRecord),
 ) -> Result<(), Error> {
+    let bits = rules.epoch_bits;
+    let repairing: BTreeSet<Epoch> =
+        history.repairing().await?.into_iter().filter(|(of, _)| *of == partition).map(|(_, epoch)| epoch).collect();
     let mut at = from;
     while at < to {
-        let next = NextOffset::new(at.get().saturating_add(STEP)).min(to);
+        let epoch = bits.epoch_at(at);
+        let next = NextOffset::new(at.get().saturating_add(STEP)).min(bits.end_of(epoch)).min(to);
         if let Some(range) = OffsetRange::new(at, next) {
-            history.raw(partition, range).await?.iter().for_each(&mut record);
+            let is_staged = repairing.contains(&epoch) && is_staged(history, rules, partition, epoch).await?;
+            let records = if is_staged { history.staged_raw(partition, range) } else { history.raw(partition, range) };
+            records.await?.iter().for_each(&mut record);
         }
         at = next;
     }
     Ok(())
+}
+
+/// True of an epoch whose rows are staged and not all back in their tables; an error if they are in neither.
+async fn is_staged(history: &dyn History, rules: &Rules, partition: Partition, epoch: Epoch) -> Result<bool, Error> {
+    let repairs = history.ledger(partition, epoch).await?.into_iter().filter(|row| matches!(row.entry, Entry::Repair { .. }));
+    // That of a deletion which the topic can undo says nothing of rows.
+    let Some(announced) = repairs.map(|row| row.tally.span() - row.tally.holes).max() else { return Ok(false) };
+    let range = rules.epoch_bits.range_of(epoch);
+    let rows = |found: Found| found.values().map(|count| count.rows).sum::<u64>();
+    let found = rows(history.found(partition, range).await?);
+    if found >= announced {
+        return Ok(false);
+    }
+    if rows(history.staged(partition, range).await?) >= announced {
+        return Ok(true);
+    }
+    Err(Error::Unfinished { partition, epoch, found, announced })
 }

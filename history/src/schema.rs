@@ -12,7 +12,7 @@ use tidemark_core::view::{Dimension, View, ViewId};
 use tidemark_core::window::Level;
 
 /// Raises when a statement of this file changes for a history that exists; [`migrations`] says how to get there.
-pub const SCHEMA_VERSION: u32 = 2;
+pub const SCHEMA_VERSION: u32 = 3;
 
 /// How many inserts a table remembers tokens of. A stuck partition must not outlive it: at two inserts (months) a block
 /// and a block every 10 s this is more than half a day; what slips through is found by reconciliation.
@@ -30,6 +30,16 @@ pub fn events_table(rules: &Rules) -> String {
 /// Its dead letters.
 pub fn dead_letters_table(rules: &Rules) -> String {
     numbered("dead_letters", rules.raw())
+}
+
+/// Where a repair keeps raw events until they are back in their own table.
+pub fn staged_events_table(rules: &Rules) -> String {
+    numbered("staged_events", rules.raw())
+}
+
+/// The same of dead letters.
+pub fn staged_dead_letters_table(rules: &Rules) -> String {
+    numbered("staged_dead_letters", rules.raw())
 }
 
 fn numbered(name: &str, generation: Generation) -> String {
@@ -52,7 +62,7 @@ pub fn rollup_tables(rules: &Rules, views: impl Iterator<Item = ViewId>) -> impl
 
 /// The statements of each version, oldest first, for the tables that are a generation's own; all of them are safe to repeat.
 pub fn migrations(rules: &Rules, tables: &Tables) -> Vec<(u32, Vec<String>)> {
-    vec![(1, version_1(rules, tables)), (2, version_2(rules, tables))]
+    vec![(1, version_1(rules, tables)), (2, version_2(rules, tables)), (3, version_3(rules, tables))]
 }
 
 impl Tables {
@@ -83,6 +93,44 @@ fn version_2(rules: &Rules, tables: &Tables) -> Vec<String> {
     )]
 }
 
+/// Tables for repairs. Nothing is filled from them, and they are empty most of the time.
+fn version_3(rules: &Rules, tables: &Tables) -> Vec<String> {
+    if rules.widens.is_some() {
+        return Vec::new();
+    }
+    let table = |name: String, columns: &str| {
+        format!(
+            "CREATE TABLE IF NOT EXISTS {name}{on_cluster} (
+    partition UInt32,
+    offset UInt64,
+{columns}
+) {engine} ORDER BY (partition, offset)
+SETTINGS {deduplication}",
+            on_cluster = tables.on_cluster(),
+            engine = tables.engine("MergeTree"),
+            deduplication = deduplication(),
+        )
+    };
+    vec![
+        table(
+            staged_events_table(rules),
+            "    event_id String,
+    event_type LowCardinality(String),
+    timestamp DateTime64(3, 'UTC'),
+    product_id String,
+    user_id String,
+    order_amount Nullable(Decimal(18, 4)),
+    properties Map(LowCardinality(String), String)",
+        ),
+        table(
+            staged_dead_letters_table(rules),
+            "    record_timestamp DateTime64(3, 'UTC'),
+    reason LowCardinality(String),
+    payload String",
+        ),
+    ]
+}
+
 fn version_1(rules: &Rules, tables: &Tables) -> Vec<String> {
     let mut statements = if rules.widens.is_none() { vec![events(rules, tables), dead_letters(rules, tables)] } else { vec![] };
     let of = |view| Level::ALL.into_iter().flat_map(move |level| [rollup(rules, view, level, tables), filler(rules, view, level, tables)]);
@@ -105,7 +153,8 @@ pub fn drop(rules: &Rules, live: &Rules, others: &[&Rules], tables: &Tables) -> 
     let on_cluster = tables.on_cluster();
     let gone = |kind: &str, name: String| format!("DROP {kind} IF EXISTS {name}{on_cluster} SYNC");
     let rolled_up = |rules: &Rules| rollup_tables(rules, rules.views.ids()).collect::<BTreeSet<_>>();
-    let raw = |rules: &Rules| [events_table(rules), dead_letters_table(rules)];
+    let raw =
+        |rules: &Rules| [events_table(rules), dead_letters_table(rules), staged_events_table(rules), staged_dead_letters_table(rules)];
     let in_use: BTreeSet<String> = others.iter().flat_map(|rules| rolled_up(rules).into_iter().chain(raw(rules))).collect();
     let own = |table: &String| !in_use.contains(table);
     let rollups: Vec<String> = rolled_up(rules).into_iter().filter(own).collect();
@@ -363,6 +412,10 @@ mod tests {
         assert_eq!(replicated.iter().map(|text| same(text)).collect::<Vec<_>>(), statements(&Tables::Own));
         assert!(replicated.iter().all(|text| text.contains(" ON CLUSTER 'main'")), "{replicated:?}");
         let engines = replicated.iter().filter(|text| text.contains("ENGINE = Replicated")).count();
-        assert_eq!(engines, 6 + 3, "events, dead letters, ledger, generations, their states and their inputs, and a view's roll-ups");
+        assert_eq!(
+            engines,
+            8 + 3,
+            "events and dead letters, staged too, ledger, generations, their states and inputs, and a view's roll-ups"
+        );
     }
 }

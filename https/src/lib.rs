@@ -1,4 +1,9 @@
-//! The way out to servers of HTTP and HTTPS: whom every client of ours trusts, and how long it waits for a connection.
+//! HTTP and HTTPS as all clients and servers here speak it: whom a client trusts and how long it waits for a connection, and how
+//! [`serve`] keeps one connection from holding up others.
+
+mod serve;
+
+pub use serve::serve;
 
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;

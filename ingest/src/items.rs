@@ -9,11 +9,14 @@ use bytes::Bytes;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use tidemark_core::event::{Event, Limits, Reject, decode};
 
 /// Most items in one request: bounds the answer, and what a retry sends again.
 pub const MAX_ITEMS: usize = 100_000;
+/// Items that are no events and are listed in the answer; the rest is counted by reason.
+pub const MAX_LISTED: usize = 1_000;
 
 /// An item that will be written.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -59,7 +62,10 @@ pub struct Rejection {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Checked {
     pub items: Vec<Item>,
+    /// The first of those that are no events, [`MAX_LISTED`] at most.
     pub rejected: Vec<Rejection>,
+    /// How many are no events, by reason.
+    pub reasons: BTreeMap<&'static str, u64>,
 }
 
 /// Why a body as a whole is refused. Nothing of it is written.
@@ -123,8 +129,16 @@ fn lines(body: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 impl Checked {
-    fn len(&self) -> usize {
-        self.items.len() + self.rejected.len()
+    /// How many are no events.
+    pub fn rejected_count(&self) -> u64 {
+        self.reasons.values().sum()
+    }
+
+    fn reject(&mut self, rejection: Rejection) {
+        *self.reasons.entry(rejection.refusal.reason).or_default() += 1;
+        if self.rejected.len() < MAX_LISTED {
+            self.rejected.push(rejection);
+        }
     }
 }
 
@@ -137,22 +151,24 @@ struct Court<'a> {
 
 impl Court<'_> {
     fn lines(&mut self, body: &Bytes) -> Result<(), BodyError> {
+        let mut judged = 0;
         for (index, line) in lines(body).enumerate() {
             if is_blank(line) {
                 continue;
             }
-            if self.checked.len() == MAX_ITEMS {
+            if judged == MAX_ITEMS {
                 return Err(BodyError::TooMany);
             }
             self.judge(body, index, line);
+            judged += 1;
         }
-        if self.checked.len() == 0 { Err(BodyError::Empty) } else { Ok(()) }
+        if judged == 0 { Err(BodyError::Empty) } else { Ok(()) }
     }
 
     /// `raw` lies within `body`.
     fn judge(&mut self, body: &Bytes, index: usize, raw: &[u8]) {
         match decode(Some(raw), self.now_ms, self.limits) {
-            Err(reject) => self.checked.rejected.push(Rejection { index, refusal: reject.into() }),
+            Err(reject) => self.checked.reject(Rejection { index, refusal: reject.into() }),
             Ok(event) => {
                 let key = key_of(event).map(|key| match key {
                     Cow::Borrowed(text) => body.slice_ref(text.as_bytes()),
@@ -169,7 +185,7 @@ impl Court<'_> {
         let before = self.checked.rejected.len();
         match told {
             Ok(payload) => self.judge(&payload, index, &payload),
-            Err(refusal) => self.checked.rejected.push(Rejection { index, refusal }),
+            Err(refusal) => self.checked.reject(Rejection { index, refusal }),
         }
         for Rejection { refusal, .. } in &mut self.checked.rejected[before..] {
             dialect::in_its_words(names, refusal);
@@ -325,7 +341,7 @@ mod tests {
     fn one_item_more_than_the_limit_is_too_many_even_when_the_rest_is_rubbish() {
         let full = Bytes::from("1\n".repeat(MAX_ITEMS));
         let checked = check(&full, &Form::Lines, NOW_MS, &Limits::default()).unwrap();
-        assert_eq!(checked.rejected.len(), MAX_ITEMS);
+        assert_eq!((checked.rejected.len(), checked.rejected_count()), (MAX_LISTED, MAX_ITEMS as u64));
         let too_many = BodyError::TooMany.to_string();
         assert_eq!(picture(&"1\n".repeat(MAX_ITEMS + 1), Form::Lines), too_many);
         let array = format!("[{}", "1,".repeat(MAX_ITEMS + 1));

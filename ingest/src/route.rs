@@ -1,9 +1,8 @@
 //! `POST /v1/events` and its like (⇄): bounds what is in flight, keeps long work off the runtime's threads, and answers when the
 //! whole request has been acknowledged.
 //!
-//! Memory: a request sets room aside for its body as sent, and, if that is packed, for the body unpacked. The rooms
-//! are apart, each is taken in one piece, and whoever has the second waits for nothing but the topic, so requests
-//! cannot wait for each other in a circle.
+//! Memory: a request takes room for its body as the bytes arrive, and, if the body is packed, room for the body unpacked.
+//! A request that finds no room for two seconds gets a 503 and gives its own back, so requests cannot wait for each other.
 
 use crate::body::{self, Coding, Form, MAX_SENT_BYTES, MAX_UNPACKED_BYTES, UnpackError};
 use crate::described::{Attributes, Call, Calls, CloudEvent, Event, Events};
@@ -20,6 +19,7 @@ use axum::{Router, routing};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +32,7 @@ use tracing::{Instrument as _, trace_span};
 use utoipa::{IntoParams, ToSchema};
 
 /// Bodies in flight, all together: half for bodies as sent, half for unpacked ones. Each half holds the largest
-/// body there may be. Full means that requests wait.
+/// body there may be. Full means that requests get a 503.
 const MAX_IN_FLIGHT_BYTES: usize = 256 * 1024 * 1024;
 /// In what portions room is counted, rounded up: what a request costs besides its body.
 const PORTION_BYTES: usize = 4096;
@@ -41,6 +41,12 @@ const PORTION_BYTES: usize = 4096;
 const MAX_INLINE_BYTES: usize = 64 * 1024;
 /// How long a body may take to arrive. It holds its room meanwhile.
 const ARRIVAL_DEADLINE: Duration = Duration::from_secs(60);
+/// After this long without a byte, a body is given up.
+const STALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a request waits for room before it gets a 503.
+const ROOM_TIMEOUT: Duration = Duration::from_secs(2);
+/// Room that is taken for a body before its first byte, at most.
+const FIRST_ROOM: usize = 64 * 1024;
 /// When to come again after a failure to write, in seconds.
 const RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("1");
 
@@ -106,7 +112,7 @@ impl Collector for Rooms {
         let mut page = Page(encoder);
         let used = self.0.iter().map(|(body, room)| (*body, bytes(whole.saturating_sub(room.available_permits() * PORTION_BYTES))));
         page.gauges(
-            ("tidemark_ingest_room_used_bytes", "Room that bodies in flight take up; when it is full, requests wait"),
+            ("tidemark_ingest_room_used_bytes", "Room that bodies in flight take up; when it is full, requests get a 503"),
             "body",
             used,
         )?;
@@ -155,7 +161,7 @@ async fn only_post() -> Problem {
         (status = 408, description = "The body did not arrive in time"),
         (status = 413, description = "Too large"),
         (status = 415, description = "Another media type or coding"),
-        (status = 503, description = "Not all was acknowledged: send the same again"),
+        (status = 503, description = "Not all was acknowledged, or there is no room for the body now: send the same again"),
     ),
 )]
 async fn post_events<P: Producer + Send + Sync>(
@@ -178,7 +184,7 @@ async fn post_events<P: Producer + Send + Sync>(
         (status = 408, description = "The body did not arrive in time"),
         (status = 413, description = "Too large"),
         (status = 415, description = "Another media type or coding"),
-        (status = 503, description = "Not all was acknowledged: send the same again"),
+        (status = 503, description = "Not all was acknowledged, or there is no room for the body now: send the same again"),
     ),
 )]
 async fn post_track<P: Producer + Send + Sync>(
@@ -201,7 +207,7 @@ async fn post_track<P: Producer + Send + Sync>(
         (status = 408, description = "The body did not arrive in time"),
         (status = 413, description = "Too large"),
         (status = 415, description = "Another media type or coding"),
-        (status = 503, description = "Not all was acknowledged: send the same again"),
+        (status = 503, description = "Not all was acknowledged, or there is no room for the body now: send the same again"),
     ),
 )]
 async fn post_batch<P: Producer + Send + Sync>(
@@ -224,7 +230,7 @@ async fn post_calls<P: Producer + Send + Sync>(
         post(&ingest, wanted, form, request).await
     };
     let answer = answered.await.map_err(segment::problem)?;
-    json_answer(&CallsAnswer { success: answer.rejected.is_empty(), answer })
+    json_answer(&CallsAnswer { success: answer.rejected_count == 0, answer })
 }
 
 /// What is described here.
@@ -267,11 +273,10 @@ async fn post<P: Producer + Send + Sync>(ingest: &Ingest<P>, wanted: Asked, form
     if failed > 0 {
         return Err(not_written(&written));
     }
-    let rejected = u64::try_from(checked.rejected.len()).unwrap_or(u64::MAX);
-    ingest.rejected.inc_by(rejected);
+    ingest.rejected.inc_by(checked.rejected_count());
     match checked.rejected.first() {
         Some(only) if is_one => Err(refused_alone(&only.refusal)),
-        _ => Ok(Answer::new(checked.rejected, written)),
+        _ => Ok(Answer::new(checked, written)),
     }
 }
 
@@ -286,9 +291,13 @@ fn portions(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(PORTION_BYTES).max(1)).unwrap_or(u32::MAX)
 }
 
+/// Takes room, or says that there is none in time. Nobody waits for long: those that have a part of what they need would wait
+/// for each other.
 async fn set_aside(room: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
-    let taken = Arc::clone(room).acquire_many_owned(portions(bytes)).await;
-    taken.map_err(|_closed| internal("the room for bodies is closed"))
+    match tokio::time::timeout(ROOM_TIMEOUT, Arc::clone(room).acquire_many_owned(portions(bytes))).await {
+        Ok(taken) => taken.map_err(|_closed| internal("the room for bodies is closed")),
+        Err(_elapsed) => Err(no_room()),
+    }
 }
 
 /// Gives back what was set aside beyond `bytes`.
@@ -297,45 +306,51 @@ fn give_back(room: &mut OwnedSemaphorePermit, bytes: usize) {
     drop(room.split(room.num_permits().saturating_sub(needed)));
 }
 
-/// Reads the body as it was sent.
+/// Reads the body as it was sent. Room is taken as bytes arrive, not as they are announced: a client that sends nothing holds
+/// next to nothing.
 async fn receive(room: &Arc<Semaphore>, headers: &HeaderMap, body: Body) -> Result<Held, Problem> {
     // The server has already compared a length that is there with what is sent.
     let promised = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     if promised.is_some_and(|length| length > MAX_SENT_BYTES) {
         return Err(sent_too_long());
     }
-    let mut room = set_aside(room, promised.unwrap_or(MAX_SENT_BYTES)).await?;
-    let all = collect(body, promised.unwrap_or_default());
-    let bytes = match tokio::time::timeout(ARRIVAL_DEADLINE, all).await {
-        Ok(bytes) => bytes?,
-        Err(_elapsed) => {
-            return Err(Problem::new(
-                StatusCode::REQUEST_TIMEOUT,
-                "slow-body",
-                "Body too slow",
-                format!(
-                    "the body did not arrive within {} s, and nothing of it was written; send fewer events at a time",
-                    ARRIVAL_DEADLINE.as_secs()
-                ),
-            ));
-        }
-    };
-    give_back(&mut room, bytes.len());
-    Ok(Held { bytes, room })
+    let all = collect(room, body, promised.unwrap_or_default());
+    tokio::time::timeout(ARRIVAL_DEADLINE, all).await.unwrap_or_else(|_elapsed| Err(too_slow(ARRIVAL_DEADLINE)))
 }
 
-async fn collect(mut body: Body, promised: usize) -> Result<Bytes, Problem> {
-    let mut bytes = BytesMut::with_capacity(promised);
-    while let Some(frame) = body.frame().await {
+async fn collect(room: &Arc<Semaphore>, mut body: Body, promised: usize) -> Result<Held, Problem> {
+    let mut bytes = BytesMut::with_capacity(promised.min(FIRST_ROOM));
+    let mut held = set_aside(room, bytes.capacity()).await?;
+    while let Some(frame) = tokio::time::timeout(STALL_TIMEOUT, body.frame()).await.map_err(|_elapsed| too_slow(STALL_TIMEOUT))? {
         let frame = frame.map_err(|error| bad_body(format!("the body broke off, and nothing of it was written: {error}")))?;
         if let Ok(data) = frame.into_data() {
             if bytes.len() + data.len() > MAX_SENT_BYTES {
                 return Err(sent_too_long());
             }
+            // Memory grows by doubling, and all of it is room that is taken.
+            bytes.reserve(data.len());
+            let have = held.num_permits() * PORTION_BYTES;
+            if bytes.capacity() > have {
+                held.merge(set_aside(room, bytes.capacity() - have).await?);
+            }
             bytes.extend_from_slice(&data);
         }
     }
-    Ok(bytes.freeze())
+    give_back(&mut held, bytes.capacity());
+    Ok(Held { bytes: bytes.freeze(), room: held })
+}
+
+fn too_slow(within: Duration) -> Problem {
+    let detail = match within {
+        STALL_TIMEOUT => format!("nothing of the body arrived for {} s, and nothing of it was written; send it again", within.as_secs()),
+        _ => format!("the body did not arrive within {} s, and nothing of it was written; send fewer events at a time", within.as_secs()),
+    };
+    Problem::new(StatusCode::REQUEST_TIMEOUT, "slow-body", "Body too slow", detail)
+}
+
+fn no_room() -> Problem {
+    let detail = "the server has as much in flight as it takes, and nothing of this body was written; send the same events again";
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no-room", "No room", detail).header(RETRY_AFTER, RETRY_AFTER_S)
 }
 
 /// Unpacks within the room that such a body should need. If it needs more, that room is given back before more is
@@ -460,7 +475,14 @@ struct Placed {
 struct Answer {
     /// How many are in the topic.
     accepted: u64,
+    /// The first 1,000 of those that are no events.
     rejected: Vec<RejectedItem>,
+    /// How many are no events.
+    rejected_count: u64,
+    /// The same by reason.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = BTreeMap<String, u64>, example = json!({"bad_timestamp": 1}))]
+    rejected_reasons: BTreeMap<&'static str, u64>,
     /// The next offset of each partition that was written to: what `at_least` of a query takes.
     #[schema(example = "0:1234,3:99")]
     position: String,
@@ -492,12 +514,14 @@ struct RejectedItem {
 }
 
 impl Answer {
-    fn new(rejected: Vec<Rejection>, written: Written) -> Self {
-        let rejected =
-            rejected.into_iter().map(|Rejection { index, refusal: Refusal { reason, detail } }| RejectedItem { index, reason, detail });
+    fn new(checked: Checked, written: Written) -> Self {
+        let rejected_count = checked.rejected_count();
+        let item = |Rejection { index, refusal: Refusal { reason, detail } }| RejectedItem { index, reason, detail };
         Self {
             accepted: written.accepted,
-            rejected: rejected.collect(),
+            rejected: checked.rejected.into_iter().map(item).collect(),
+            rejected_count,
+            rejected_reasons: checked.reasons,
             position: written.position.to_string(),
             positions: written.positions,
         }

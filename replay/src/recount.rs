@@ -218,7 +218,7 @@ pub fn recount<C: Consumer>(
         let (from, start) = (way.at(), extents[&partition].start);
         let Some(past) = past.as_ref().filter(|_| from < start) else { continue };
         let mut keep = |offset: Offset, event: &Event<'_>| count(partition, offset, event);
-        runtime.block_on(recall(past.history, partition, from, start, |record| way.recall(rules, record, &mut keep)))?;
+        runtime.block_on(recall(past.history, rules, partition, from, start, |record| way.recall(rules, record, &mut keep)))?;
         way.passed(start);
         progress(all, way.at().get() - from.get());
         from_history.push(format!("{partition}:{from}-{}", way.at()));

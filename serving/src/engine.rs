@@ -98,12 +98,23 @@ pub enum AnswerError {
     BeyondTheEnd { partition: u32, at: u64, end: u64 },
     #[error("the answer would have {0} rows, more than {MAX_ROWS}; ask for a shorter range, a longer step or fewer dimensions")]
     TooManyRows(usize),
+    #[error("the answer would be too large, more than {MAX_ROWS} rows; ask for a shorter range, a longer step or fewer dimensions")]
+    TooLarge,
     #[error("the number comes from too many epochs to show them; explain a shorter range")]
     TooManyEpochs,
     #[error("the number is {number}, and its raw events are {events}: one of them is wrong. `tidemark recount` says which, by the topic")]
     DoesNotAddUp { number: u64, events: u64 },
     #[error("{0}")]
     Buckets(String),
+}
+
+impl From<tidemark_history::Error> for AnswerError {
+    fn from(error: tidemark_history::Error) -> Self {
+        match error {
+            tidemark_history::Error::TooLarge => Self::TooLarge,
+            other => Self::History(other.to_string()),
+        }
+    }
 }
 
 impl Engine {
@@ -200,7 +211,7 @@ impl Engine {
             asked.store(true, Ordering::Relaxed);
             let asking = trace_span!("closed part", otel.kind = "client", db.system.name = "clickhouse");
             let rows = self.history.answer(view, &plan.question, &groups, marks).instrument(asking).await;
-            rows.map(Arc::new).map_err(|error| AnswerError::History(error.to_string()))
+            rows.map(Arc::new).map_err(AnswerError::from)
         };
         let rows = self.cache.try_get_with(key, ask).await.map_err(|error: Arc<AnswerError>| (*error).clone())?;
         Ok((rows, if asked.into_inner() { Source::History } else { Source::Cache }))
@@ -219,7 +230,7 @@ impl Engine {
         }
         let asking = trace_span!("history alone", otel.kind = "client", db.system.name = "clickhouse");
         let answer = tidemark_history::raw::answer(&*self.history, &self.rules, view, &plan.question, &reached).instrument(asking).await;
-        let RawAnswer { rows, cut, marks } = answer.map_err(|error| AnswerError::History(error.to_string()))?;
+        let RawAnswer { rows, cut, marks } = answer?;
         // An epoch that is being repaired is left out, with all above it.
         if let Some(wanted) = plan.at_least.as_ref().filter(|wanted| !cut.reaches(wanted)) {
             return Err(AnswerError::TimedOut { wanted: wanted.clone(), reached: cut });
@@ -237,7 +248,7 @@ impl Engine {
         let asking = trace_span!("history at a cut", otel.kind = "client", db.system.name = "clickhouse");
         let needed = |open: &Rows| needed_groups(plan, open);
         let answer = tidemark_history::raw::answer_at(&*self.history, &self.rules, plan.view, &plan.question, needed, &reached, cut);
-        let answer = answer.instrument(asking).await.map_err(|error| AnswerError::History(error.to_string()))?;
+        let answer = answer.instrument(asking).await?;
         let Some(rows) = answer else { return Err(AnswerError::TimedOut { wanted: cut.clone(), reached }) };
         let (rows, (mark, end)) = (arranged(plan, &Rows::new(), &rows)?, Default::default());
         Ok(Answer { rows, cut: cut.clone(), mark, end, generation: self.rules.generation, source: Source::Pinned })

@@ -1,7 +1,8 @@
 //! Closing an epoch: history's cells are compared with the speed layer's own, one by one. Equal: the ledger says so and
 //! the mark advances. Different: the mark stays, the segment keeps answering, and the epoch's history is written again.
 //!
-//! A repair happens above the mark, where no query reads history, so it need not be atomic. It is announced in the
+//! A repair happens above the mark, where no query reads history, so it need not be atomic. The epoch's rows are staged first,
+//! so that they can be finished from there even if the log forgets them meanwhile. A repair is announced in the
 //! ledger with a deadline, which its statements carry too; until that is over nobody closes the epoch or repairs it
 //! again, so that a stalled former owner's repair cannot fall below the mark.
 //!
@@ -14,7 +15,7 @@ use std::fmt;
 use std::future::Future;
 use tidemark_core::cell::Tally;
 use tidemark_core::generation::{Generation, Rules};
-use tidemark_core::offset::Partition;
+use tidemark_core::offset::{NextOffset, OffsetRange, Partition};
 use tidemark_core::view::ViewId;
 use tidemark_core::window::Level;
 use tidemark_history::block::Block;
@@ -25,6 +26,9 @@ use tidemark_history::{EpochCells, Error, History, Wiped};
 
 /// How long the statements of a repair may take, and so how long an announced repair keeps the epoch open.
 pub const REPAIR_SECS: u32 = 60;
+
+/// Offsets that are copied back by one statement.
+const STAGED_AT_ONCE: u64 = 200_000;
 
 /// Where history and the speed layer first differ.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -140,11 +144,20 @@ impl<Y: Yard> Case<'_, Y> {
             if now.repairs != before.repairs {
                 return Ok(Closing::Waiting { until_ms: looked_ms });
             }
-            let closed = record_closed(history, yard, &row, looked_ms).await?;
-            return Ok(if closed { Closing::Closed } else { Closing::Waiting { until_ms: looked_ms } });
+            if !record_closed(history, yard, &row, looked_ms).await? {
+                return Ok(Closing::Waiting { until_ms: looked_ms });
+            }
+            if before.repairs > 0
+                && let Err(error) = history.unstage(partition, rules.epoch_bits.range_of(epoch)).await
+            {
+                tracing::warn!(%partition, %epoch, "what a repair has staged stays, which costs disk and nothing else: {error}");
+            }
+            return Ok(Closing::Closed);
         };
         let widest = |state: &EpochState| state.closed_by.last().copied();
         let blocks = match (widest(&before), &difference) {
+            // The records may be gone from the log by now.
+            (None, _) if before.repairs > 0 && self.is_staged().await? => Vec::new(),
             (None, _) => yard.reread(partition, segment).await?,
             (Some(_), Difference::Cells { .. }) => Vec::new(),
             (Some(by), _) => return Err(CloseError::Closed(by, difference)),
@@ -221,24 +234,52 @@ impl<Y: Yard> Case<'_, Y> {
         Ok(None)
     }
 
-    /// Deletes the epoch everywhere and inserts it again, under tokens of this repair's own. False if the announced time
-    /// would not do: nothing may be sent that could still be running when it is over, for then the epoch may have been
-    /// closed by a successor.
+    /// Deletes the epoch everywhere and inserts it again, under tokens of this repair's own, from a staging table: what is in
+    /// neither the log nor history could not be counted again. False if the announced time would not do: nothing may be sent
+    /// that could still be running when it is over, for then the epoch may have been closed by a successor.
     async fn repair(&self, blocks: &[Block], until_ms: i64) -> Result<bool, Error> {
-        if !self.wiped(Wiped::Everything, until_ms).await? {
+        if !self.stage(blocks, until_ms).await? || !self.wiped(Wiped::Everything, until_ms).await? {
             return Ok(false);
         }
+        let (mut at, end) = (self.range().from(), self.range().to());
+        while let Some(range) = OffsetRange::new(at, NextOffset::new(at.get() + STAGED_AT_ONCE).min(end)) {
+            if !self.has_time(until_ms) {
+                return Ok(false);
+            }
+            self.history.insert_staged(self.partition, range, &self.repair_token(range, "repair", until_ms)).await?;
+            at = range.to();
+        }
+        Ok(true)
+    }
+
+    /// Brings the epoch's rows into the staging table, and reads back that they are there.
+    async fn stage(&self, blocks: &[Block], until_ms: i64) -> Result<bool, Error> {
+        if self.is_staged().await? {
+            return Ok(true);
+        }
+        self.history.unstage(self.partition, self.range()).await?;
         for block in blocks {
             for rows in block.inserts(&block.part_keys()) {
                 if !self.has_time(until_ms) {
                     return Ok(false);
                 }
-                let Self { rules, partition, .. } = self;
-                let token = format!("g{}/{partition}/{}-{}/repair-{until_ms}", rules.generation, block.range.from(), block.range.to());
-                self.history.insert(&rows, &token).await?;
+                self.history.stage(&rows, &self.repair_token(block.range, "stage", until_ms)).await?;
             }
         }
-        Ok(true)
+        self.is_staged().await
+    }
+
+    async fn is_staged(&self) -> Result<bool, Error> {
+        let staged = self.history.staged(self.partition, self.range()).await?;
+        Ok(compare_raw(&staged, self.segment.tally(), self.segment.fold()).is_none())
+    }
+
+    fn range(&self) -> OffsetRange {
+        self.rules.epoch_bits.range_of(self.segment.epoch())
+    }
+
+    fn repair_token(&self, range: OffsetRange, what: &str, until_ms: i64) -> String {
+        format!("g{}/{}/{}-{}/{what}-{until_ms}", self.rules.generation, self.partition, range.from(), range.to())
     }
 
     /// The same for the roll-ups of views that have been added since a generation that has closed the epoch.

@@ -3,16 +3,20 @@
 use crate::reconcile::{CloseError, Yard};
 use crate::segment::Segment;
 use crate::tide::Tide;
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tidemark_core::epoch::{Epoch, Mark};
 use tidemark_core::generation::Rules;
 use tidemark_core::judge::Judge;
 use tidemark_core::offset::{NextOffset, OffsetRange, Partition};
+use tidemark_history::History;
 use tidemark_history::block::{Block, BlockBuilder};
 use tidemark_history::ledger::{Clock, RealClock};
+use tidemark_history::raw::recall;
 use tidemark_topic::kafka::Admin;
 use tidemark_topic::{Consumer, Error, Happened, Record};
+use tokio::runtime::Handle;
 
 /// Rows of a repair's insert.
 const MAX_ROWS: u64 = 200_000;
@@ -24,6 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct LogYard<F> {
     pub rules: Arc<Rules>,
+    /// Has the ids of an epoch that the log has forgotten.
+    pub history: Arc<dyn History>,
     /// Makes a consumer that gets every partition and belongs to no group.
     pub connect: Arc<F>,
     /// Knows which topic was counted. `None` of a log that cannot be replaced by another one.
@@ -50,8 +56,9 @@ impl<C: Consumer, F: Fn() -> Result<C, Error> + Send + Sync + 'static> Yard for 
 
     async fn reread(&self, partition: Partition, segment: &Segment) -> Result<Vec<Block>, CloseError> {
         let range = self.rules.epoch_bits.range_of(segment.epoch());
-        let (rules, connect) = (Arc::clone(&self.rules), Arc::clone(&self.connect));
-        let read = tokio::task::spawn_blocking(move || read_blocks(connect()?, &rules, partition, range)).await;
+        let (rules, history, connect) = (Arc::clone(&self.rules), Arc::clone(&self.history), Arc::clone(&self.connect));
+        let runtime = Handle::current();
+        let read = tokio::task::spawn_blocking(move || read_blocks(connect()?, &*history, &runtime, &rules, partition, range)).await;
         match read {
             Ok(Ok(blocks)) => Ok(blocks),
             Ok(Err(error)) => Err(CloseError::Log(error.to_string())),
@@ -60,12 +67,28 @@ impl<C: Consumer, F: Fn() -> Result<C, Error> + Send + Sync + 'static> Yard for 
     }
 }
 
-/// The rows of a range, judged as they were the first time.
-pub fn read_blocks(consumer: impl Consumer, rules: &Rules, partition: Partition, range: OffsetRange) -> Result<Vec<Block>, Error> {
-    let mut judge = Judge::new(rules);
+/// The rows of a range, judged as they were the first time. Blocks.
+pub fn read_blocks(
+    consumer: impl Consumer,
+    history: &dyn History,
+    runtime: &Handle,
+    rules: &Rules,
+    partition: Partition,
+    range: OffsetRange,
+) -> Result<Vec<Block>, Error> {
+    let judge = RefCell::new(Judge::new(rules));
     let mut builder = BlockBuilder::new(partition, range.from());
     let mut blocks = Vec::new();
-    read(consumer, rules, partition, range, |records| {
+    let learn = |from, to| {
+        let mut judge = judge.borrow_mut();
+        let learned = recall(history, rules, partition, from, to, |record| {
+            let examined = judge.examined(record.decoded(&rules.limits));
+            judge.judge(record.offset, &examined);
+        });
+        runtime.block_on(learned).map_err(|error| Error::Unavailable { broker: "the topic's past".into(), reason: error.to_string() })
+    };
+    read(consumer, rules, partition, range, learn, |records| {
+        let mut judge = judge.borrow_mut();
         for record in records {
             let examined = judge.examine(record.payload, record.timestamp_ms);
             let verdict = judge.judge(record.offset, &examined);
@@ -85,21 +108,24 @@ pub fn read_blocks(consumer: impl Consumer, rules: &Rules, partition: Partition,
     Ok(blocks)
 }
 
-/// An epoch's cells, counted as they were the first time.
+/// An epoch's cells, counted as they were the first time. The log must have all that its duplicates can be of.
 pub fn read_segment(consumer: impl Consumer, rules: &Arc<Rules>, partition: Partition, epoch: Epoch) -> Result<Arc<Segment>, Error> {
     let range = rules.epoch_bits.range_of(epoch);
     let mut tide = Tide::new(partition, Arc::clone(rules), Mark::at(epoch));
-    read(consumer, rules, partition, range, |records| tide.apply(records))?;
+    let forgotten = |from, to| Err(Error::Refused { reason: format!("the log no longer has offsets {from} to {to}") });
+    read(consumer, rules, partition, range, forgotten, |records| tide.apply(records))?;
     tide.passed(range.to());
     tide.closable(range.to()).ok_or_else(|| Error::Refused { reason: format!("epoch {epoch} is not complete") })
 }
 
-/// Hands over the records of a range and those before that its duplicates can be of.
+/// Hands over the records of a range and those before that its duplicates can be of. What of the latter the log has forgotten is
+/// left to `learn`; of the range itself it must have forgotten nothing.
 fn read(
     mut consumer: impl Consumer,
     rules: &Rules,
     partition: Partition,
     range: OffsetRange,
+    mut learn: impl FnMut(NextOffset, NextOffset) -> Result<(), Error>,
     mut visit: impl FnMut(&[Record<'_>]),
 ) -> Result<(), Error> {
     let (mut reached, mut started) = (NextOffset::ZERO, false);
@@ -117,9 +143,14 @@ fn read(
         })?;
         if ours && !started {
             started = true;
-            let start = consumer.extent(partition)?.start;
-            let begin_at = Judge::lookback(rules, range.from()).max(start.min(range.from()));
-            consumer.start(partition, begin_at)?;
+            let (extent, lookback) = (consumer.extent(partition)?, Judge::lookback(rules, range.from()));
+            if extent.start > range.from() {
+                return Err(Error::OutOfRange { partition, wanted: range.from(), extent });
+            }
+            if extent.start > lookback {
+                learn(lookback, extent.start)?;
+            }
+            consumer.start(partition, lookback.max(extent.start))?;
         }
         if happened > 0 {
             heard = Instant::now();

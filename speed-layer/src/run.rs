@@ -16,7 +16,7 @@ use tidemark_core::cell::Tally;
 use tidemark_core::cut::Cut;
 use tidemark_core::epoch::{Epoch, Mark};
 use tidemark_core::generation::Rules;
-use tidemark_core::offset::{NextOffset, Partition};
+use tidemark_core::offset::{NextOffset, OffsetRange, Partition};
 use tidemark_core::question::{Question, Rows};
 use tidemark_core::view::ViewId;
 use tidemark_core::window::BucketError;
@@ -395,6 +395,8 @@ impl Past<'_> {
     /// The mark of a partition that has none yet: the epoch in which the log begins. Noted, for later it begins higher.
     fn begin(&self, speed: &Speed, partition: Partition, start: NextOffset) -> Option<Mark> {
         let epoch = speed.rules.epoch_bits.epoch_at(start);
+        // What the batch layer has written of earlier epochs, before retention removed it, is counted from there.
+        let epoch = self.ask(|| first_written(self.history, &speed.rules, partition, epoch))?;
         if epoch > Epoch(0) {
             tracing::warn!(%partition, "the topic begins at {start}: what was there before has never been counted");
             let (generation, tally) = (speed.rules.generation, Tally::default());
@@ -424,7 +426,7 @@ impl Past<'_> {
         }
         self.ask(|| async {
             let mut tide = fresh();
-            recall(self.history, partition, from, start, |record| tide.recall(record)).await?;
+            recall(self.history, &speed.rules, partition, from, start, |record| tide.recall(record)).await?;
             tide.passed(start);
             Ok(tide)
         })
@@ -449,6 +451,22 @@ impl Past<'_> {
             }
         }
     }
+}
+
+/// The first epoch of a partition that history has rows of, if it is below `epoch`; else `epoch`.
+async fn first_written(history: &dyn History, rules: &Rules, partition: Partition, epoch: Epoch) -> Result<Epoch, tidemark_history::Error> {
+    let (mut first, mut after) = (0, epoch.0);
+    // Somewhere below `after`, or nowhere at all.
+    while first < after {
+        let middle = first + (after - first) / 2;
+        let below = OffsetRange::new(NextOffset::ZERO, rules.epoch_bits.end_of(Epoch(middle)));
+        let has_rows = match below {
+            Some(below) => !history.found(partition, below).await?.is_empty(),
+            None => false,
+        };
+        if has_rows { after = middle } else { first = middle + 1 }
+    }
+    Ok(Epoch(first))
 }
 
 fn assigned<C: Consumer>(consumer: &mut C, past: &Past<'_>, speed: &Speed, partitions: &[Partition]) -> Result<(), tidemark_topic::Error> {

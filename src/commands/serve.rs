@@ -60,9 +60,9 @@ struct Serving {
 }
 
 impl Part for Serving {
-    async fn start(config: &Config, ground: &Ground, _: &Batch, _: &mut Threads) -> Result<Self> {
+    async fn start(config: &Config, ground: &Ground, _: &Batch, threads: &mut Threads) -> Result<Self> {
         let store = parts::open_snapshots(config, &ground.rules).await?.context("there is no Redis")?;
-        let reached = ground.follow(config)?;
+        let reached = ground.follow(config, threads)?;
         let snapshots = Arc::new(Snapshots::new(store, Arc::clone(&ground.rules), ground.partitions.clone()));
         let following = tokio::spawn(Arc::clone(&snapshots).follow());
         let engine = parts::engine(config, ground, Live::InRedis(snapshots), reached, Layers::default());

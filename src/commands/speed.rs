@@ -42,7 +42,7 @@ struct Counting {
 impl Part for Counting {
     async fn start(config: &Config, ground: &Ground, _: &Batch, threads: &mut Threads) -> Result<Self> {
         let store = parts::open_snapshots(config, &ground.rules).await?;
-        let reached = ground.follow(config)?;
+        let reached = ground.follow(config, threads)?;
         let group = config.kafka.speed_group(&ground.rules);
         let instance = |n| config.kafka.instance().map(|name| format!("{name}-{n}"));
         let members = (0..config.speed.threads(ground.partitions.get()).get()).map(|n| config.kafka.membership(&group, instance(n)));

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::serve::ListenerExt as _;
+use futures_util::FutureExt as _;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
@@ -232,6 +233,9 @@ fn known_settings(session: &Connection) -> Result<HashSet<String>, Exception> {
     Ok(String::from_utf8_lossy(names.as_ref()).lines().map(str::to_owned).collect())
 }
 
+/// One process asks the engine, and a few people.
+const MAX_CONNECTIONS: usize = 512;
+
 /// Serves until SIGTERM, then lets what runs come to its end.
 async fn serve(front: Front, port: u16) -> std::io::Result<()> {
     let front = Arc::new(front);
@@ -242,11 +246,9 @@ async fn serve(front: Front, port: u16) -> std::io::Result<()> {
         let _ = stream.set_nodelay(true);
     });
     let (stop, stopping) = tokio::sync::oneshot::channel::<()>();
-    let stopped = async {
-        // An error means the same: the sender is gone, so stop.
-        let _ = stopping.await;
-    };
-    let server = tokio::spawn(axum::serve(listener, front.router()).with_graceful_shutdown(stopped).into_future());
+    // An error means the same: the sender is gone, so stop.
+    let stopped = async { drop(stopping.await) }.boxed().shared();
+    let server = tokio::spawn(tidemark_https::serve(listener, front.router(), MAX_CONNECTIONS, stopped));
     asked.recv().await;
     let _ = stop.send(());
     let drained = async {

@@ -6,7 +6,7 @@
 //! what it holds, whatever keeps the servers equal.
 
 use super::exception_code;
-use crate::{Error, Marks};
+use crate::{Error, MAX_ANSWER_BYTES, MAX_ANSWER_ROWS, Marks};
 use clickhouse::query::Query;
 use clickhouse::{Client, Row};
 use hyper_util::client::legacy::Client as HyperClient;
@@ -20,6 +20,9 @@ use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
 
 /// An answer for people must come sooner than they give up; what takes longer is refused by the engine itself.
 pub(super) const QUERY_DEADLINE: Duration = Duration::from_secs(30);
+
+/// The engine's code for a result beyond its bounds.
+const TOO_MANY_ROWS_OR_BYTES: u32 = 396;
 
 /// What is asked goes before what is only being filled. Of a statement behind, the engine lets each block wait while one that
 /// goes first runs, but no longer than so many milliseconds, for somebody always asks; where it may (`CAP_SYS_NICE`), its
@@ -139,6 +142,18 @@ impl Node {
         self.within(QUERY_DEADLINE, self.reading(query).fetch_all::<R>()).await
     }
 
+    /// [`Node::select`] of an answer for people, which is bounded.
+    pub(super) async fn answer<R>(&self, query: Query) -> Result<Vec<R>, Error>
+    where
+        R: for<'a> Row<Value<'a> = R> + DeserializeOwned + Send + 'static,
+    {
+        let bounded = query
+            .with_setting("max_result_rows", MAX_ANSWER_ROWS.to_string())
+            .with_setting("max_result_bytes", MAX_ANSWER_BYTES.to_string())
+            .with_setting("result_overflow_mode", "throw");
+        self.within(QUERY_DEADLINE, bounded.fetch_all::<R>()).await
+    }
+
     /// Waits until this server has, of these tables, all that any of its replicas has.
     pub(super) async fn catch_up(&self, kept: &Tables, tables: &[String]) -> Result<(), Error> {
         if *kept != Tables::Own {
@@ -213,6 +228,7 @@ impl Node {
         let reason = error.to_string();
         match error {
             clickhouse::error::Error::BadResponse(text) => match exception_code(text) {
+                Some(TOO_MANY_ROWS_OR_BYTES) => Error::TooLarge,
                 Some(code) => Error::Refused { code, reason: text.clone() },
                 None => self.unavailable(reason),
             },

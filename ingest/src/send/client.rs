@@ -66,7 +66,7 @@ impl Client {
             let attempt = tokio::time::timeout(ATTEMPT_DEADLINE, self.attempt(body.clone())).await;
             let (reason, asked) = match attempt {
                 Ok(Attempt::Done(answer, position)) => {
-                    let judged = (answer.rejected.len() as u64).saturating_add(answer.accepted);
+                    let judged = answer.reasons().values().sum::<u64>().saturating_add(answer.accepted);
                     if judged != batch.events {
                         let reason = format!("it accounts for {judged} of {} events", batch.events);
                         return Err(stop(&batch, Cause::BadAnswer { reason }));

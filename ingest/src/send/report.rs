@@ -15,8 +15,22 @@ const MAX_SHOWN: usize = 10;
 #[derive(Debug, Deserialize)]
 pub(super) struct Answer {
     pub accepted: u64,
+    /// The first of them; a server that does not count them lists all.
     pub rejected: Vec<AnswerRejected>,
+    #[serde(default)]
+    pub rejected_reasons: BTreeMap<String, u64>,
     pub position: String,
+}
+
+impl Answer {
+    /// How many lines were no events, by reason.
+    pub fn reasons(&self) -> BTreeMap<String, u64> {
+        let mut reasons = self.rejected_reasons.clone();
+        if reasons.is_empty() {
+            self.rejected.iter().for_each(|rejected| *reasons.entry(rejected.reason.clone()).or_default() += 1);
+        }
+        reasons
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -98,14 +112,16 @@ impl SendReport {
         for (partition, next) in position.iter() {
             self.position.raise(partition, next);
         }
+        for (reason, count) in answer.reasons() {
+            *self.rejected.entry(reason).or_default() += count;
+        }
         for rejected in answer.rejected {
             self.first_rejected.push(Rejected {
                 name: batch.name.to_string(),
                 line: batch.first_line + rejected.index,
-                reason: rejected.reason.clone(),
+                reason: rejected.reason,
                 detail: rejected.detail,
             });
-            *self.rejected.entry(rejected.reason).or_default() += 1;
         }
         // Batches are answered in any order.
         self.first_rejected.sort();

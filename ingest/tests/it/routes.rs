@@ -68,15 +68,15 @@ async fn an_object_an_array_and_lines_are_written_as_they_were_sent() {
     let (a, b) = (event("a"), event("b"));
     let topic = Topic::default();
     let answer = post(&topic, JSON, format!(" {a}\n")).await;
-    assert_eq!(answer.body, json!({"accepted": 1, "rejected": [], "position": "1:1"}));
+    assert_eq!(answer.body, json!({"accepted": 1, "rejected": [], "rejected_count": 0, "position": "1:1"}));
     let answer = post(&topic, JSON, format!("[{a} ,\n{b}]")).await;
-    assert_eq!(answer.body, json!({"accepted": 2, "rejected": [], "position": "1:3"}));
+    assert_eq!(answer.body, json!({"accepted": 2, "rejected": [], "rejected_count": 0, "position": "1:3"}));
     for kind in ["application/x-ndjson", "application/jsonl", "application/ndjson"] {
         let answer = post(&topic, &[("content-type", kind)], format!("{a}\r\n\n{b}")).await;
         assert_eq!(answer.status, StatusCode::OK, "{kind}");
     }
     let answer = post(&topic, JSON, "[]").await;
-    assert_eq!(answer.body, json!({"accepted": 0, "rejected": [], "position": ""}));
+    assert_eq!(answer.body, json!({"accepted": 0, "rejected": [], "rejected_count": 0, "position": ""}));
     let written = [&a, &a, &b, &a, &b, &a, &b, &a, &b].map(|it| format!("u={it}"));
     assert_eq!(topic.picture(), written.join("\n"));
 }
@@ -185,6 +185,8 @@ async fn items_are_rejected_by_index_and_the_rest_is_written_in_order() {
         answer.body,
         json!({
             "accepted": 3,
+            "rejected_count": 2,
+            "rejected_reasons": {"bad_timestamp": 1, "not_json": 1},
             "rejected": [
                 {"index": 1, "reason": "not_json", "detail": "the record is not valid JSON"},
                 {"index": 4, "reason": "bad_timestamp",
@@ -240,13 +242,19 @@ async fn cloud_events_are_written_as_events_and_one_alone_is_answered_by_the_sta
     let topic = Topic::default();
     let one = [("content-type", "application/cloudevents+json; charset=utf-8")];
     let answer = post(&topic, &one, cloud_event("1", "a")).await;
-    assert_eq!(answer.body, json!({"accepted": 1, "rejected": [], "position": "1:1"}));
+    assert_eq!(answer.body, json!({"accepted": 1, "rejected": [], "rejected_count": 0, "position": "1:1"}));
     let many = [("content-type", "application/cloudevents-batch+json")];
     let batch = format!("[{},{}]", cloud_event("2", "a"), cloud_event("3", ""));
     let answer = post(&topic, &many, batch).await;
     let detail = "event_type must be a string of 1 to 128 bytes (event_type is made of type)";
     let rejected = json!([{"index": 1, "reason": "bad_event_type", "detail": detail}]);
-    assert_eq!((answer.status.as_u16(), answer.body), (200, json!({"accepted": 1, "rejected": rejected, "position": "1:2"})));
+    assert_eq!(
+        (answer.status.as_u16(), answer.body),
+        (
+            200,
+            json!({"accepted": 1, "rejected": rejected, "rejected_count": 1, "rejected_reasons": {rejected[0]["reason"].as_str().expect("text"): 1}, "position": "1:2"})
+        )
+    );
     let head = [("ce-specversion", "1.0"), ("ce-source", "/s"), ("ce-id", "4"), ("ce-type", "a"), ("ce-time", "2013-01-01T00:00:00Z")];
     let answer = post(&topic, &head, "").await;
     assert_eq!(answer.body["accepted"], 1, "{}", answer.body);
@@ -277,7 +285,7 @@ async fn calls_of_segment_are_written_as_events_and_answered_as_its_libraries_re
     assert_eq!(answer.body["rejected"][0]["reason"], "not_track");
     assert_eq!(answer.body["positions"], json!([{"index": 1, "partition": 1, "offset": 0}]));
     let answer = post_to("/v1/track", &topic, JSON, call("track")).await;
-    assert_eq!(answer.body, json!({"success": true, "accepted": 1, "rejected": [], "position": "1:2"}));
+    assert_eq!(answer.body, json!({"success": true, "accepted": 1, "rejected": [], "rejected_count": 0, "position": "1:2"}));
     let event = r#"{"event_type":"a","timestamp":"2013-01-01T00:00:00Z","event_id":"m","user_id":"u"}"#;
     assert_eq!(topic.picture(), format!("u={event}\nu={event}"));
 

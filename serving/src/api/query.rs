@@ -151,6 +151,7 @@ pub(super) fn problem(error: AnswerError) -> Problem {
         AnswerError::NoSuchPartition(_)
         | AnswerError::BeyondTheEnd { .. }
         | AnswerError::TooManyRows(_)
+        | AnswerError::TooLarge
         | AnswerError::TooManyEpochs
         | AnswerError::Buckets(_) => bad_request(detail),
         AnswerError::DoesNotAddUp { .. } => {

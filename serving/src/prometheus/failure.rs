@@ -42,9 +42,11 @@ impl From<AnswerError> for Failure {
                 Self::Unavailable("history does not answer now, and this question needs it; try again shortly".into())
             }
             AnswerError::NoSuchPartition(_) | AnswerError::BeyondTheEnd { .. } => Self::BadData(detail),
-            AnswerError::TooManyRows(_) | AnswerError::Buckets(_) | AnswerError::TooManyEpochs | AnswerError::DoesNotAddUp { .. } => {
-                Self::Execution(detail)
-            }
+            AnswerError::TooManyRows(_)
+            | AnswerError::TooLarge
+            | AnswerError::Buckets(_)
+            | AnswerError::TooManyEpochs
+            | AnswerError::DoesNotAddUp { .. } => Self::Execution(detail),
         }
     }
 }

@@ -145,7 +145,7 @@ fn counting(
         let log = log.clone();
         move || Ok(log.consumer(Membership::all()))
     };
-    let yard = LogYard { rules: Arc::clone(rules), connect: Arc::new(connect), admin: None };
+    let yard = LogYard { rules: Arc::clone(rules), history: history.clone(), connect: Arc::new(connect), admin: None };
     tokio::spawn(tidemark_speed_layer::run::close_epochs(Arc::clone(&speed), history.clone(), yard, batch.reached()));
     if let Some(store) = store {
         tokio::spawn(tidemark_speed_layer::publish::publish(Arc::clone(&speed), store, TICK));

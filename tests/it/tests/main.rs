@@ -5,6 +5,7 @@
 mod accidents;
 mod any_moment;
 mod asking;
+mod attack;
 mod bad_requests;
 mod bounded;
 mod client;

@@ -192,6 +192,28 @@ impl History for Engine {
         self.heard("found", self.twin.found(partition, range)).await
     }
 
+    async fn stage(&self, block: &RowBlock, token: &str) -> Result<(), Error> {
+        self.ground.say(format_args!("stage {:?} under {token}", block.table));
+        self.heard(token, self.twin.stage(block, token)).await
+    }
+
+    async fn staged(&self, partition: Partition, range: OffsetRange) -> Result<Found, Error> {
+        self.heard("what is staged", self.twin.staged(partition, range)).await
+    }
+
+    async fn staged_raw(&self, partition: Partition, range: OffsetRange) -> Result<Vec<RawRecord>, Error> {
+        self.heard("staged rows", self.twin.staged_raw(partition, range)).await
+    }
+
+    async fn insert_staged(&self, partition: Partition, range: OffsetRange, token: &str) -> Result<(), Error> {
+        self.ground.say(format_args!("insert what is staged of {partition} {range} under {token}"));
+        self.heard(token, self.twin.insert_staged(partition, range, token)).await
+    }
+
+    async fn unstage(&self, partition: Partition, range: OffsetRange) -> Result<(), Error> {
+        self.heard("unstaging", self.twin.unstage(partition, range)).await
+    }
+
     async fn visit_cells(&self, of: EpochCells, visit: VisitCell<'_>) -> Result<(), Error> {
         self.heard("cells", self.twin.visit_cells(of, visit)).await
     }

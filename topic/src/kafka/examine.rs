@@ -48,6 +48,12 @@ impl Admin {
         Ok(found)
     }
 
+    /// True if Kafka removes records whose key has come again; also where the principal may not see it, false.
+    pub async fn is_compacted(&self) -> Result<bool, Error> {
+        let settings = self.settings_of(ResourceSpecifier::Topic(&self.kafka.topic)).await?;
+        Ok(settings.is_some_and(|settings| settings.get("cleanup.policy").is_some_and(|policy| policy.contains("compact"))))
+    }
+
     /// `None` if the principal may not see them.
     async fn settings_of(&self, resource: ResourceSpecifier<'_>) -> Result<Option<BTreeMap<String, String>>, Error> {
         let options = AdminOptions::new().request_timeout(Some(ANSWER_DEADLINE));
