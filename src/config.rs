@@ -334,9 +334,17 @@ impl Config {
 
     fn read(file: Option<&Path>) -> Result<Self> {
         let environment = environment::settings(std::env::vars_os())?;
-        let Some(path) = file else { return Self::parse("", environment) };
-        let text = std::fs::read_to_string(path).with_context(|| format!("reading the configuration {}", path.display()))?;
-        Self::parse(&text, environment).with_context(|| format!("in the configuration {}", path.display()))
+        let config = match file {
+            None => Self::parse("", environment)?,
+            Some(path) => {
+                let text = std::fs::read_to_string(path).with_context(|| format!("reading the configuration {}", path.display()))?;
+                Self::parse(&text, environment).with_context(|| format!("in the configuration {}", path.display()))?
+            }
+        };
+        if !config.kafka.client.is_empty() {
+            config.kafka.connect("").validate().context("[kafka.client]")?;
+        }
+        Ok(config)
     }
 
     fn parse(text: &str, environment: Vec<environment::Setting>) -> Result<Self> {

@@ -9,7 +9,7 @@ mod input;
 mod parts;
 mod tls;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use exit::Exit;
 use std::process::ExitCode;
 
@@ -69,13 +69,20 @@ enum Command {
 /// The ClickHouse engine, as a child process of `up`. It is nobody's to call, so the command line does not know of it.
 pub(crate) const ENGINE: &str = "__engine";
 
+/// Of the command line. `--version` tells what the Kafka client can do, too.
+fn arguments() -> Arguments {
+    let version = format!("{}\n{}", env!("CARGO_PKG_VERSION"), tidemark_topic::kafka::client_version());
+    let matches = Arguments::command().long_version(&*version.leak()).get_matches();
+    Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
 fn main() -> ExitCode {
     let mut words = std::env::args_os().skip(1);
     if words.next().is_some_and(|word| word == ENGINE) {
         // Before any runtime exists: the engine makes its own.
         return tidemark_embedded::engine_main(words);
     }
-    let done = match Arguments::parse().command {
+    let done = match arguments().command {
         Command::Up(arguments) => commands::up::run(arguments),
         Command::Ingest(settings) => commands::ingest::run(settings),
         Command::Speed(arguments) => commands::speed::run(arguments),

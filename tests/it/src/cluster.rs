@@ -77,6 +77,11 @@ pub struct Cluster {
 impl Cluster {
     /// Several brokers take all slots.
     pub fn start(brokers: u16) -> Self {
+        Self::with(brokers, |_| Extra::default())
+    }
+
+    /// With settings and users that the test gives, which gets the directory.
+    pub fn with(brokers: u16, extra: impl FnOnce(&Path) -> Extra) -> Self {
         let slots = if brokers == 1 { Slots::one() } else { Slots::all() };
         let dir = tempfile::Builder::new().prefix("tidemark-cluster-").tempdir().expect("a temporary directory");
         let engines = engines();
@@ -87,7 +92,8 @@ impl Cluster {
         let listeners: Vec<Listeners> = (0..usize::from(brokers))
             .map(|n| Listeners { own: ports[n], controller: controllers[n], door: doors[n], proxy: proxies[n].port() })
             .collect();
-        let nodes = (0..listeners.len()).map(|n| broker(dir.path(), &engines, n, &listeners)).collect();
+        let extra = extra(dir.path());
+        let nodes = (0..listeners.len()).map(|n| broker(dir.path(), &engines, n, &listeners, &extra)).collect();
         let engine_port = free_port();
         let engine = [
             binary().display().to_string(),
@@ -152,6 +158,15 @@ impl Cluster {
         wait::until("the engine answers", DEADLINE, || client.try_get("/ping").ok().filter(|reply| reply.status == 200));
     }
 
+    /// Runs one of Kafka's own tools.
+    pub fn kafka_tool(&self, class: &str, arguments: &[&str]) {
+        let mut command = Command::new("java");
+        command.arg("-cp").arg(engines().join("kafka/lib/*")).arg(class).args(["--bootstrap-server", &self.kafka()]).args(arguments);
+        let output = command.stdin(Stdio::null()).output().expect("started");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{class} {arguments:?}: {said}");
+    }
+
     pub fn kill_engine(&mut self) {
         self.engine.kill();
     }
@@ -187,6 +202,17 @@ fn engines() -> PathBuf {
     given.unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/../../engines").into())
 }
 
+/// What a test wants of its brokers besides what all have.
+#[derive(Debug, Default)]
+pub struct Extra {
+    /// Listeners, as `NAME:PROTOCOL` and a port.
+    pub listeners: Vec<(&'static str, &'static str, u16)>,
+    /// Lines of the broker's settings.
+    pub settings: String,
+    /// Further arguments when a broker's directory is formatted.
+    pub format: Vec<String>,
+}
+
 /// A broker's ports: its own, its controller's, and the door behind its proxy.
 #[derive(Debug)]
 struct Listeners {
@@ -197,22 +223,26 @@ struct Listeners {
 }
 
 /// A broker that is also a controller, as `embedded/src/broker.rs` has it, the n-th of these.
-fn broker(dir: &Path, engines: &Path, n: usize, all: &[Listeners]) -> Node {
+fn broker(dir: &Path, engines: &Path, n: usize, all: &[Listeners], extra: &Extra) -> Node {
     let voters = all.iter().enumerate().map(|(n, of)| format!("{}@127.0.0.1:{}", n + 1, of.controller)).collect::<Vec<_>>().join(",");
     let copies = all.len().min(3);
     let Listeners { own, controller, door, proxy } = &all[n];
     let (data, id) = (dir.join(format!("kafka-{}", n + 1)), n + 1);
+    let more = |each: fn(&(&str, &str, u16)) -> String| extra.listeners.iter().map(each).collect::<String>();
+    let listeners = more(|(name, _, port)| format!(",{name}://127.0.0.1:{port}"));
+    let protocols = more(|(name, protocol, _)| format!(",{name}:{protocol}"));
     let properties = format!(
         "process.roles=broker,controller\nnode.id={id}\ncontroller.quorum.voters={voters}\n\
-         listeners=PLAINTEXT://127.0.0.1:{own},DOOR://127.0.0.1:{door},CONTROLLER://127.0.0.1:{controller}\n\
-         listener.security.protocol.map=PLAINTEXT:PLAINTEXT,DOOR:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
-         advertised.listeners=PLAINTEXT://127.0.0.1:{own},DOOR://127.0.0.1:{proxy}\ncontroller.listener.names=CONTROLLER\ninter.broker.listener.name=PLAINTEXT\n\
+         listeners=PLAINTEXT://127.0.0.1:{own},DOOR://127.0.0.1:{door},CONTROLLER://127.0.0.1:{controller}{listeners}\n\
+         listener.security.protocol.map=PLAINTEXT:PLAINTEXT,DOOR:PLAINTEXT,CONTROLLER:PLAINTEXT{protocols}\n\
+         advertised.listeners=PLAINTEXT://127.0.0.1:{own},DOOR://127.0.0.1:{proxy}{listeners}\ncontroller.listener.names=CONTROLLER\ninter.broker.listener.name=PLAINTEXT\n\
          log.dirs={data}\nauto.create.topics.enable=false\ndefault.replication.factor={copies}\nmin.insync.replicas={insync}\n\
          offsets.topic.replication.factor={copies}\noffsets.topic.num.partitions=4\ntransaction.state.log.replication.factor={copies}\n\
          transaction.state.log.min.isr={insync}\ntransaction.state.log.num.partitions=4\nlog.segment.bytes=134217728\n\
          num.network.threads=2\nnum.io.threads=4\nlog.cleaner.dedupe.buffer.size=16777216\nlog.retention.hours=-1\n\
          log.message.timestamp.type=CreateTime\ngroup.initial.rebalance.delay.ms=0\ngroup.min.session.timeout.ms=1000\n\
-         broker.session.timeout.ms=6000\n",
+         broker.session.timeout.ms=6000\n{settings}",
+        settings = extra.settings,
         data = data.display(),
         insync = copies.div_ceil(2),
     );
@@ -226,7 +256,8 @@ fn broker(dir: &Path, engines: &Path, n: usize, all: &[Listeners]) -> Node {
         flags.iter().copied().chain([logs.as_str(), logging, "-cp", &classes]).chain(arguments.iter().copied()).map(str::to_owned).collect()
     };
     let settings = file.display().to_string();
-    let format = java(&["kafka.tools.StorageTool", "format", "--cluster-id", "VGlkZW1hcmstdGVzdHMtMQ", "--config", &settings]);
+    let format = ["kafka.tools.StorageTool", "format", "--cluster-id", "VGlkZW1hcmstdGVzdHMtMQ", "--config", &settings];
+    let format = java(&format.into_iter().chain(extra.format.iter().map(String::as_str)).collect::<Vec<_>>());
     let log = dir.join(format!("kafka-{id}.log"));
     let formatted = spawned(&format, &log).wait().expect("waiting for a child");
     assert!(formatted.success(), "formatting a broker's directory: {}", fs::read_to_string(&log).unwrap_or_default());

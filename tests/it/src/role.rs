@@ -54,11 +54,17 @@ impl Role {
 
     /// The same, but it must end by itself without having been ready, for a reason; gives what it said.
     pub fn refused(cluster: &Cluster, role: &str) -> String {
-        let log = cluster.dir().join(format!("{role}-refused.log"));
-        let _ = std::fs::remove_file(&log);
-        let mut arguments = Self::arguments(cluster, role, &cluster.endpoints());
-        arguments.extend(["--listen".into(), format!("127.0.0.1:{}", free_port())]);
-        let mut child = spawned(&binary(), &arguments, &[], Some(&log));
+        Self::refused_by(cluster, role, &Way::default())
+    }
+
+    /// The same in another way.
+    pub fn refused_by(cluster: &Cluster, role: &str, way: &Way) -> String {
+        let port = free_port();
+        let log = cluster.dir().join(format!("{role}-refused-{port}.log"));
+        let servers = way.servers.clone().unwrap_or_else(|| cluster.endpoints());
+        let mut arguments = Self::arguments(cluster, role, &servers);
+        arguments.extend(["--listen".into(), format!("127.0.0.1:{port}")]);
+        let mut child = spawned(&binary(), &arguments, &way.environment, Some(&log));
         let ended = wait::until("the role gives up", DEADLINE, || child.try_wait().expect("waiting for a child"));
         assert!(!ended.success(), "{role} ended as if all were well");
         std::fs::read_to_string(&log).expect("reading a role's log")

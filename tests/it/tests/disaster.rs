@@ -10,7 +10,7 @@ use tidemark_tests::cluster::Cluster;
 use tidemark_tests::data;
 use tidemark_tests::question::Question;
 use tidemark_tests::recount::Recount;
-use tidemark_tests::role::Role;
+use tidemark_tests::role::{Role, Way};
 use tidemark_tests::sending::{Manner, Pace, by_http};
 use tidemark_tests::server::binary;
 use tidemark_tests::wait;
@@ -31,7 +31,11 @@ pub(crate) struct Roles {
 
 impl Roles {
     pub(crate) fn start(cluster: &Cluster) -> Self {
-        let [ingest, speed, batch, serve] = ["ingest", "speed", "batch", "serve"].map(|role| Role::on(cluster, role, role));
+        Self::by(cluster, &Way::default())
+    }
+
+    pub(crate) fn by(cluster: &Cluster, way: &Way) -> Self {
+        let [ingest, speed, batch, serve] = ["ingest", "speed", "batch", "serve"].map(|role| Role::by(cluster, role, role, way));
         Self { ingest, speed, batch, serve }
     }
 

@@ -15,6 +15,7 @@ mod doctor;
 mod explain;
 mod flights;
 mod january;
+mod kafka_security;
 mod keys;
 mod kill;
 mod life;

@@ -1,6 +1,6 @@
 //! The topic itself: making it, its partitions, their extents.
 
-use super::{ANSWER_DEADLINE, Description, Expected, Journal, Kafka, number};
+use super::{ANSWER_DEADLINE, Description, Expected, Journal, Kafka, native, number};
 use crate::{Error, Extent, NextOffset, Partition, TopicIdentity};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication, TopicResult};
 use rdkafka::config::FromClientConfigAndContext;
@@ -41,7 +41,7 @@ impl std::fmt::Debug for Admin {
 impl Admin {
     pub(super) fn new(kafka: &Kafka) -> Result<Self, Error> {
         let config = kafka.config(&[], &[])?;
-        let client = AdminClient::from_config_and_context(&config, Journal::default())
+        let client = AdminClient::from_config_and_context(&config, Journal::of(kafka))
             .map_err(|error| Error::Refused { reason: format!("making an admin client: {error}") })?;
         Ok(Self { kafka: kafka.clone(), client: Arc::new(client), cluster_id: Arc::default() })
     }
@@ -119,6 +119,7 @@ impl Admin {
                 }
             };
             let found = admin.kafka.describe(client, cluster_id, ANSWER_DEADLINE)?;
+            admin.kafka.faults.clear();
             admin.kafka.must_be_expected(&found.identity)?;
             Ok(found)
         })
@@ -181,12 +182,22 @@ impl Admin {
     ) -> Result<T, Error> {
         let admin = self.clone();
         let asked = tokio::task::spawn_blocking(move || ask(&admin)).await;
+        let asked = asked.map(|answer| answer.map_err(|error| self.explained(error)));
         asked.unwrap_or_else(|stopped| Err(Error::Unavailable { broker: self.kafka.bootstrap.clone(), reason: stopped.to_string() }))
+    }
+
+    /// Why the brokers do not answer, if a connection has failed for a reason that somebody can mend.
+    fn explained(&self, error: Error) -> Error {
+        native::complaints(self.client.inner()).iter().for_each(|reason| self.kafka.faults.note(reason));
+        match (error, self.kafka.faults.current()) {
+            (Error::Unavailable { broker, .. }, Some(reason)) => Error::Unavailable { broker, reason },
+            (error, _) => error,
+        }
     }
 
     /// The answer for the one topic that was asked about.
     fn only(&self, answers: KafkaResult<Vec<TopicResult>>, doing: &str) -> Result<(), (Option<RDKafkaErrorCode>, Error)> {
-        let answers = answers.map_err(|error| (error.rdkafka_error_code(), self.kafka.client_error(&error, doing)))?;
+        let answers = answers.map_err(|error| (error.rdkafka_error_code(), self.explained(self.kafka.client_error(&error, doing))))?;
         match answers.into_iter().next() {
             Some(Err((_, code))) => Err((Some(code), self.kafka.error(code, doing))),
             _ => Ok(()),

@@ -8,6 +8,7 @@ mod answers;
 mod consumer;
 mod copy;
 mod examine;
+mod faults;
 mod native;
 mod positions;
 mod producer;
@@ -20,6 +21,7 @@ pub use positions::GroupPositions;
 pub use producer::{KafkaProducer, ProducerOptions};
 
 use crate::{Error, Extent, Membership, NextOffset, OtherTopic, Partition, TopicIdentity};
+use faults::Faults;
 use rdkafka::admin::AdminClient;
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
@@ -68,6 +70,8 @@ pub struct Kafka {
     pub client_options: BTreeMap<String, String>,
     /// If it is known which topic it must be: consumers take nothing from another one of the name.
     expected: Option<Expected>,
+    /// What its clients have met.
+    faults: Faults,
 }
 
 /// The topic that is meant, and a client of its own to ask whether it still is that one: a consumer's connection to a broker
@@ -86,13 +90,24 @@ impl std::fmt::Debug for Expected {
 
 impl Kafka {
     pub fn new(bootstrap: impl Into<String>, topic: impl Into<String>) -> Self {
-        Self { bootstrap: bootstrap.into(), topic: topic.into(), client_options: BTreeMap::new(), expected: None }
+        Self {
+            bootstrap: bootstrap.into(),
+            topic: topic.into(),
+            client_options: BTreeMap::new(),
+            expected: None,
+            faults: Faults::default(),
+        }
     }
 
     /// Another topic of the same cluster.
     #[must_use]
     pub fn of_topic(&self, topic: impl Into<String>) -> Self {
         Self { topic: topic.into(), expected: None, ..self.clone() }
+    }
+
+    /// Refuses settings that librdkafka, as it is built here, does not know or cannot do. Connects to nothing.
+    pub fn validate(&self) -> Result<(), Error> {
+        Admin::new(&Self { bootstrap: String::new(), ..self.clone() }).map(drop)
     }
 
     pub fn admin(&self) -> Result<Admin, Error> {
@@ -142,14 +157,21 @@ impl Kafka {
             RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownPartition => {
                 Error::NoSuchTopic { topic: self.topic.clone() }
             }
-            _ if is_transient(code) => Error::Unavailable { broker: self.bootstrap.clone(), reason },
+            _ if is_transient(code) => {
+                let reason = self.faults.current().map_or(reason, |fault| format!("{doing}: {fault}"));
+                Error::Unavailable { broker: self.bootstrap.clone(), reason }
+            }
             _ => Error::Refused { reason },
         }
     }
 
     /// The same for the wrapper's errors.
     fn client_error(&self, error: &KafkaError, doing: &str) -> Error {
-        match error.rdkafka_error_code() {
+        let code = match error {
+            KafkaError::AdminOp(code) => Some(*code),
+            other => other.rdkafka_error_code(),
+        };
+        match code {
             Some(code) => self.error(code, doing),
             None => Error::Refused { reason: format!("{doing}: {error}") },
         }
@@ -214,6 +236,14 @@ pub struct Description {
     pub partitions: u32,
 }
 
+/// Which librdkafka this is, and what it can do: security, compression.
+pub fn client_version() -> String {
+    let (_, version) = rdkafka::util::get_rdkafka_version();
+    let features = ClientConfig::new().create_native_config().and_then(|config| config.get("builtin.features"));
+    let features = features.unwrap_or_default().trim_end_matches('\0').replace(',', ", ");
+    format!("librdkafka {version} ({features})")
+}
+
 /// What metadata says of the topic.
 struct Partitions {
     count: u32,
@@ -270,6 +300,7 @@ fn is_transient(code: RDKafkaErrorCode) -> bool {
 #[derive(Debug, Default)]
 struct Journal {
     outage: AtomicBool,
+    faults: Faults,
 }
 
 impl ClientContext for Journal {
@@ -290,6 +321,7 @@ impl ClientContext for Journal {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        self.faults.note(reason);
         match error.rdkafka_error_code() {
             Some(code) if is_transient(code) => {
                 if !self.outage.swap(true, Ordering::Relaxed) {
@@ -302,8 +334,13 @@ impl ClientContext for Journal {
 }
 
 impl Journal {
+    fn of(kafka: &Kafka) -> Self {
+        Self { faults: kafka.faults.clone(), ..Self::default() }
+    }
+
     /// The broker has answered.
     fn reached(&self) {
+        self.faults.clear();
         if self.outage.load(Ordering::Relaxed) && self.outage.swap(false, Ordering::Relaxed) {
             tracing::info!(target: "kafka", "the broker answers again");
         }

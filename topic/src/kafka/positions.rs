@@ -27,7 +27,7 @@ impl std::fmt::Debug for GroupPositions {
 impl GroupPositions {
     pub(super) fn new(kafka: &Kafka, group: &str) -> Result<Self, Error> {
         let config = kafka.config(&[], &[("group.id", group), ("enable.auto.commit", "false")])?;
-        let client = BaseConsumer::from_config_and_context(&config, Journal::default())
+        let client = BaseConsumer::from_config_and_context(&config, Journal::of(kafka))
             .map_err(|error| Error::Refused { reason: format!("making a client: {error}") })?;
         Ok(Self { kafka: kafka.clone(), group: group.to_owned(), client: Arc::new(client) })
     }

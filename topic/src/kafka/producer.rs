@@ -92,7 +92,7 @@ impl KafkaProducer {
         let fixed = [("acks", "all"), ("enable.idempotence", "true"), PARTITIONER];
         let config = kafka.config(&defaults, &fixed)?;
         let writing =
-            Writing::new(&config, &kafka.topic, Journal::default()).map_err(|error| refused(format!("making a producer: {error}")))?;
+            Writing::new(&config, &kafka.topic, Journal::of(kafka)).map_err(|error| refused(format!("making a producer: {error}")))?;
         let desk = Arc::new(Desk { writing, waiting: Mutex::default() });
         let stop = Arc::new(AtomicBool::new(false));
         let thread = std::thread::Builder::new().name("kafka-producer".to_owned()).spawn({

@@ -1,7 +1,7 @@
 //! A librdkafka consumer with its queues, and what it calls back.
 
-use crate::kafka::Journal;
 use crate::kafka::native::{self, ControlQueue, DataQueue};
+use crate::kafka::{Journal, Kafka};
 use crate::waker::Parking;
 use crate::{Error, Partition};
 use parking_lot::Mutex;
@@ -23,10 +23,17 @@ pub(super) struct Connected {
 
 impl Connected {
     /// A new client; a member subscribes to the topic.
-    pub(super) fn new(config: &ClientConfig, parking: &Arc<Parking>, traced: bool, subscribe: Option<&str>) -> Result<Self, Error> {
+    pub(super) fn new(
+        kafka: &Kafka,
+        config: &ClientConfig,
+        parking: &Arc<Parking>,
+        traced: bool,
+        subscribe: Option<&str>,
+    ) -> Result<Self, Error> {
         native::keep_freed_memory();
         let refused = |error: KafkaError| Error::Refused { reason: format!("making a consumer: {error}") };
-        let mut base = BaseConsumer::from_config_and_context(config, Context::default()).map_err(refused)?;
+        let mut base = BaseConsumer::from_config_and_context(config, Context { journal: Journal::of(kafka), ..Context::default() })
+            .map_err(refused)?;
         base.set_nonempty_callback({
             let parking = Arc::clone(parking);
             move || parking.ready()

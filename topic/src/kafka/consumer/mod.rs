@@ -153,7 +153,7 @@ impl KafkaConsumer {
             .ok_or_else(|| Error::Refused { reason: format!("`{}` is not the name of a topic", kafka.topic.escape_default()) })?;
         let parking = Arc::new(Parking::default());
         let client =
-            Connected::new(&config, &parking, options.traced, matches!(role, Role::Member { .. }).then_some(kafka.topic.as_str()))?;
+            Connected::new(kafka, &config, &parking, options.traced, matches!(role, Role::Member { .. }).then_some(kafka.topic.as_str()))?;
         Ok(Self {
             kafka: kafka.clone(),
             topic,

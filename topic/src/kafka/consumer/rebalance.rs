@@ -70,7 +70,7 @@ impl KafkaConsumer {
         if !owned.is_empty() {
             self.pending.push_back(Happened::Lost(owned));
         }
-        match Connected::new(&self.config, &self.parking, self.traced, Some(&self.kafka.topic)) {
+        match Connected::new(&self.kafka, &self.config, &self.parking, self.traced, Some(&self.kafka.topic)) {
             Ok(client) => self.client = client,
             Err(error) => self.dead = Some(error.to_string()),
         }

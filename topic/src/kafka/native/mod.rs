@@ -92,6 +92,23 @@ impl Event {
         self.0.as_ptr()
     }
 
+    /// The text of an error of the client as a whole, or of a line for its log.
+    fn complaint(&self) -> Option<String> {
+        let (mut facility, mut line, mut level) = (ptr::null(), ptr::null(), 0);
+        // SAFETY: the event is alive; the texts, if there are any, belong to it, and the places outlive the calls.
+        unsafe {
+            let text = match ffi::rd_kafka_event_type(self.as_ptr()) {
+                ffi::RD_KAFKA_EVENT_ERROR => ffi::rd_kafka_event_error_string(self.as_ptr()),
+                ffi::RD_KAFKA_EVENT_LOG => {
+                    ffi::rd_kafka_event_log(self.as_ptr(), &raw mut facility, &raw mut line, &raw mut level);
+                    line
+                }
+                _ => ptr::null(),
+            };
+            (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy().into_owned())
+        }
+    }
+
     fn error(&self) -> ffi::rd_kafka_resp_err_t {
         // SAFETY: the event is alive.
         unsafe { ffi::rd_kafka_event_error(self.as_ptr()) }
@@ -329,6 +346,14 @@ pub(super) fn group_member<C: ClientContext>(client: &Client<C>) -> GroupMember 
         ffi::rd_kafka_consumer_group_metadata_destroy(group.as_ptr());
         GroupMember { id, generation: (generation >= 0).then_some(generation) }
     }
+}
+
+/// What a client complains of, whose events nobody else takes: an administrator's.
+pub(super) fn complaints<C: ClientContext>(client: &Client<C>) -> Vec<String> {
+    // SAFETY: the client is alive; its main queue is never null.
+    let main = NonNull::new(unsafe { ffi::rd_kafka_queue_get_main(client.native_ptr()) }).map(Queue);
+    let events = std::iter::from_fn(|| main.as_ref()?.poll(Duration::ZERO));
+    events.filter_map(|event| event.complaint()).collect()
 }
 
 /// Sets the offset of each element to where the application has read, invisible records (control records, aborted

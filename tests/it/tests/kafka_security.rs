@@ -1,0 +1,160 @@
+//! Kafka by TLS and SASL, against a real broker with a listener for each and with rights that are just enough; and what is said
+//! when something about it is wrong.
+
+use crate::disaster::{CONFIG, Roles};
+use std::fs;
+use std::process::{Command, Stdio};
+use tidemark_tests::certificates::{certificates, openssl};
+use tidemark_tests::cluster::{Cluster, Extra};
+use tidemark_tests::data;
+use tidemark_tests::role::{Role, Way};
+use tidemark_tests::server::{binary, free_port};
+
+/// TLS, TLS with a certificate of the client's, TLS with a user, and TLS by a certificate that has expired.
+struct Ports {
+    tls: u16,
+    mutual: u16,
+    login: u16,
+    expired: u16,
+}
+
+/// A broker that lets in whoever comes by its plain listener, and others by their rights.
+fn cluster(ports: &Ports) -> Cluster {
+    Cluster::with(1, |dir| {
+        certificates(dir);
+        openssl(dir, "x509 -req -in own.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out expired.crt -days 0 -copy_extensions copy");
+        openssl(dir, "req -x509 -newkey rsa:2048 -nodes -keyout other.key -out other.crt -days 2 -subj /CN=another-authority");
+        let read = |name: &str| fs::read_to_string(dir.join(name)).expect("it has been made");
+        fs::write(dir.join("own.pem"), read("own.key") + &read("own.crt") + &read("ca.crt")).expect("written");
+        fs::write(dir.join("expired.pem"), read("own.key") + &read("expired.crt") + &read("ca.crt")).expect("written");
+        let at = dir.display();
+        let login = "listener.name.login";
+        let scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;";
+        let settings = format!(
+            "ssl.keystore.type=PEM\nssl.keystore.location={at}/own.pem\nssl.truststore.type=PEM\nssl.truststore.location={at}/ca.crt\n\
+             listener.name.mutual.ssl.client.auth=required\nlistener.name.expired.ssl.keystore.type=PEM\n\
+             listener.name.expired.ssl.keystore.location={at}/expired.pem\n\
+             sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512\n\
+             {login}.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_tidemark=\"right\";\n\
+             {login}.scram-sha-256.sasl.jaas.config={scram}\n{login}.scram-sha-512.sasl.jaas.config={scram}\n\
+             authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\nsuper.users=User:ANONYMOUS\n"
+        );
+        let users = ["SCRAM-SHA-256", "SCRAM-SHA-512"]
+            .into_iter()
+            .flat_map(|mechanism| ["--add-scram".to_owned(), format!("{mechanism}=[name=tidemark,password=right]")]);
+        let listeners = vec![
+            ("TLS", "SSL", ports.tls),
+            ("MUTUAL", "SSL", ports.mutual),
+            ("LOGIN", "SASL_SSL", ports.login),
+            ("EXPIRED", "SSL", ports.expired),
+        ];
+        Extra { listeners, settings, format: users.collect() }
+    })
+}
+
+/// What docs/operations.md says that a principal needs.
+fn allow(cluster: &Cluster, principal: &str) {
+    let acls = "org.apache.kafka.tools.AclCommand";
+    let allow = |arguments: &str| {
+        let arguments: Vec<&str> = ["--add", "--allow-principal", principal].into_iter().chain(arguments.split(' ')).collect();
+        cluster.kafka_tool(acls, &arguments);
+    };
+    allow("--topic events --operation Create --operation Read --operation Write --operation Describe --operation DescribeConfigs");
+    allow("--group tidemark- --resource-pattern-type prefixed --operation Read --operation Describe");
+}
+
+/// Of `[kafka.client]`.
+type Settings<'s> = &'s [(&'s str, &'s str)];
+
+fn client(settings: Settings<'_>) -> String {
+    let lines = settings.iter().map(|(name, value)| format!("\"{name}\" = \"{value}\"\n"));
+    format!("{CONFIG}[kafka.client]\n{}", lines.collect::<String>())
+}
+
+#[test]
+fn kafka_is_reached_by_tls_and_by_users_and_what_is_wrong_is_said() {
+    let ports = Ports { tls: free_port(), mutual: free_port(), login: free_port(), expired: free_port() };
+    let cluster = cluster(&ports);
+    allow(&cluster, "User:tidemark");
+    allow(&cluster, "User:CN=localhost");
+    let file = |name: &str| cluster.dir().join(name).display().to_string();
+    let (ca, other, own, key) = (file("ca.crt"), file("other.crt"), file("own.crt"), file("own.key"));
+    let configure = |settings: Settings<'_>| fs::write(cluster.dir().join("config.toml"), client(settings)).expect("written");
+    let at = |port: u16| {
+        let servers = tidemark_tests::cluster::Endpoints { kafka: format!("localhost:{port}"), ..cluster.endpoints() };
+        Way { servers: Some(servers), ..Way::default() }
+    };
+    // By the environment, so that several can be tried at the same time.
+    let refused = |port: u16, settings: Settings<'_>, says: &str| {
+        let name = |name: &str| format!("TIDEMARK__KAFKA__CLIENT__{}", name.replace('.', "_").to_uppercase());
+        let environment = settings.iter().map(|(of, value)| (name(of), (*value).to_owned())).collect();
+        let said = Role::refused_by(&cluster, "ingest", &Way { environment, ..at(port) });
+        assert!(said.contains(says), "{settings:?}: {said}");
+    };
+    let tls = [("security.protocol", "ssl"), ("ssl.ca.location", ca.as_str())];
+    let user = |mechanism: &'static str, password: &'static str| {
+        [
+            ("security.protocol", "sasl_ssl"),
+            ("ssl.ca.location", ca.as_str()),
+            ("sasl.mechanisms", mechanism),
+            ("sasl.username", "tidemark"),
+            ("sasl.password", password),
+        ]
+    };
+    let mutual = [tls[0], tls[1], ("ssl.certificate.location", own.as_str()), ("ssl.key.location", key.as_str())];
+
+    configure(&[]);
+    let other = [tls[0], ("ssl.ca.location", other.as_str())];
+    let (wrong_plain, wrong_scram) = (user("PLAIN", "wrong"), user("SCRAM-SHA-256", "wrong"));
+    let (unable, unknown) = (user("GSSAPI", "right"), [("security.protocol", "nonsense")]);
+    let wrong: [(u16, Settings<'_>, &str); 7] = [
+        (ports.tls, &other, "ssl.ca.location"),
+        (ports.expired, &tls, "has expired (renew it on the broker)"),
+        (ports.mutual, &tls, "ssl.certificate.location"),
+        (ports.login, &wrong_plain, "sasl.password"),
+        (ports.login, &wrong_scram, "sasl.password"),
+        // What this build cannot do is refused before anything is asked.
+        (ports.login, &unable, "GSSAPI"),
+        (ports.tls, &unknown, "security.protocol"),
+    ];
+    std::thread::scope(|scope| {
+        for (port, settings, says) in wrong {
+            let refused = &refused;
+            scope.spawn(move || refused(port, settings, says));
+        }
+    });
+
+    let january = data::bytes("flights-2013-01.late.ndjson.gz");
+    let lines = &data::lines(&january)[..1_000];
+    for (port, settings) in [
+        (ports.tls, &tls[..]),
+        (ports.mutual, &mutual),
+        (ports.login, &user("PLAIN", "right")),
+        (ports.login, &user("SCRAM-SHA-256", "right")),
+    ] {
+        configure(settings);
+        let ingest = Role::by(&cluster, "ingest", "ingest", &at(port));
+        let reply = ingest.client.post("/v1/events", &[("content-type", "application/x-ndjson")], lines[0]);
+        assert_eq!(reply.status, 200, "{settings:?}: {}", reply.text());
+        ingest.stop();
+    }
+    // Every role, as a user who may do no more than it must.
+    configure(&user("SCRAM-SHA-512", "right"));
+    let roles = Roles::by(&cluster, &at(ports.login));
+    let position = roles.send(lines);
+    roles.settle(&cluster, &position);
+    let (kafka, clickhouse) = (format!("localhost:{}", ports.login), cluster.clickhouse());
+    let mut doctor = Command::new(binary());
+    doctor.arg("doctor").arg("--config").arg(cluster.dir().join("config.toml")).args(["--kafka", &kafka, "--clickhouse", &clickhouse]);
+    let doctor = doctor.args(["--url", &roles.serve.client.url]).stdin(Stdio::null()).output().expect("started");
+    let said = String::from_utf8_lossy(&doctor.stdout);
+    assert!(said.contains("is the topic that history was counted from"), "{said}");
+    roles.stop();
+}
+
+#[test]
+fn the_version_tells_what_the_kafka_client_can_do() {
+    let said = Command::new(binary()).arg("--version").output().expect("started");
+    let said = String::from_utf8_lossy(&said.stdout);
+    assert!(said.contains("librdkafka 2.") && said.contains("ssl") && said.contains("sasl_scram"), "{said}");
+}
