@@ -1,4 +1,4 @@
-//! Which topic a history is counted from, and by which consumer group. Both stand in history, beside the generation, and are
+//! Which topic a history is counted from, and by which consumer group. Both are kept in history, with the generation, and are
 //! compared at every start: offsets mean nothing in another topic, and positions mean nothing in another group.
 
 use crate::config::Config;
@@ -44,7 +44,7 @@ impl fmt::Display for Match {
     }
 }
 
-/// Compares the topic with the last epochs that history has closed, until one can be told.
+/// Compares the topic with the last closed epoch of each partition, until one comparison is possible.
 pub async fn compare(kafka: &Kafka, history: &ClickHouse, extents: &BTreeMap<Partition, Extent>) -> Result<Match> {
     let (rules, marks) = (history.rules(), history.marks().await?);
     if let Some(different) = marks.iter().find_map(|(partition, mark)| short(rules, *partition, *mark, extents)) {
@@ -53,7 +53,7 @@ pub async fn compare(kafka: &Kafka, history: &ClickHouse, extents: &BTreeMap<Par
     let last: Vec<LedgerRow> = last_closed(history, &marks).await?;
     for row in &last {
         let (range, partition) = (rules.epoch_bits.range_of(row.epoch), row.partition);
-        // With its records alone, duplicates of the epoch before could not be told.
+        // Without the epoch before, duplicates would be counted as events.
         if extents[&partition].start > Judge::lookback(rules, range.from()) {
             continue;
         }

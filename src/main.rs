@@ -69,7 +69,7 @@ enum Command {
 /// The ClickHouse engine, as a child process of `up`. It is nobody's to call, so the command line does not know of it.
 pub(crate) const ENGINE: &str = "__engine";
 
-/// Of the command line. `--version` tells what the Kafka client can do, too.
+/// Parses the command line. `--version` lists what the Kafka client can do, too.
 fn arguments() -> Arguments {
     let version = format!("{}\n{}", env!("CARGO_PKG_VERSION"), tidemark_topic::kafka::client_version());
     let matches = Arguments::command().long_version(&*version.leak()).get_matches();

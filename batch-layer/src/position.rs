@@ -13,7 +13,7 @@ use tidemark_history::ledger::{Clock, Entry, EpochState, LedgerRow, announce_rep
 use tidemark_history::{Error, History, Wiped};
 use tidemark_topic::{Committed, Extent};
 
-/// How long deleting an epoch may take; whoever else wants to touch it waits for the whole of it.
+/// Timeout of deleting an epoch. Other processes leave the epoch alone for as long.
 const DELETE_SECS: u32 = 20;
 
 /// Why writing cannot go on.
@@ -145,7 +145,7 @@ async fn delete_epoch(
         if may_delete(&state) {
             let secs_left = u32::try_from((deadline_ms - clock.now_ms()).div_euclid(1000)).unwrap_or_default();
             if secs_left == 0 {
-                // This process stood still for long: nothing may be deleted that somebody may have closed since.
+                // This process stood still until its deadline was over: another one may have closed the epoch since.
                 return Ok(EpochState { busy_until_ms: Some(deadline_ms), ..state });
             }
             history.wipe(partition, epoch, Wiped::Everything, secs_left).await?;

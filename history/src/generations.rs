@@ -46,9 +46,9 @@ pub struct Filling {
 /// Where a generation's records come from. The generations that share raw events share it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Input {
-    /// Empty where the brokers tell none.
+    /// Empty if the brokers have none.
     pub cluster_id: String,
-    /// Empty where the brokers tell none.
+    /// Empty if the brokers have none.
     pub topic_id: String,
     /// The consumer group whose committed positions say how far the batch layer is.
     pub batch_group: String,

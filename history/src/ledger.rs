@@ -1,7 +1,7 @@
 //! The ledger: which epochs are closed, by what count, and which are being repaired; and the order in which that is said.
 //!
-//! Several processes may close or repair an epoch at the same time, a former owner that has stalled among them, and the engine
-//! offers no transaction. Who repairs announces it first, and only then looks whether the epoch is still open. Who closes looks
+//! Several processes may close or repair an epoch at the same time, among them a former owner that stalled, and the engine
+//! offers no transaction. A repairer announces the repair first, and only then looks whether the epoch is still open. A closer looks
 //! first, and the engine refuses the row unless it arrives within [`CLOSE_WITHIN_MS`] of that look. So the repairer waits as long
 //! after the announcement before it looks: by then a closer has either written its row, or has seen the announcement.
 
@@ -113,13 +113,13 @@ pub async fn look(
 }
 
 /// Closes an epoch that was looked at when it was `looked_ms`, and found open and not being repaired. False if that took too
-/// long: somebody may have announced a repair since.
+/// long: a repair may have been announced since.
 pub async fn record_closed(history: &dyn History, clock: &impl Clock, row: &LedgerRow, looked_ms: i64) -> Result<bool, Error> {
     history.record(row, Some(looked_ms + CLOSE_WITHIN_MS)).await?;
     Ok(look(history, clock, (row.partition, row.epoch), None).await?.closed_by.contains(&row.generation))
 }
 
-/// Announces a repair of an epoch, waits until nobody can close it any more who has not seen the announcement, and looks.
+/// Announces a repair of an epoch, waits until every closer has seen the announcement or has written its row, and looks.
 pub async fn announce_repair(history: &dyn History, clock: &impl Clock, row: LedgerRow, deadline_ms: i64) -> Result<EpochState, Error> {
     history.record(&LedgerRow { entry: Entry::Repair { deadline_ms }, ..row }, None).await?;
     // From here on the announcement can be seen.

@@ -497,7 +497,7 @@ impl History for MemoryHistory {
         Ok(tallies)
     }
 
-    /// The twin has no clock: who has one decides whether the row comes in time, and it is there at once then.
+    /// The twin has no clock: the caller decides whether the row comes in time, and it is written immediately.
     async fn record(&self, row: &LedgerRow, _: Option<i64>) -> Result<(), Error> {
         self.state().ledger.push(*row);
         self.turn().await;

@@ -291,8 +291,7 @@ fn portions(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(PORTION_BYTES).max(1)).unwrap_or(u32::MAX)
 }
 
-/// Takes room, or says that there is none in time. Nobody waits for long: those that have a part of what they need would wait
-/// for each other.
+/// Takes room, or gives up after [`ROOM_TIMEOUT`]: requests that hold a part of what they need must not wait for each other.
 async fn set_aside(room: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
     match tokio::time::timeout(ROOM_TIMEOUT, Arc::clone(room).acquire_many_owned(portions(bytes))).await {
         Ok(taken) => taken.map_err(|_closed| internal("the room for bodies is closed")),

@@ -271,8 +271,8 @@ impl Engine {
         }
     }
 
-    /// Refuses a cut of a partition that the topic does not have. One that is new is waited for: this process hears of it a
-    /// little later than the one that wrote to it.
+    /// Refuses a cut of a partition that the topic does not have. A new partition is waited for: this process finds it
+    /// a little later than the process that wrote to it.
     async fn must_have_partitions(&self, cut: &Cut, until: Instant) -> Result<(), AnswerError> {
         let until = until.min(Instant::now() + HEARD_WITHIN);
         while let Some((beyond, _)) = cut.iter().find(|(p, _)| p.0 >= self.partitions.get()) {

@@ -79,7 +79,7 @@ pub fn read_blocks(
     let judge = RefCell::new(Judge::new(rules));
     let mut builder = BlockBuilder::new(partition, range.from());
     let mut blocks = Vec::new();
-    let learn = |from, to| {
+    let take_ids = |from, to| {
         let mut judge = judge.borrow_mut();
         let learned = recall(history, rules, partition, from, to, |record| {
             let examined = judge.examined(record.decoded(&rules.limits));
@@ -87,7 +87,7 @@ pub fn read_blocks(
         });
         runtime.block_on(learned).map_err(|error| Error::Unavailable { broker: "the topic's past".into(), reason: error.to_string() })
     };
-    read(consumer, rules, partition, range, learn, |records| {
+    read(consumer, rules, partition, range, take_ids, |records| {
         let mut judge = judge.borrow_mut();
         for record in records {
             let examined = judge.examine(record.payload, record.timestamp_ms);
@@ -119,13 +119,13 @@ pub fn read_segment(consumer: impl Consumer, rules: &Arc<Rules>, partition: Part
 }
 
 /// Hands over the records of a range and those before that its duplicates can be of. What of the latter the log has forgotten is
-/// left to `learn`; of the range itself it must have forgotten nothing.
+/// left to `take_forgotten`; of the range itself it must have forgotten nothing.
 fn read(
     mut consumer: impl Consumer,
     rules: &Rules,
     partition: Partition,
     range: OffsetRange,
-    mut learn: impl FnMut(NextOffset, NextOffset) -> Result<(), Error>,
+    mut take_forgotten: impl FnMut(NextOffset, NextOffset) -> Result<(), Error>,
     mut visit: impl FnMut(&[Record<'_>]),
 ) -> Result<(), Error> {
     let (mut reached, mut started) = (NextOffset::ZERO, false);
@@ -148,7 +148,7 @@ fn read(
                 return Err(Error::OutOfRange { partition, wanted: range.from(), extent });
             }
             if extent.start > lookback {
-                learn(lookback, extent.start)?;
+                take_forgotten(lookback, extent.start)?;
             }
             consumer.start(partition, lookback.max(extent.start))?;
         }

@@ -1,5 +1,5 @@
-//! A repair that is killed at any step, and a log that has forgotten the records by the time somebody goes on: what was counted
-//! is never lost, and never taken for holes.
+//! A repair is killed at any step, and the log has forgotten the records by the time another owner goes on: what was counted is
+//! never lost, and never taken for holes.
 
 use std::future::Future;
 use std::pin::pin;

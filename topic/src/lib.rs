@@ -122,14 +122,14 @@ impl Extent {
 /// one of the same name in another cluster.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct TopicIdentity {
-    /// Empty where the brokers tell none.
+    /// Empty if the brokers have none.
     pub cluster_id: String,
-    /// Empty where the brokers tell none (before Kafka 2.8).
+    /// Empty if the brokers have none (before Kafka 2.8).
     pub topic_id: String,
 }
 
 impl TopicIdentity {
-    /// True unless both tell an id and the ids differ.
+    /// True unless both have an id and the ids differ.
     pub fn may_be(&self, other: &Self) -> bool {
         let agree = |one: &str, other: &str| one.is_empty() || other.is_empty() || one == other;
         agree(&self.cluster_id, &other.cluster_id) && agree(&self.topic_id, &other.topic_id)
@@ -143,7 +143,7 @@ impl fmt::Display for TopicIdentity {
     }
 }
 
-/// The number of the topic's partitions, as last heard from the brokers. It can grow at any time. Clones share it.
+/// The number of the topic's partitions, as the brokers last reported it. It can grow at any time. Clones share it.
 #[derive(Clone, Debug)]
 pub struct PartitionCount(Arc<AtomicU32>);
 
@@ -167,7 +167,7 @@ impl PartitionCount {
 #[error(
     "topic `{topic}` is not the one that this history was counted from: it has {found}, and history has {expected}. The topic was \
      deleted and created again, or kafka.bootstrap names another cluster. Name the cluster that has the topic, or run \
-     `tidemark restore`, which compares this topic with history and tells how to go on"
+     `tidemark restore`, which compares this topic with history and says how to go on"
 )]
 pub struct OtherTopic {
     pub topic: String,

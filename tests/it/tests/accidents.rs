@@ -165,7 +165,7 @@ fn partitions_that_are_added_are_counted_by_every_question() {
     wait::until("all is counted", DEADLINE, || Question::total().try_ask(&server.client).filter(|answer| answer.count() > 0));
     Admin::of(&kafka).grow_topic("events", 3);
     produce(&kafka, 2, &lines[300..]);
-    // Nobody has heard of the partition yet.
+    // No process has found the partition yet.
     let reply = server.client.get("/v1/query?at_least=2:1&timeout_ms=30000");
     assert_eq!(reply.status, 200, "{}", reply.text());
     let recount = Recount::read(&kafka, "events", 7);

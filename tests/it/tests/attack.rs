@@ -1,4 +1,4 @@
-//! Clients that send slowly, send nothing, or do not read: whoever behaves is served meanwhile, and memory is bounded.
+//! Clients send slowly, send nothing, or do not read. Other clients are served meanwhile, and memory is bounded.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::{Read as _, Write as _};
@@ -82,7 +82,7 @@ fn whoever_behaves_is_served_while_others_send_slowly_or_do_not_read() {
     }
     drop(unread);
 
-    // One connection too many is told so.
+    // One connection too many gets a 503.
     let idle: Vec<TcpStream> = (0..850).map(|_| connect(client)).collect();
     let mut refused = connect(client);
     let mut answer = String::new();

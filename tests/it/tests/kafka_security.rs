@@ -18,7 +18,7 @@ struct Ports {
     expired: u16,
 }
 
-/// A broker that lets in whoever comes by its plain listener, and others by their rights.
+/// A broker that trusts its plain listener, and checks rights on the others.
 fn cluster(ports: &Ports) -> Cluster {
     Cluster::with(1, |dir| {
         certificates(dir);

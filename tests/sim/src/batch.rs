@@ -45,7 +45,7 @@ impl Group {
         self.committed(partition).map_or(NextOffset::ZERO, |committed| committed.next)
     }
 
-    /// The farthest that H ever was: what is closing meanwhile does not hear that the position is lost.
+    /// The farthest that H ever was: a closer that runs meanwhile does not know that the position is lost.
     pub fn farthest(&self, partition: Partition) -> NextOffset {
         lock(&self.members)[partition.0 as usize].farthest
     }

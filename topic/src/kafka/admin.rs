@@ -186,7 +186,7 @@ impl Admin {
         asked.unwrap_or_else(|stopped| Err(Error::Unavailable { broker: self.kafka.bootstrap.clone(), reason: stopped.to_string() }))
     }
 
-    /// Why the brokers do not answer, if a connection has failed for a reason that somebody can mend.
+    /// Adds why the brokers do not answer, if a connection failed for a reason that can be mended.
     fn explained(&self, error: Error) -> Error {
         native::complaints(self.client.inner()).iter().for_each(|reason| self.kafka.faults.note(reason));
         match (error, self.kafka.faults.current()) {

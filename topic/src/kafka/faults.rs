@@ -34,7 +34,7 @@ fn advice(reason: &str) -> Option<&'static str> {
         || has("unable to get local issuer")
         || has("unknown ca")
     {
-        // librdkafka does not tell which.
+        // librdkafka does not say which of these it is.
         "the broker's certificate cannot be verified: its authority is not trusted here (name that authority's file in ssl.ca.location of \
          [kafka.client]), it has expired (renew it on the broker), or it is for another host name"
     } else if has("certificate required") || has("bad certificate") || has("handshake failure") {

@@ -31,7 +31,7 @@ pub(super) struct Reading {
     /// Where the last `End` was announced.
     ended: Option<NextOffset>,
     /// When records were last taken, or reading began.
-    heard: Instant,
+    fresh_at: Instant,
 }
 
 impl KafkaConsumer {
@@ -158,7 +158,7 @@ impl KafkaConsumer {
             match self.begin(partition, next, extent) {
                 Err(Error::Unavailable { .. }) => {
                     // A revocation is open: again when it is over.
-                    self.set_reading(partition, Reading { next, end_at_start: extent.end, ended: None, heard: Instant::now() });
+                    self.set_reading(partition, Reading { next, end_at_start: extent.end, ended: None, fresh_at: Instant::now() });
                     self.doubtful.insert(partition);
                     return Ok(());
                 }
@@ -202,7 +202,7 @@ impl KafkaConsumer {
             self.client.data.forward(self.client.base.client(), &self.topic, partition);
             self.assigned.insert(partition);
         }
-        self.set_reading(partition, Reading { next: at, end_at_start: extent.end, ended: None, heard: Instant::now() });
+        self.set_reading(partition, Reading { next: at, end_at_start: extent.end, ended: None, fresh_at: Instant::now() });
         // An empty remainder is an `End` that no fetch will announce.
         self.parking.ready();
         Ok(())
@@ -211,14 +211,14 @@ impl KafkaConsumer {
 
 /// True of a partition from which nothing has come for so long that the topic may have been replaced.
 fn was_silent(reading: &[Option<Reading>], partition: Partition, now: Instant) -> bool {
-    slot(reading, partition).is_some_and(|reading| now.saturating_duration_since(reading.heard) > SILENCE)
+    slot(reading, partition).is_some_and(|reading| now.saturating_duration_since(reading.fresh_at) > SILENCE)
 }
 
 /// Of records in order those that have not been handed over before; none if the partition is not being read. They are
 /// taken into account.
 fn accept<'r, 'a>(reading: &mut [Option<Reading>], partition: Partition, records: &'r [Record<'a>], now: Instant) -> &'r [Record<'a>] {
     let Some(Some(reading)) = reading.get_mut(index(partition)) else { return &[] };
-    reading.heard = now;
+    reading.fresh_at = now;
     let fresh = &records[records.partition_point(|record| reading.next.includes(record.offset))..];
     if let Some(last) = fresh.last() {
         reading.next = last.offset.next();

@@ -348,7 +348,7 @@ pub(super) fn group_member<C: ClientContext>(client: &Client<C>) -> GroupMember 
     }
 }
 
-/// What a client complains of, whose events nobody else takes: an administrator's.
+/// Errors and log lines of an admin client, whose events are not polled otherwise.
 pub(super) fn complaints<C: ClientContext>(client: &Client<C>) -> Vec<String> {
     // SAFETY: the client is alive; its main queue is never null.
     let main = NonNull::new(unsafe { ffi::rd_kafka_queue_get_main(client.native_ptr()) }).map(Queue);
