@@ -26,8 +26,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long sending a 503 to a connection too many may take.
 const REFUSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A request's head is no longer than this (431), and no more of a body is read ahead. Twice the longest request line (414).
-const MAX_READ_AHEAD: usize = 128 * 1024;
+/// A request's head is no longer than this (431), and no more of a body is read ahead. Four times the longest request line (414).
+const MAX_READ_AHEAD: usize = 256 * 1024;
 
 const TOO_MANY: &str = "{\"type\":\"urn:tidemark:problem:too-many-connections\",\"title\":\"Too many connections\",\"status\":503,\
                         \"detail\":\"the server has as many connections as it takes (max_connections); try again, or keep connections open and use them again\"}";

@@ -16,7 +16,7 @@ use tidemark_core::question::{Groups, Question, Rows};
 use tidemark_core::view::ViewId;
 use tidemark_core::window::TimeRange;
 use tidemark_history::evidence::{Counted, Origin, Page, Placed, Places, Uncounted};
-use tidemark_history::ledger::{Entry, LedgerRow};
+use tidemark_history::ledger::{CLOSE_WITHIN_MS, Entry, LedgerRow};
 use tidemark_history::memory::MemoryHistory;
 use tidemark_history::raw::Epochs;
 use tidemark_history::rows::{Found, RawRecord, RowBlock};
@@ -36,6 +36,8 @@ struct Running {
     /// Of wipes that are over.
     outcomes: BTreeMap<u64, Result<(), Error>>,
     next_wipe: u64,
+    /// When each repair's announcement was written, by its deadline.
+    announced: BTreeMap<(Partition, Epoch, i64), i64>,
 }
 
 #[derive(Debug)]
@@ -166,7 +168,11 @@ impl Engine {
     fn check_may_close(&self, row: &LedgerRow) {
         let now_ms = self.ground.now_ms();
         let entries = self.entries(row.partition, row.epoch);
-        let repairing = entries.iter().any(|entry| matches!(entry, Entry::Repair { deadline_ms } if *deadline_ms > now_ms));
+        // A closer that looked before the announcement may still write its row; the repairer waits for that.
+        let announced =
+            |deadline_ms| lock(&self.running).announced.get(&(row.partition, row.epoch, deadline_ms)).copied().unwrap_or(now_ms);
+        let binds = |deadline_ms: i64| deadline_ms > now_ms && announced(deadline_ms) + CLOSE_WITHIN_MS <= now_ms;
+        let repairing = entries.iter().any(|entry| matches!(entry, Entry::Repair { deadline_ms } if binds(*deadline_ms)));
         let again = entries.contains(&Entry::Closed);
         assert!(
             row.entry != Entry::Closed || !repairing || again,
@@ -265,13 +271,19 @@ impl History for Engine {
     async fn record(&self, row: &LedgerRow, until_ms: Option<i64>) -> Result<(), Error> {
         self.ground.say(format_args!("ledger {} epoch {}: {:?} {:?}", row.partition, row.epoch, row.entry, row.tally));
         // The statement may arrive late: only then is the clock looked at.
+        let polls = 1 + self.ground.below(if self.ground.is_calm() { 1 } else { 12 });
         let arrived = async {
-            pause().await;
+            for _ in 0..polls {
+                pause().await;
+            }
             if until_ms.is_some_and(|until_ms| self.ground.now_ms() >= until_ms) {
                 self.ground.say(format_args!("ledger {} epoch {}: too late", row.partition, row.epoch));
                 return Ok(());
             }
             self.check_may_close(row);
+            if let Entry::Repair { deadline_ms } = row.entry {
+                lock(&self.running).announced.insert((row.partition, row.epoch, deadline_ms), self.ground.now_ms());
+            }
             self.twin.record(row, until_ms).await
         };
         self.heard("a ledger row", arrived).await
