@@ -134,17 +134,22 @@ pub async fn settle(config: &Config, kafka: &Kafka, admin: &Admin, archive: &Arc
             ))),
         };
     };
-    let Input { cluster_id, topic_id, batch_group: known_group } = known;
-    if known_group != batch_group {
+    let known_group = &known.batch_group;
+    if *known_group != batch_group {
         return Err(Exit::Refused.because(format!(
             "generation {generation} of this history was written by the consumer group `{known_group}`, and the configuration names \
              `{batch_group}`, whose positions say nothing about this history. Put kafka.group back; or stop every tidemark of this \
              deployment and run `tidemark restore`, which lets the new group go on from what is closed"
         )));
     }
-    let identity = TopicIdentity { cluster_id, topic_id };
+    let identity = identity_of(&known);
     admin.expecting(Some(identity.clone())).describe().await?;
     Ok(Some(identity))
+}
+
+/// The topic that history was counted from.
+pub fn identity_of(known: &Input) -> TopicIdentity {
+    TopicIdentity { cluster_id: known.cluster_id.clone(), topic_id: known.topic_id.clone() }
 }
 
 /// What history keeps of its input.

@@ -344,6 +344,20 @@ impl ClickHouse {
         RawTables { events: schema::staged_events_table(rules), dead_letters: schema::staged_dead_letters_table(rules) }
     }
 
+    /// What every insert of rows asks for: once however often it is sent, in all its partitions, and acknowledged when done.
+    fn insert_settings<'a>(&self, token: &'a str) -> impl Iterator<Item = (&'static str, &'a str)> {
+        let everywhere = [
+            ("insert_deduplication_token", token),
+            ("insert_deduplicate", "1"),
+            ("deduplicate_blocks_in_dependent_materialized_views", "1"),
+            ("max_partitions_per_insert_block", "0"),
+            ("wait_end_of_query", "1"),
+        ];
+        // What is acknowledged is on most servers.
+        let replicated = (self.tables != Tables::Own).then_some(("insert_quorum", "auto"));
+        everywhere.into_iter().chain(replicated)
+    }
+
     async fn insert_into(&self, tables: &RawTables, block: &RowBlock, token: &str) -> Result<(), Error> {
         let (table, columns) = match block.table {
             Table::Events => (&tables.events, schema::EVENT_COLUMNS),
@@ -354,17 +368,11 @@ impl ClickHouse {
                 let mut insert = node
                     .client()
                     .insert_formatted_with(format!("INSERT INTO {table} ({columns}) FORMAT RowBinary"))
-                    .with_setting("insert_deduplication_token", token)
-                    .with_setting("insert_deduplicate", "1")
-                    .with_setting("deduplicate_blocks_in_dependent_materialized_views", "1")
                     .with_setting("async_insert", "0")
                     // A view's rows are grouped already.
-                    .with_setting("optimize_on_insert", "0")
-                    .with_setting("max_partitions_per_insert_block", "0")
-                    .with_setting("wait_end_of_query", "1");
-                if self.tables != Tables::Own {
-                    // What is acknowledged is on most servers.
-                    insert = insert.with_setting("insert_quorum", "auto");
+                    .with_setting("optimize_on_insert", "0");
+                for (name, value) in self.insert_settings(token) {
+                    insert = insert.with_setting(name, value);
                 }
                 for piece in &block.pieces {
                     insert.send(piece.clone()).await?;
@@ -380,16 +388,8 @@ impl ClickHouse {
     async fn insert_from(&self, statement: &str, source: &String, token: &str) -> Result<(), Error> {
         let insert = async |node: &Node| {
             node.catch_up(&self.tables, std::slice::from_ref(source)).await?;
-            let mut insert = node
-                .reading(statement)
-                .with_setting("insert_deduplication_token", token)
-                .with_setting("insert_deduplicate", "1")
-                .with_setting("deduplicate_blocks_in_dependent_materialized_views", "1")
-                .with_setting("max_partitions_per_insert_block", "0")
-                .with_setting("wait_end_of_query", "1");
-            if self.tables != Tables::Own {
-                insert = insert.with_setting("insert_quorum", "auto");
-            }
+            let insert =
+                self.insert_settings(token).fold(node.reading(statement), |insert, (name, value)| insert.with_setting(name, value));
             node.within(INSERT_DEADLINE, insert.execute()).await
         };
         self.nodes.primary(insert).await

@@ -182,7 +182,7 @@ async fn new_input(
     extents: &BTreeMap<Partition, Extent>,
 ) -> Result<Vec<String>> {
     let (mut new, widest) = (Vec::new(), family.last().context("a generation is missing")?);
-    let former = TopicIdentity { cluster_id: known.cluster_id.clone(), topic_id: known.topic_id.clone() };
+    let former = input::identity_of(known);
     if !former.may_be(identity) {
         let found = match input::compare(kafka, widest, extents).await? {
             Match::Different(what) => bail!(

@@ -1,6 +1,7 @@
 //! The topic, and how far its records have come: looked at by [`look`] and [`follow`], judged by the rest.
 
 use super::finding::{Finding, bytes, count, span};
+use crate::input::identity_of;
 use std::collections::BTreeMap;
 use tidemark_core::cut::Cut;
 use tidemark_core::epoch::EpochBits;
@@ -114,10 +115,10 @@ pub fn topic(name: &str, wanted: u32, found: &Examined) -> Finding {
 /// Whether the topic and the group are those that history was counted from.
 pub fn input(topic: &str, group: &str, known: Option<&Input>, found: &TopicIdentity) -> Finding {
     let check = "input";
-    let Some(Input { cluster_id, topic_id, batch_group }) = known else {
+    let Some(known) = known else {
         return Finding::ok(check, format!("history does not say yet which topic it was counted from; this one has {found}"));
     };
-    let expected = TopicIdentity { cluster_id: cluster_id.clone(), topic_id: topic_id.clone() };
+    let expected = identity_of(known);
     if !expected.may_be(found) {
         return Finding::failure(
             check,
@@ -126,10 +127,10 @@ pub fn input(topic: &str, group: &str, known: Option<&Input>, found: &TopicIdent
              else begin a new history (another clickhouse.database and kafka.group)",
         );
     }
-    if batch_group != group {
+    if known.batch_group != group {
         return Finding::failure(
             check,
-            format!("history was written by the group {batch_group}, but the configuration names {group}"),
+            format!("history was written by the group {}, but the configuration names {group}", known.batch_group),
             "put kafka.group back, or stop every tidemark and run `tidemark restore`",
         );
     }
