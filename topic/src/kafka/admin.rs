@@ -1,9 +1,8 @@
 //! The topic itself: making it, its partitions, their extents.
 
-use super::{ANSWER_DEADLINE, Description, Expected, Journal, Kafka, native, number};
+use super::{ANSWER_DEADLINE, Description, Journal, Kafka, native, number};
 use crate::{Error, Extent, NextOffset, Partition, TopicIdentity};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication, TopicResult};
-use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::error::{KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset as RawOffset, TopicPartitionList};
 use std::collections::BTreeMap;
@@ -40,16 +39,12 @@ impl std::fmt::Debug for Admin {
 
 impl Admin {
     pub(super) fn new(kafka: &Kafka) -> Result<Self, Error> {
-        let config = kafka.config(&[], &[])?;
-        let client = AdminClient::from_config_and_context(&config, Journal::of(kafka))
-            .map_err(|error| Error::Refused { reason: format!("making an admin client: {error}") })?;
-        Ok(Self { kafka: kafka.clone(), client: Arc::new(client), cluster_id: Arc::default() })
+        Ok(Self { kafka: kafka.clone(), client: kafka.asking()?, cluster_id: Arc::default() })
     }
 
     /// The same, of this very topic if it is known which one.
     #[must_use]
-    pub fn expecting(&self, identity: Option<TopicIdentity>) -> Self {
-        let expected = identity.map(|identity| Expected { identity, client: Arc::clone(&self.client) });
+    pub fn expecting(&self, expected: Option<TopicIdentity>) -> Self {
         Self { kafka: Kafka { expected, ..self.kafka.clone() }, ..self.clone() }
     }
 
@@ -108,17 +103,16 @@ impl Admin {
     /// the one that is expected.
     pub async fn describe(&self) -> Result<Description, Error> {
         self.blocking(|admin| {
-            let client = admin.client.inner();
             let cluster_id = match admin.cluster_id.get() {
                 Some(known) => known.clone(),
                 None => {
                     let unavailable =
                         || Error::Unavailable { broker: admin.kafka.bootstrap.clone(), reason: "it tells no cluster id".into() };
-                    let found = client.fetch_cluster_id(ANSWER_DEADLINE).ok_or_else(unavailable)?;
+                    let found = admin.client.inner().fetch_cluster_id(ANSWER_DEADLINE).ok_or_else(unavailable)?;
                     admin.cluster_id.get_or_init(|| found).clone()
                 }
             };
-            let found = admin.kafka.describe(client, cluster_id, ANSWER_DEADLINE)?;
+            let found = admin.kafka.describe(cluster_id, ANSWER_DEADLINE)?;
             admin.kafka.faults.clear();
             admin.kafka.must_be_expected(&found.identity)?;
             Ok(found)
@@ -143,9 +137,8 @@ impl Admin {
     /// What each partition holds.
     pub async fn extents(&self) -> Result<BTreeMap<Partition, Extent>, Error> {
         self.blocking(|admin| {
-            let client = admin.client.inner();
-            let count = admin.kafka.partitions(client, ANSWER_DEADLINE)?.count;
-            (0..count).map(Partition).map(|partition| Ok((partition, admin.kafka.extent(client, partition, ANSWER_DEADLINE)?))).collect()
+            let count = admin.kafka.partitions(ANSWER_DEADLINE)?.count;
+            (0..count).map(Partition).map(|partition| Ok((partition, admin.kafka.extent(partition, ANSWER_DEADLINE)?))).collect()
         })
         .await
     }
@@ -172,7 +165,7 @@ impl Admin {
     }
 
     async fn look(&self) -> Result<super::Partitions, Error> {
-        self.blocking(|admin| admin.kafka.partitions(admin.client.inner(), ANSWER_DEADLINE)).await
+        self.blocking(|admin| admin.kafka.partitions(ANSWER_DEADLINE)).await
     }
 
     /// Calls of the client that wait for the broker's answer run where they may block.

@@ -1,6 +1,6 @@
 //! The one door to Kafka: the only place that names `rdkafka`.
 //!
-//! [`Kafka`] says where the topic is; `consumer`, `producer` and `admin` connect to it; `answers` knows who waits for
+//! [`Kafka`] says where the topic is, and asks about it; `consumer`, `producer` and `admin` connect to it; `answers` knows who waits for
 //! which acknowledgement; `native` has the calls that librdkafka offers and its wrapper does not.
 
 mod admin;
@@ -23,12 +23,12 @@ pub use producer::{KafkaProducer, ProducerOptions};
 use crate::{Error, Extent, Membership, NextOffset, OtherTopic, Partition, TopicIdentity};
 use faults::Faults;
 use rdkafka::admin::AdminClient;
-use rdkafka::client::{Client, ClientContext};
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext as _, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// How long a question to the broker (extent, committed position, metadata) may take.
@@ -69,23 +69,12 @@ pub struct Kafka {
     /// librdkafka settings passed through (security, timeouts, buffers). Those on which exactness rests are refused.
     pub client_options: BTreeMap<String, String>,
     /// If it is known which topic it must be: consumers take nothing from another one of the name.
-    expected: Option<Expected>,
+    expected: Option<TopicIdentity>,
+    /// For questions, made with the first one and shared by all clones. Not a consumer's client: a broker answers the requests of a
+    /// connection in order, so that a question waits half a second behind a fetch that finds nothing.
+    asking: Arc<OnceLock<Arc<AdminClient<Journal>>>>,
     /// What its clients have met.
     faults: Faults,
-}
-
-/// The topic that is meant, and a client of its own to ask whether it still is that one: a consumer's connection to a broker
-/// is held up by its fetches.
-#[derive(Clone)]
-struct Expected {
-    identity: TopicIdentity,
-    client: Arc<AdminClient<Journal>>,
-}
-
-impl std::fmt::Debug for Expected {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.identity.fmt(f)
-    }
 }
 
 impl Kafka {
@@ -95,6 +84,7 @@ impl Kafka {
             topic: topic.into(),
             client_options: BTreeMap::new(),
             expected: None,
+            asking: Arc::default(),
             faults: Faults::default(),
         }
     }
@@ -107,11 +97,21 @@ impl Kafka {
 
     /// Refuses settings that librdkafka, as it is built here, does not know or cannot do. Connects to nothing.
     pub fn validate(&self) -> Result<(), Error> {
-        Admin::new(&Self { bootstrap: String::new(), ..self.clone() }).map(drop)
+        Self { bootstrap: String::new(), asking: Arc::default(), ..self.clone() }.asking().map(drop)
     }
 
     pub fn admin(&self) -> Result<Admin, Error> {
         Admin::new(self)
+    }
+
+    /// The client that asks.
+    fn asking(&self) -> Result<Arc<AdminClient<Journal>>, Error> {
+        if let Some(client) = self.asking.get() {
+            return Ok(Arc::clone(client));
+        }
+        let client = AdminClient::from_config_and_context(&self.config(&[], &[])?, Journal::of(self))
+            .map_err(|error| Error::Refused { reason: format!("making a client: {error}") })?;
+        Ok(Arc::clone(self.asking.get_or_init(|| Arc::new(client))))
     }
 
     /// How far a group has come, without joining it.
@@ -178,8 +178,10 @@ impl Kafka {
     }
 
     /// Asks the broker for a partition's extent.
-    fn extent<C: ClientContext>(&self, client: &Client<C>, partition: Partition, patience: Duration) -> Result<Extent, Error> {
-        let (start, end) = client
+    fn extent(&self, partition: Partition, patience: Duration) -> Result<Extent, Error> {
+        let (start, end) = self
+            .asking()?
+            .inner()
             .fetch_watermarks(&self.topic, number(partition), patience)
             .map_err(|error| self.client_error(&error, "asking for the extent of a partition"))?;
         let position = |offset: i64| {
@@ -190,10 +192,10 @@ impl Kafka {
     }
 
     /// Asks the brokers which topic this is, and how many partitions it has.
-    fn describe<C: ClientContext>(&self, client: &Client<C>, cluster_id: String, timeout: Duration) -> Result<Description, Error> {
+    fn describe(&self, cluster_id: String, timeout: Duration) -> Result<Description, Error> {
         let doing = "asking for the topic's id";
         let name = native::c_name(&self.topic).ok_or_else(|| Error::NoSuchTopic { topic: self.topic.clone() })?;
-        let found = native::describe_topic(client, &name, timeout).map_err(|code| self.error(code, doing))?;
+        let found = native::describe_topic(self.asking()?.inner(), &name, timeout).map_err(|code| self.error(code, doing))?;
         let partitions = u32::try_from(found.partitions).unwrap_or(u32::MAX);
         Ok(Description { identity: TopicIdentity { cluster_id, topic_id: found.id }, partitions })
     }
@@ -201,8 +203,8 @@ impl Kafka {
     /// Refuses another topic of the name than the one that is expected.
     fn must_be_expected(&self, found: &TopicIdentity) -> Result<(), Error> {
         match &self.expected {
-            Some(Expected { identity, .. }) if !identity.may_be(found) => {
-                let (topic, expected, found) = (self.topic.clone(), identity.clone(), found.clone());
+            Some(expected) if !expected.may_be(found) => {
+                let (topic, expected, found) = (self.topic.clone(), expected.clone(), found.clone());
                 Err(Error::OtherTopic(Box::new(OtherTopic { topic, expected, found })))
             }
             _ => Ok(()),
@@ -211,14 +213,17 @@ impl Kafka {
 
     /// Asks the brokers whether the topic is still the one that is expected, if one is.
     fn confirm(&self, timeout: Duration) -> Result<(), Error> {
-        let Some(Expected { client, .. }) = &self.expected else { return Ok(()) };
-        self.must_be_expected(&self.describe(client.inner(), String::new(), timeout)?.identity)
+        if self.expected.is_none() {
+            return Ok(());
+        }
+        self.must_be_expected(&self.describe(String::new(), timeout)?.identity)
     }
 
     /// The topic's partitions; `NoSuchTopic` if there is no such topic.
-    fn partitions<C: ClientContext>(&self, client: &Client<C>, patience: Duration) -> Result<Partitions, Error> {
+    fn partitions(&self, patience: Duration) -> Result<Partitions, Error> {
         let doing = "asking for the topic's partitions";
-        let metadata = client.fetch_metadata(Some(&self.topic), patience).map_err(|error| self.client_error(&error, doing))?;
+        let asking = self.asking()?;
+        let metadata = asking.inner().fetch_metadata(Some(&self.topic), patience).map_err(|error| self.client_error(&error, doing))?;
         let topic = metadata.topics().iter().find(|topic| topic.name() == self.topic);
         let topic = topic.ok_or_else(|| Error::NoSuchTopic { topic: self.topic.clone() })?;
         if let Some(code) = topic.error() {

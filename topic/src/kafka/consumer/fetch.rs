@@ -138,7 +138,7 @@ impl KafkaConsumer {
                 self.doubtful.remove(&partition);
                 continue;
             };
-            let extent = match self.kafka.extent(self.client.base.client(), partition, DOUBT_PATIENCE) {
+            let extent = match self.kafka.extent(partition, DOUBT_PATIENCE) {
                 Ok(extent) => extent,
                 Err(Error::Unavailable { .. }) => return Ok(()), // still doubtful at the next poll
                 Err(error) => return Err(error),

@@ -299,7 +299,7 @@ impl Consumer for KafkaConsumer {
     }
 
     fn extent(&mut self, partition: Partition) -> Result<Extent, Error> {
-        let extent = self.kafka.extent(self.client.base.client(), partition, ANSWER_DEADLINE)?;
+        let extent = self.kafka.extent(partition, ANSWER_DEADLINE)?;
         self.client.base.context().journal.reached();
         Ok(extent)
     }

@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 
 /// How often a member looks whether its membership stands.
 const MEMBERSHIP_EVERY: Duration = Duration::from_secs(1);
+/// How often while it joins: librdkafka takes the steps of joining (finding the coordinator, connecting, asking for metadata) when
+/// its thread wakes, by itself once a second. A question to it wakes it.
+const JOINING_EVERY: Duration = Duration::from_millis(50);
 /// How often a consumer of all partitions looks for new ones.
 const PARTITIONS_EVERY: Duration = Duration::from_secs(5);
 /// How soon it looks again after it could not find out, and how long it waits for the answer: a poll is that much late.
@@ -52,12 +55,16 @@ impl KafkaConsumer {
     /// Notices that the session has ended and partitions have been taken away without a word: librdkafka does not tell
     /// of it while a revocation is open, and joins again as if it had kept them. So it starts over.
     pub(super) fn check_membership(&mut self, now: bool) {
-        let Role::Member { id: Some(id), at } = &mut self.role else { return };
+        let Role::Member { id, at } = &mut self.role else { return };
         if !now && Instant::now() < *at {
             return;
         }
-        *at = Instant::now() + MEMBERSHIP_EVERY;
-        if self.dead.is_some() || native::group_member(self.client.base.client()).id == *id {
+        *at = Instant::now() + if id.is_some() { MEMBERSHIP_EVERY } else { JOINING_EVERY };
+        if self.dead.is_some() {
+            return;
+        }
+        let member = native::group_member(self.client.base.client());
+        if id.as_ref().is_none_or(|id| member.id == *id) {
             return;
         }
         if self.client.base.client().fatal_error().is_some() {
@@ -204,7 +211,7 @@ impl KafkaConsumer {
             Role::Alone { share, at } if at <= now => share,
             _ => return,
         };
-        let found = self.kafka.partitions(self.client.base.client(), RETRY_PATIENCE);
+        let found = self.kafka.partitions(RETRY_PATIENCE);
         let pause = if found.is_ok() { PARTITIONS_EVERY } else { RETRY_EVERY };
         self.role = Role::Alone { share, at: Instant::now() + pause };
         match found {
@@ -224,8 +231,7 @@ impl KafkaConsumer {
         let doubt = (!self.doubtful.is_empty()).then(|| Instant::now() + RETRY_EVERY);
         match &self.role {
             Role::Alone { at, .. } => Some(doubt.map_or(*at, |doubt| doubt.min(*at))),
-            Role::Member { id: None, .. } => doubt,
-            Role::Member { id: Some(_), at } => Some(doubt.map_or(*at, |doubt| doubt.min(*at))),
+            Role::Member { at, .. } => Some(doubt.map_or(*at, |doubt| doubt.min(*at))),
         }
     }
 }

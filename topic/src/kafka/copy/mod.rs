@@ -159,7 +159,7 @@ impl Kafka {
         // First of all: from here on no other copy of the name can commit, and what it began is over.
         producer.init_transactions(TRANSACTION_DEADLINE).map_err(|error| noted.transaction_error(&error, "beginning to copy"))?;
         let target = Self { topic: copy.into.clone(), ..self.clone() };
-        let keeps_partition = source.partitions() == Some(target.partitions(reader.client(), ANSWER_DEADLINE)?.count);
+        let keeps_partition = source.partitions() == Some(target.partitions(ANSWER_DEADLINE)?.count);
         let (at, shifted_ms) = noted.begin_at(copy, source.begins_at(), &reader)?;
         let copied = Copied { resumed: at.clone(), reached: at.clone(), shifted_ms, ..Copied::default() };
         let group = reader.group_metadata();

@@ -43,7 +43,7 @@ impl Kafka {
             let at = match element.offset() {
                 RawOffset::Offset(offset) => NextOffset::new(u64::try_from(offset).unwrap_or_default()),
                 // None is as late: the end.
-                _ => self.extent(consumer.client(), partition, ANSWER_DEADLINE)?.end,
+                _ => self.extent(partition, ANSWER_DEADLINE)?.end,
             };
             cut.set(partition, at);
         }
