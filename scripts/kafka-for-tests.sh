@@ -2,6 +2,7 @@
 # One real Kafka node, for as long as a command runs:
 #   scripts/kafka-for-tests.sh COMMAND…   runs it with TIDEMARK_TEST_KAFKA=HOST:PORT, and ends as it ends
 #   scripts/kafka-for-tests.sh            prints HOST:PORT and keeps the node until it is interrupted
+#   scripts/kafka-for-tests.sh --archive FILE   starts a node, and writes the classes that it needs into an archive (see setup.sh)
 # The node's data is in a directory of its own under TMPDIR, and goes with it. If the variable is set already, that broker is used.
 set -euo pipefail
 
@@ -18,11 +19,18 @@ if [ -n "${TIDEMARK_TEST_KAFKA:-}" ]; then
 fi
 compgen -G "$ENGINES/kafka/lib/kafka_2.13-*.jar" >/dev/null || fail "no Kafka in $ENGINES; run make setup"
 
+CLASSES=-XX:SharedArchiveFile=$ENGINES/kafka/classes.jsa
+STOP=KILL # Nobody reads its data again: no clean stop.
+if [ "${1:-}" = --archive ]; then
+  CLASSES=-XX:ArchiveClassesAtExit=$2
+  STOP=TERM # The archive is written at the end.
+  set -- true
+fi
+
 DIR=$(mktemp -d "${TMPDIR:-/tmp}/tidemark-kafka.XXXXXX")
 NODE=
 stop() {
-  # Nobody reads its data again: no clean stop.
-  [ -z "$NODE" ] || { kill -KILL "$NODE" && wait "$NODE"; } 2>/dev/null || true
+  [ -z "$NODE" ] || { kill -"$STOP" "$NODE" && wait "$NODE"; } 2>/dev/null || true
   rm -rf "$DIR"
 }
 trap stop EXIT
@@ -48,7 +56,7 @@ answers() {
 
 # The same flags as embedded/src/broker.rs. The node dies with this script, also if that is killed.
 java_node() {
-  exec setpriv --pdeathsig KILL java -Xms64m -Xmx512m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Djava.awt.headless=true \
+  exec setpriv --pdeathsig KILL java -Xms64m -Xmx512m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 "$CLASSES" -Djava.awt.headless=true \
     -Dtidemark.logs="$DIR" -Dlog4j2.configurationFile="$ROOT/embedded/engines/log4j2.properties" -cp "$ENGINES/kafka/lib/*" "$@"
 }
 

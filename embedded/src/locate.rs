@@ -30,6 +30,11 @@ impl Engines {
         Self::in_one_of(places, java())
     }
 
+    /// The archive of the classes that Kafka needs; it may be missing.
+    pub(crate) fn kafka_classes(&self) -> PathBuf {
+        self.kafka_lib.with_file_name("classes.jsa")
+    }
+
     fn in_one_of(places: Vec<PathBuf>, java: Option<PathBuf>) -> Result<Self, Error> {
         let holds = |place: &PathBuf| place.join("chdb/libchdb.so").is_file() || place.join("kafka/lib").is_dir();
         let missing = |what, looked| Err(Error::EnginesMissing { what, looked });

@@ -199,7 +199,9 @@ impl Drop for Cluster {
 /// Where `scripts/setup.sh` has put Kafka and the engine's library.
 fn engines() -> PathBuf {
     let given = std::env::var_os("TIDEMARK_ENGINES").map(PathBuf::from);
-    given.unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/../../engines").into())
+    let engines = given.unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/../../engines").into());
+    // Java takes the archive of classes for jars of the very same path.
+    engines.canonicalize().unwrap_or(engines)
 }
 
 /// What a test wants of its brokers besides what all have.
@@ -252,8 +254,15 @@ fn broker(dir: &Path, engines: &Path, n: usize, all: &[Listeners], extra: &Extra
         let classes = format!("{}/kafka/lib/*", engines.display());
         let flags = ["java", "-Xms64m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.awt.headless=true"];
         let logging = concat!("-Dlog4j2.configurationFile=", env!("CARGO_MANIFEST_DIR"), "/../../embedded/engines/log4j2.properties");
+        let archive = format!("-XX:SharedArchiveFile={}/kafka/classes.jsa", engines.display());
         let logs = format!("-Dtidemark.logs={}", dir.join(format!("kafka-{id}-logs")).display());
-        flags.iter().copied().chain([logs.as_str(), logging, "-cp", &classes]).chain(arguments.iter().copied()).map(str::to_owned).collect()
+        flags
+            .iter()
+            .copied()
+            .chain([archive.as_str(), &logs, logging, "-cp", &classes])
+            .chain(arguments.iter().copied())
+            .map(str::to_owned)
+            .collect()
     };
     let settings = file.display().to_string();
     let format = ["kafka.tools.StorageTool", "format", "--cluster-id", "VGlkZW1hcmstdGVzdHMtMQ", "--config", &settings];
