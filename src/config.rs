@@ -18,6 +18,7 @@ use tidemark_core::event::Limits;
 use tidemark_core::generation::{Generation, Rules};
 use tidemark_core::view::Views;
 use tidemark_history::clickhouse::{Server, Tables};
+use tidemark_speed_layer::audit::Schedule;
 use tidemark_topic::Membership;
 
 /// The manual, and the defaults: there is no second list of them.
@@ -43,6 +44,7 @@ pub struct Config {
     view: Vec<View>,
     pub speed: Speed,
     pub serving: Serving,
+    audit: Audit,
     batch: Batch,
 }
 
@@ -274,6 +276,13 @@ impl Serving {
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+struct Audit {
+    period_hours: f64,
+    repair: bool,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Event {
     max_bytes: usize,
     max_depth: u32,
@@ -327,6 +336,14 @@ struct Batch {
 const MAX_BLOCK_ROWS: u64 = 400_000;
 
 impl Config {
+    /// How closed epochs are audited.
+    pub fn audit(&self) -> Result<Schedule> {
+        let Audit { period_hours, repair } = self.audit;
+        let period = Duration::try_from_secs_f64(period_hours * 3600.0);
+        let period = period.with_context(|| format!("audit.period_hours is {period_hours}; a week is 168"))?;
+        Ok(Schedule { period, repair })
+    }
+
     /// The defaults, with what `file` says instead, and over both what the environment says.
     pub fn load(file: Option<&Path>) -> Result<Self> {
         Self::read(file).map_err(|error| Exit::Usage.because(crate::exit::sentence(&error)))

@@ -149,6 +149,7 @@ impl<P: Part> Crew<P> {
                     self.generations = generations;
                     self.adjust().await;
                 }
+                self.look_for_damage().await;
                 if let Err(error) = self.follow_topic().await {
                     return error.into();
                 }
@@ -167,6 +168,13 @@ impl<P: Part> Crew<P> {
         match tokio::time::timeout(PATIENCE, running.topic.look()).await {
             Ok(Err(error @ tidemark_topic::Error::OtherTopic(_))) => Err(error),
             Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    /// So that no answer has to look. While history does not answer, what is known stands, and answers look for themselves.
+    async fn look_for_damage(&self) {
+        for running in self.running.values() {
+            let _ = tokio::time::timeout(PATIENCE, running.history.look_for_damage()).await;
         }
     }
 

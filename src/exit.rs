@@ -130,7 +130,7 @@ fn of_history(error: &tidemark_history::Error) -> Exit {
     match error {
         E::Unavailable { .. } => Exit::Unreached,
         E::Refused { .. } | E::OtherRules(_) => Exit::Refused,
-        E::TooLarge | E::Unfinished { .. } | E::Nonsense(_) => Exit::Failed,
+        E::TooLarge | E::Unfinished { .. } | E::Damaged { .. } | E::Nonsense(_) => Exit::Failed,
     }
 }
 

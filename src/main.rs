@@ -54,6 +54,8 @@ enum Command {
     Replay(commands::replay::Arguments),
     /// Count the topic anew, and compare with what a running tidemark answers, cell by cell
     Recount(commands::recount::Arguments),
+    /// Compare closed epochs with what was agreed on when they were closed, and repair what differs
+    Audit(commands::audit::Arguments),
     /// After history has been restored from a backup, or lost: begin again where it is whole
     Restore(commands::restore::Arguments),
     /// Make a key for the HTTP interface, and the lines of the configuration that let it in
@@ -96,6 +98,7 @@ fn main() -> ExitCode {
         Command::Apply(arguments) => commands::plan::apply(arguments),
         Command::Replay(arguments) => commands::replay::run(arguments),
         Command::Recount(arguments) => commands::recount::run(arguments),
+        Command::Audit(arguments) => commands::audit::run(arguments),
         Command::Restore(arguments) => commands::restore::run(arguments),
         Command::Key(arguments) => commands::key::run(&arguments),
         Command::Bench(arguments) => commands::bench::run(&arguments),

@@ -302,13 +302,16 @@ pub fn start_speed(
         let kafka = kafka.clone();
         move || connect(&kafka, Membership::all(), ConsumerOptions { traced: false, ..options.clone() })
     };
-    let yard = LogYard {
+    let connect = Arc::new(connect);
+    let yard = || LogYard {
         rules: Arc::clone(rules),
         history: Arc::clone(history) as Arc<dyn History>,
-        connect: Arc::new(connect),
+        connect: Arc::clone(&connect),
         admin: Some(ground.topic.admin.clone()),
     };
-    threads.spawn("closing epochs", tidemark_speed_layer::run::close_epochs(Arc::clone(&speed), history.clone(), yard, reached.clone()));
+    let audit = tidemark_speed_layer::audit::audit_closed(Arc::clone(&speed), history.clone(), yard(), config.audit()?);
+    threads.spawn("auditing closed epochs", audit);
+    threads.spawn("closing epochs", tidemark_speed_layer::run::close_epochs(Arc::clone(&speed), history.clone(), yard(), reached.clone()));
     if let Some(store) = store {
         threads.spawn("publishing snapshots", tidemark_speed_layer::publish::publish(Arc::clone(&speed), store, config.speed.tick()));
     }

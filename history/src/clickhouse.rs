@@ -1,6 +1,7 @@
 //! The door to ClickHouse: its HTTP interface, by the official client. The embedded engine speaks the same.
 
 mod archive;
+mod audit;
 mod disk;
 mod evidence;
 mod examine;
@@ -13,6 +14,7 @@ pub use examine::{Disk, Examined, NEEDED, Pace, Setting};
 pub use nodes::{Server, Tables};
 
 use crate::answers::{CellRow, CellsRow, CountRow, CountsRow, EpochCellRow, rows_of};
+use crate::audit::{Change, Damage, Damaged, EpochSums};
 use crate::block::DUPLICATE;
 use crate::evidence::{Counted, Origin, Page, Placed, Places, Uncounted};
 use crate::ledger::{Entry, LedgerRow};
@@ -25,6 +27,7 @@ use clickhouse::Row;
 use nodes::{Node, Nodes, QUERY_DEADLINE};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tidemark_core::amount::Amount;
@@ -34,7 +37,7 @@ use tidemark_core::epoch::{Epoch, Mark};
 use tidemark_core::event::Reject;
 use tidemark_core::generation::{Generation, Rules};
 use tidemark_core::offset::{Offset, OffsetRange, Partition};
-use tidemark_core::question::{Groups, Question, Rows};
+use tidemark_core::question::{Groups, Question, Rows, merge_rows};
 use tidemark_core::view::ViewId;
 use tidemark_core::window::{Level, TimeRange};
 
@@ -47,6 +50,7 @@ pub struct ClickHouse {
     nodes: Arc<Nodes>,
     tables: Tables,
     rules: Arc<Rules>,
+    heard: Arc<audit::Heard>,
 }
 
 #[derive(Row, Deserialize)]
@@ -204,7 +208,8 @@ impl ClickHouse {
     /// Refuses a server that lacks cells of epochs below the marks. The server's own ledger says what those cells add up to,
     /// and that ledger counts only if it lists every epoch from where counting began up to the marks: a replica that lags
     /// lacks ledger rows and cells alike, so that its sums agree with each other.
-    async fn must_be_whole(&self, node: &Node, marks: &Marks) -> Result<(), Error> {
+    /// Of damaged epochs, `damage` says more.
+    async fn must_be_whole(&self, node: &Node, marks: &Marks, damage: &Damage) -> Result<(), Error> {
         let mut known = node.seen_whole();
         if self.nodes.len() == 1 || marks.iter().all(|(partition, mark)| known.get(partition).is_some_and(|known| known >= mark)) {
             return Ok(());
@@ -218,9 +223,14 @@ impl ClickHouse {
             let from = known.get(partition).map_or(0, |known| known.oldest_open().0);
             mark.oldest_open().0.saturating_sub(from)
         };
-        let epochs: u64 = marks.iter().map(epochs_between).sum();
-        let closed: Vec<ClosedRow> = node.select(&sql::closed_between(self.rules.generation, &known, marks)).await?;
-        let held: Vec<SumRow> = node.select(&sql::held_between(&self.rules, &known, marks)).await?;
+        let is_between = |of: &&Damaged| {
+            let is_below = |marks: &Marks| marks.get(&of.partition).is_some_and(|mark| mark.is_closed(of.epoch));
+            is_below(marks) && !is_below(&known)
+        };
+        let except: Vec<&Damaged> = damage.damaged.iter().filter(is_between).collect();
+        let epochs = marks.iter().map(epochs_between).sum::<u64>() - except.len() as u64;
+        let closed: Vec<ClosedRow> = node.select(&sql::closed_between(self.rules.generation, &known, marks, &except)).await?;
+        let held: Vec<SumRow> = node.select(&sql::held_between(&self.rules, &known, marks, &except)).await?;
         let tables = self.rules.views.len() * Level::ALL.len();
         let is_whole = |closed: &ClosedRow| {
             let cells = SumRow { n: closed.n, fold: closed.fold };
@@ -233,10 +243,17 @@ impl ClickHouse {
         Ok(())
     }
 
-    async fn answer_by(&self, node: &Node, view: ViewId, question: &Question, groups: &Groups, marks: &Marks) -> Result<Rows, Error> {
-        let extent = || sql::extent(&self.rules, view, marks);
+    async fn answer_by(
+        &self,
+        node: &Node,
+        view: ViewId,
+        question: &Question,
+        groups: &Groups,
+        closed: &sql::Closed<'_>,
+    ) -> Result<Rows, Error> {
+        let extent = || sql::extent(&self.rules, view, closed.marks);
         let Some(starts) = calendar_starts(node, question, extent).await? else { return Ok(Rows::new()) };
-        let Some(select) = sql::answer(&self.rules, view, question, groups, marks, &starts) else { return Ok(Rows::new()) };
+        let Some(select) = sql::answer(&self.rules, view, question, groups, closed, &starts) else { return Ok(Rows::new()) };
         Ok(match select {
             Select::Buckets(query) if question.only_counts => rows_of::<CountRow>(node.answer(node.reading(&query)).await?),
             Select::Buckets(query) => rows_of::<CellRow>(node.answer(node.reading(&query)).await?),
@@ -248,6 +265,14 @@ impl ClickHouse {
             }
         })
     }
+}
+
+/// A question to raw events, which `events` says for a range of time.
+async fn answer_by_raw(node: &Node, question: &Question, events: impl Fn(TimeRange) -> String) -> Result<Rows, Error> {
+    let extent = || sql::extent_raw(&events(TimeRange::default()));
+    let Some(starts) = calendar_starts(node, question, extent).await? else { return Ok(Rows::new()) };
+    let query = node.client().query(&sql::answer_raw(question, &events(question.range), &starts));
+    Ok(rows_of(node.answer::<CellRow>(query).await?))
 }
 
 async fn extent_of(node: &Node, query: &str) -> Result<Option<(i64, i64)>, Error> {
@@ -304,7 +329,7 @@ impl ClickHouse {
         let generation = self.rules.generation;
         let rows: Vec<TallyRow> = self
             .select_from_ledger(&format!(
-                "SELECT sum(e) AS events, sum(d) AS duplicates, sum(l) AS dead_letters, sum(h) AS holes FROM (SELECT any(events) AS e, any(duplicates) AS d, any(dead_letters) AS l, any(holes) AS h FROM ledger WHERE generation = {generation} AND entry = 'closed' GROUP BY partition, epoch)"
+                "SELECT sum(e) AS events, sum(d) AS duplicates, sum(l) AS dead_letters, sum(h) AS holes FROM (SELECT argMax(events, at) AS e, argMax(duplicates, at) AS d, argMax(dead_letters, at) AS l, argMax(holes, at) AS h FROM ledger WHERE generation = {generation} AND entry = 'closed' GROUP BY partition, epoch)"
             ))
             .await?;
         let of =
@@ -514,11 +539,25 @@ impl History for ClickHouse {
         if nothing_closed {
             return Ok(Rows::new());
         }
+        let damage = self.known_damage().await?;
+        let is_closed = |of: &&Damaged| marks.get(&of.partition).is_some_and(|mark| mark.is_closed(of.epoch));
+        damage.must_be_sound(question.range, |of| is_closed(&of))?;
+        // What has been altered may stand in any window by now.
+        let closed = sql::Closed { marks, except: damage.damaged.iter().filter(is_closed).collect() };
+        let sound: Vec<&Damaged> = closed.except.iter().copied().filter(|of| of.is_raw_sound()).collect();
+        // The largest groups of the rest may be others than those of all.
+        let groups = if closed.except.is_empty() { groups } else { &Groups::All };
         let mut trouble = Error::Nonsense("no server of ClickHouse is named".into());
         for node in self.nodes.in_turn() {
             let answer = async {
-                self.must_be_whole(node, marks).await?;
-                self.answer_by(node, view, question, groups, marks).await
+                self.must_be_whole(node, marks, &damage).await?;
+                let mut rows = self.answer_by(node, view, question, groups, &closed).await?;
+                if !sound.is_empty() {
+                    node.catch_up(&self.tables, &[self.events()]).await?;
+                    let of = |range| sql::events_of(&self.rules, range, &sound);
+                    merge_rows(&mut rows, answer_by_raw(node, question, of).await?);
+                }
+                Ok(rows)
             };
             match answer.await {
                 Err(error @ Error::Unavailable { .. }) => trouble = error,
@@ -554,15 +593,16 @@ impl History for ClickHouse {
     }
 
     async fn answer_raw(&self, question: &Question, epochs: Epochs, marks: &Marks, cut: &Cut) -> Result<Rows, Error> {
+        let damage = self.known_damage().await?;
+        let is_open = |of: &Damaged| !marks.get(&of.partition).is_some_and(|mark| mark.is_closed(of.epoch));
+        damage.must_be_sound(question.range, |of| of.begins_below(self.rules.epoch_bits, cut) && (epochs == Epochs::All || is_open(of)))?;
+        let except: Vec<&Damaged> = damage.damaged.iter().filter(|of| !of.is_raw_sound()).collect();
         let (events, mut trouble) = (self.events(), Error::Nonsense("no server of ClickHouse is named".into()));
         for (at, node) in self.nodes.primary_first() {
             let answer = async {
                 node.catch_up(&self.tables, std::slice::from_ref(&events)).await?;
-                self.must_be_whole(node, marks).await?;
-                let extent = || sql::extent_raw(&self.rules, epochs, marks, cut);
-                let Some(starts) = calendar_starts(node, question, extent).await? else { return Ok(Rows::new()) };
-                let query = node.client().query(&sql::answer_raw(&self.rules, question, epochs, marks, cut, &starts));
-                Ok(rows_of(node.answer::<CellRow>(query).await?))
+                self.must_be_whole(node, marks, &damage).await?;
+                answer_by_raw(node, question, |range| sql::events_below(&self.rules, range, (epochs, marks, cut), &except)).await
             };
             match answer.await {
                 Err(error @ Error::Unavailable { .. }) => {
@@ -583,8 +623,7 @@ impl History for ClickHouse {
         };
         let LedgerRow { generation, partition, epoch, tally, fold, at_ms, .. } = row;
         let Tally { events, duplicates, dead_letters, holes } = tally;
-        let in_time =
-            until_ms.map(|until_ms| format!(" WHERE now64(3) < fromUnixTimestamp64Milli(toInt64({until_ms}))")).unwrap_or_default();
+        let in_time = sql::in_time(until_ms);
         self.execute(&format!(
             "INSERT INTO ledger (generation, partition, epoch, entry, events, duplicates, dead_letters, holes, fold, deadline, at) \
              SELECT {generation}, {partition}, {epoch}, '{entry}', {events}, {duplicates}, {dead_letters}, {holes}, {fold}, \
@@ -648,6 +687,42 @@ impl History for ClickHouse {
         let place = sql::in_range(partition, range.from().get(), range.to().get());
         let rows: Vec<ContentsRow> = self.select(&tables, &sql::contents(&self.rules, &place, bits)).await?;
         Ok(rows.into_iter().map(|row| (row.run, RowCount { rows: row.n, fold: row.fold })).collect())
+    }
+
+    async fn sums(&self, partition: Partition, epochs: Range<Epoch>) -> Result<Vec<EpochSums>, Error> {
+        self.select_sums(partition, epochs).await
+    }
+
+    async fn staged_content(&self, partition: Partition, range: OffsetRange) -> Result<u64, Error> {
+        self.select_content(&self.staging_tables(), partition, range).await
+    }
+
+    async fn note_content(&self, partition: Partition, epoch: Epoch, is_closed: bool) -> Result<(), Error> {
+        self.insert_noted(partition, epoch, is_closed).await
+    }
+
+    fn revision(&self) -> u64 {
+        self.heard.lock().as_ref().map_or(0, |(_, damage)| damage.revision())
+    }
+
+    async fn damage(&self) -> Result<Arc<Damage>, Error> {
+        self.known_damage().await
+    }
+
+    async fn damage_now(&self) -> Result<Arc<Damage>, Error> {
+        self.look_for_damage().await
+    }
+
+    async fn record_change(&self, change: &Change, until_ms: Option<i64>) -> Result<(), Error> {
+        self.insert_change(change, until_ms).await
+    }
+
+    async fn checked(&self, partition: Partition) -> Result<Option<Epoch>, Error> {
+        self.select_checked(partition).await
+    }
+
+    async fn record_checked(&self, partition: Partition, up_to: Epoch) -> Result<(), Error> {
+        self.insert_checked(partition, up_to).await
     }
 
     async fn digest(&self, view: ViewId, range: TimeRange, marks: &Marks) -> Result<Digest, Error> {

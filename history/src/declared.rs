@@ -130,7 +130,7 @@ mod tests {
     fn every_table_is_read_from_its_statement() {
         let shapes = shapes(&rules(), &Tables::Own);
         let names: Vec<&str> = shapes.keys().map(String::as_str).collect();
-        let rollups = ["by_product_1d_g1", "by_product_1d_g1_filler", "by_product_1h_g1", "by_product_1h_g1_filler"];
+        let rollups = ["audits", "by_product_1d_g1", "by_product_1d_g1_filler", "by_product_1h_g1", "by_product_1h_g1_filler"];
         let others = ["by_product_5m_g1", "by_product_5m_g1_filler", "dead_letters", "events"];
         let shared = ["generation_inputs", "generation_states", "generations", "ledger", "staged_dead_letters", "staged_events"];
         assert_eq!(names, [&rollups[..], &others[..], &shared[..]].concat());

@@ -5,6 +5,7 @@
 //! when, and what is believed about it, is decided in the batch and speed layers.
 
 mod answers;
+pub mod audit;
 pub mod block;
 pub mod clickhouse;
 pub mod declared;
@@ -17,6 +18,7 @@ pub mod rows;
 pub mod schema;
 mod sql;
 
+use crate::audit::{Change, Damage, EpochSums};
 use crate::evidence::{Counted, Origin, Page, Placed, Places, Uncounted};
 use crate::ledger::LedgerRow;
 use crate::raw::Epochs;
@@ -24,6 +26,8 @@ use crate::rows::{Found, RowBlock, RowCount};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
 use tidemark_core::cell::{Cell, Tally};
 use tidemark_core::cut::Cut;
 use tidemark_core::epoch::{Epoch, Mark};
@@ -70,6 +74,8 @@ pub struct EpochCells {
 pub enum Wiped {
     /// Raw rows, dead letters, and all roll-ups.
     Everything,
+    /// All roll-ups.
+    Rollups,
     /// The roll-ups of the views that have been added since this generation.
     AddedSince(Generation),
 }
@@ -119,6 +125,11 @@ pub enum Error {
          has its records. Restore a backup of history that has them"
     )]
     Unfinished { partition: Partition, epoch: Epoch, found: u64, announced: u64 },
+    /// What is asked would come from rows that are no longer those that were agreed on.
+    #[error(
+        "history is damaged: of epoch {epoch} of partition {partition}, {what}. It answers again when that has been repaired; `tidemark audit` tells more"
+    )]
+    Damaged { partition: Partition, epoch: Epoch, what: String },
     /// The engine answered something that cannot be right.
     #[error("clickhouse answered nonsense: {0}")]
     Nonsense(String),
@@ -209,6 +220,34 @@ pub trait History: fmt::Debug + Send + Sync + 'static {
     /// The content of the raw rows of an offset range, by runs of 2^`bits` offsets: how many offsets have a row, and a sum of
     /// hashes of all that the rows say. A row that is there twice counts once; runs without rows are absent.
     async fn contents(&self, partition: Partition, range: OffsetRange, bits: u8) -> Result<Contents, Error>;
+
+    /// What closed epochs hold now, and what they held when they were closed.
+    async fn sums(&self, partition: Partition, epochs: Range<Epoch>) -> Result<Vec<EpochSums>, Error>;
+
+    /// The sum of hashes of all that the staged rows of an offset range say: what [`EpochSums::noted`] is of raw rows.
+    async fn staged_content(&self, partition: Partition, range: OffsetRange) -> Result<u64, Error>;
+
+    /// Notes what the raw rows of an epoch come to: before it is closed, for once it is closed a statement that comes late may find
+    /// anything; if `is_closed`, after somebody has made sure of what is there.
+    async fn note_content(&self, partition: Partition, epoch: Epoch, is_closed: bool) -> Result<(), Error>;
+
+    /// How often history below the mark has changed, as far as is known here: who answers looks every second.
+    fn revision(&self) -> u64;
+
+    /// What audits have found, as of [`audit::HEARD_FOR_MS`] ago at most.
+    async fn damage(&self) -> Result<Arc<Damage>, Error>;
+
+    /// The same as of now.
+    async fn damage_now(&self) -> Result<Arc<Damage>, Error>;
+
+    /// Records what an audit has found, or what has come of it; after `until_ms`, by the engine's own clock, it is not recorded, and
+    /// that is no error.
+    async fn record_change(&self, change: &Change, until_ms: Option<i64>) -> Result<(), Error>;
+
+    /// Up to where a partition's closed epochs have been checked in the present round.
+    async fn checked(&self, partition: Partition) -> Result<Option<Epoch>, Error>;
+
+    async fn record_checked(&self, partition: Partition, up_to: Epoch) -> Result<(), Error>;
 
     /// What a view's closed cells of a range of 5-minute windows come to, those below `marks`.
     async fn digest(&self, view: ViewId, range: TimeRange, marks: &Marks) -> Result<Digest, Error>;

@@ -4,6 +4,7 @@
 //! as rows, then as a token and rows of the roll-ups; a kill may fall between any two of these, and leaves tokens whose
 //! rows were never written.
 
+use crate::audit::{Change, Damage, Damaged, EpochSums, RollupSums, Sums};
 use crate::block::DUPLICATE;
 use crate::evidence::{Counted, Origin, Page, Placed, Places, Uncounted};
 use crate::ledger::{Entry, LedgerRow};
@@ -12,6 +13,7 @@ use crate::rows::{Found, Month, PartKey, RawEvent, RawKind, RawPayload, RawRecor
 use crate::{Contents, DeadLetter, DeadLetterQuery, Digest, EpochCells, Error, History, Marks, Tallies, VisitCell, Wiped};
 use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Poll;
 use tidemark_core::amount::Amount;
@@ -83,6 +85,10 @@ struct State {
     fills: BTreeSet<(usize, String)>,
     rollup_tokens: BTreeSet<(String, PartKey)>,
     ledger: Vec<LedgerRow>,
+    /// What raw rows came to when an epoch was closed.
+    noted: BTreeMap<(Partition, Epoch), u64>,
+    changes: Vec<Change>,
+    checked: BTreeMap<Partition, Epoch>,
     inserts: Vec<Insert>,
     outcomes: BTreeMap<u64, bool>,
     next_insert: u64,
@@ -247,6 +253,81 @@ impl MemoryHistory {
     }
 }
 
+/// Damage done to history, as accidents do it.
+impl MemoryHistory {
+    /// Removes the raw row at an offset.
+    pub fn lose_raw(&self, partition: Partition, offset: Offset) {
+        self.state().base.retain(|row| row.place() != (partition, offset));
+    }
+
+    /// Has the raw row at an offset say another amount.
+    pub fn alter_raw(&self, partition: Partition, offset: Offset) {
+        for row in &mut self.state().base {
+            if row.place() == (partition, offset)
+                && let Stored::Event { amount, .. } = row
+            {
+                *amount = Some(Amount::from_ten_thousandths(amount.map_or(1, |amount| amount.ten_thousandths() + 1)));
+            }
+        }
+    }
+
+    /// Removes the cells of an epoch from a roll-up.
+    pub fn lose_cells(&self, EpochCells { view, level, partition, epoch }: EpochCells) {
+        self.state().rollups.remove(&(self.fillers[view.0], level, partition, epoch));
+    }
+
+    fn known_damage(&self) -> Damage {
+        Damage::new(self.state().changes.clone(), |_, _| TimeRange::default())
+    }
+
+    fn sums_of(rows: &[Stored]) -> (Sums, u64) {
+        let (mut sums, mut dead_letters) = (Sums::default(), 0);
+        for row in rows {
+            sums.hash = sums.hash.wrapping_add(hash_of(&format!("{row:?}")));
+            match row {
+                Stored::Event { offset, .. } => {
+                    sums.events += 1;
+                    sums.fold = sums.fold.wrapping_add(fold_of(*offset));
+                }
+                Stored::DeadLetter { .. } => dead_letters += 1,
+            }
+        }
+        (sums, dead_letters)
+    }
+
+    fn sums_of_cells(cells: Option<&Rows>) -> Sums {
+        let mut sums = Sums::default();
+        for (key, cell) in cells.into_iter().flatten() {
+            sums.events += cell.count;
+            sums.fold = sums.fold.wrapping_add(cell.fold);
+            sums.hash = sums.hash.wrapping_add(hash_of(&format!("{key:?} {cell:?}")));
+        }
+        sums
+    }
+
+    fn sums_of_epoch(&self, partition: Partition, epoch: Epoch) -> EpochSums {
+        let state = &*self.state();
+        let rows = within(&state.base, partition, self.rules.epoch_bits.range_of(epoch));
+        let (raw, dead_letters) = Self::sums_of(&rows);
+        let ours = |row: &&LedgerRow| (row.generation, row.partition, row.epoch) == (self.rules.generation, partition, epoch);
+        let closed = state.ledger.iter().filter(ours).filter(|row| row.entry == Entry::Closed).max_by_key(|row| row.at_ms);
+        let mut rollups = Vec::new();
+        for view in self.rules.views.ids() {
+            let place = self.fillers[view.0];
+            let filler = Filler { since: Cut::default(), ..state.fillers[place].clone() };
+            let mut counted = BTreeMap::new();
+            roll_up(&self.rules, (place, &filler), &mut counted, rows.iter());
+            for level in Level::ALL {
+                let key = (place, level, partition, epoch);
+                let [held, counted] = [&state.rollups, &counted].map(|cells| Self::sums_of_cells(cells.get(&key)));
+                rollups.push(RollupSums { view, level, held, counted });
+            }
+        }
+        let noted = state.noted.get(&(partition, epoch)).copied();
+        EpochSums { epoch, closed: closed.map(|row| (row.tally, row.fold)), noted, raw, dead_letters, rollups }
+    }
+}
+
 fn within(rows: &[Stored], partition: Partition, range: OffsetRange) -> Vec<Stored> {
     rows.iter().filter(|row| row.place().0 == partition && range.contains(row.place().1)).cloned().collect()
 }
@@ -406,7 +487,7 @@ impl History for MemoryHistory {
 
     async fn wipe(&self, partition: Partition, epoch: Epoch, what: Wiped, _deadline_secs: u32) -> Result<(), Error> {
         let views: Vec<ViewId> = match what {
-            Wiped::Everything => self.rules.views.ids().collect(),
+            Wiped::Everything | Wiped::Rollups => self.rules.views.ids().collect(),
             Wiped::AddedSince(generation) => self.rules.added_since(generation).collect(),
         };
         for view in views {
@@ -437,11 +518,24 @@ impl History for MemoryHistory {
 
     async fn answer(&self, view: ViewId, question: &Question, groups: &Groups, marks: &Marks) -> Result<Rows, Error> {
         self.turn().await;
+        let damage = self.known_damage();
+        let is_closed = |of: &Damaged| marks.get(&of.partition).is_some_and(|mark| mark.is_closed(of.epoch));
+        damage.must_be_sound(question.range, is_closed)?;
         let dimensions = self.rules.views.get(view).dimensions();
         let place = |d| dimensions.iter().position(|own| *own == d).unwrap_or_default();
         let mut answer = Rows::new();
+        for row in &self.state().base {
+            let Stored::Event { partition, offset, timestamp_ms, values, amount, .. } = row else { continue };
+            let damaged = damage.of(*partition, self.rules.epoch_bits.epoch_of(*offset));
+            if damaged.is_some_and(|of| of.is_raw_sound() && is_closed(of)) {
+                let row = question.row_of(WindowStart::containing(*timestamp_ms), |d| &*values[d.index()]);
+                if let Some(row) = row.map_err(|e| Error::Nonsense(e.to_string()))? {
+                    answer.entry(row).or_insert(Cell::EMPTY).add(fold_of(*offset), *amount);
+                }
+            }
+        }
         for ((id, level, partition, epoch), rows) in &self.state().rollups {
-            let closed = marks.get(partition).is_some_and(|mark| mark.is_closed(*epoch));
+            let closed = marks.get(partition).is_some_and(|mark| mark.is_closed(*epoch)) && damage.of(*partition, *epoch).is_none();
             if *id != self.fillers[view.0] || *level != Level::FiveMinutes || !closed {
                 continue;
             }
@@ -510,6 +604,57 @@ impl History for MemoryHistory {
         Ok(self.state().ledger.iter().filter(about).copied().collect())
     }
 
+    async fn sums(&self, partition: Partition, epochs: Range<Epoch>) -> Result<Vec<EpochSums>, Error> {
+        self.turn().await;
+        Ok((epochs.start.0..epochs.end.0).map(|epoch| self.sums_of_epoch(partition, Epoch(epoch))).collect())
+    }
+
+    async fn staged_content(&self, partition: Partition, range: OffsetRange) -> Result<u64, Error> {
+        self.turn().await;
+        Ok(Self::sums_of(&within(&self.state().staged, partition, range)).0.hash)
+    }
+
+    async fn note_content(&self, partition: Partition, epoch: Epoch, is_closed: bool) -> Result<(), Error> {
+        self.turn().await;
+        let sums = self.sums_of_epoch(partition, epoch);
+        if is_closed || sums.closed.is_none() {
+            self.state().noted.insert((partition, epoch), sums.raw.hash);
+        }
+        Ok(())
+    }
+
+    fn revision(&self) -> u64 {
+        self.known_damage().revision()
+    }
+
+    /// Everybody hears of it at once.
+    async fn damage(&self) -> Result<Arc<Damage>, Error> {
+        Ok(Arc::new(self.known_damage()))
+    }
+
+    async fn damage_now(&self) -> Result<Arc<Damage>, Error> {
+        self.turn().await;
+        self.damage().await
+    }
+
+    /// The twin has no clock, as for a row of the ledger.
+    async fn record_change(&self, change: &Change, _: Option<i64>) -> Result<(), Error> {
+        self.turn().await;
+        self.state().changes.push(change.clone());
+        Ok(())
+    }
+
+    async fn checked(&self, partition: Partition) -> Result<Option<Epoch>, Error> {
+        self.turn().await;
+        Ok(self.state().checked.get(&partition).copied())
+    }
+
+    async fn record_checked(&self, partition: Partition, up_to: Epoch) -> Result<(), Error> {
+        self.turn().await;
+        self.state().checked.insert(partition, up_to);
+        Ok(())
+    }
+
     async fn repairing(&self) -> Result<Vec<(Partition, Epoch)>, Error> {
         self.turn().await;
         let state = self.state();
@@ -521,6 +666,9 @@ impl History for MemoryHistory {
 
     async fn answer_raw(&self, question: &Question, epochs: Epochs, marks: &Marks, cut: &Cut) -> Result<Rows, Error> {
         self.turn().await;
+        let is_open = |of: &Damaged| !marks.get(&of.partition).is_some_and(|mark| mark.is_closed(of.epoch));
+        let is_asked = |of: &Damaged| of.begins_below(self.rules.epoch_bits, cut) && (epochs == Epochs::All || is_open(of));
+        self.known_damage().must_be_sound(question.range, is_asked)?;
         let (mut answer, mut seen) = (Rows::new(), BTreeSet::new());
         for row in &self.state().base {
             let Stored::Event { partition, offset, timestamp_ms, values, amount, .. } = row else { continue };

@@ -117,6 +117,7 @@ pub async fn sound(history: &dyn History, rules: &Rules, reached: &Cut) -> Resul
 
 /// Hands over what became of the records of `[from, to)`, in order, a part at a time. An epoch that a repair has deleted and not
 /// written again yet comes from what the repair has staged; without that it is refused, for what is left of it is not the truth.
+/// So is an epoch whose raw rows an audit has found damaged.
 pub async fn recall(
     history: &dyn History,
     rules: &Rules,
@@ -128,9 +129,13 @@ pub async fn recall(
     let bits = rules.epoch_bits;
     let repairing: BTreeSet<Epoch> =
         history.repairing().await?.into_iter().filter(|(of, _)| *of == partition).map(|(_, epoch)| epoch).collect();
+    let damage = history.damage().await?;
     let mut at = from;
     while at < to {
         let epoch = bits.epoch_at(at);
+        if let Some(unsound) = damage.of(partition, epoch).filter(|of| !of.is_raw_sound()) {
+            return Err(unsound.refuse());
+        }
         let next = NextOffset::new(at.get().saturating_add(STEP)).min(bits.end_of(epoch)).min(to);
         if let Some(range) = OffsetRange::new(at, next) {
             let is_staged = repairing.contains(&epoch) && is_staged(history, rules, partition, epoch).await?;

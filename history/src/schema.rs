@@ -168,7 +168,7 @@ pub fn drop(rules: &Rules, live: &Rules, others: &[&Rules], tables: &Tables) -> 
 
 /// The tables that all generations share, which must exist before anything else can be asked.
 pub fn shared(tables: &Tables) -> Vec<String> {
-    vec![generations(tables), generation_states(tables), generation_inputs(tables), ledger(tables)]
+    vec![generations(tables), generation_states(tables), generation_inputs(tables), ledger(tables), audits(tables)]
 }
 
 /// What has become of each generation; the last row about one counts, and the last of all that says `live`.
@@ -283,6 +283,25 @@ fn ledger(tables: &Tables) -> String {
     deadline DateTime64(3, 'UTC'),
     at DateTime64(3, 'UTC')
 ) {engine} ORDER BY (generation, partition, epoch, at)",
+        on_cluster = tables.on_cluster(),
+        engine = tables.engine("MergeTree"),
+    )
+}
+
+/// Beside the ledger, not in it: programs of before write the ledger's rows without naming their columns.
+fn audits(tables: &Tables) -> String {
+    format!(
+        "CREATE TABLE IF NOT EXISTS audits{on_cluster} (
+    generation UInt32,
+    partition UInt32,
+    epoch UInt64,
+    entry Enum8('closed' = 1, 'checked' = 2, 'raw_damaged' = 3, 'ledger_damaged' = 4, 'rollups_damaged' = 5, 'repaired' = 6, 'loss_accepted' = 7),
+    content UInt64,
+    first_window DateTime('UTC'),
+    last_window DateTime('UTC'),
+    what String,
+    at DateTime64(3, 'UTC')
+) {engine} ORDER BY (generation, entry, partition, epoch, at)",
         on_cluster = tables.on_cluster(),
         engine = tables.engine("MergeTree"),
     )
@@ -414,8 +433,8 @@ mod tests {
         let engines = replicated.iter().filter(|text| text.contains("ENGINE = Replicated")).count();
         assert_eq!(
             engines,
-            8 + 3,
-            "events and dead letters, staged too, ledger, generations, their states and inputs, and a view's roll-ups"
+            9 + 3,
+            "events and dead letters, staged too, ledger, audits, generations, their states and inputs, and a view's roll-ups"
         );
     }
 }

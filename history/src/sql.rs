@@ -1,6 +1,7 @@
 //! The text of the history's queries. Pure: a question in, SQL out. Values that came from outside are always escaped by
 //! [`literal`]; names are the schema's own.
 
+use crate::audit::Damaged;
 use crate::raw::Epochs;
 use crate::schema::{dead_letters_table, events_table, rollup_table, rollup_tables};
 use crate::{EpochCells, Marks, Wiped};
@@ -17,6 +18,11 @@ use tidemark_core::window::{Level, Step, TimeRange};
 const COUNT: &str = "sum(count) AS c";
 const CELL: &str =
     "sum(count) AS c, sum(amount_count) AS ac, sum(amount_sum) AS s, min(amount_min) AS lo, max(amount_max) AS hi, sum(fold) AS f";
+
+/// All that a raw row says, as arguments of a hash. Hashes are kept: another text would make every epoch look damaged.
+pub const EVENT_SAYS: &str = "offset, event_id, toString(event_type), timestamp, product_id, user_id, isNull(order_amount), \
+     ifNull(order_amount, toDecimal64(0, 4)), toString(properties)";
+pub const DEAD_LETTER_SAYS: &str = "offset, toString(reason), payload";
 
 /// A string literal that ClickHouse reads back as `text`, whatever it contains.
 pub fn literal(text: &str) -> String {
@@ -55,9 +61,15 @@ pub fn family(rules: &Rules) -> String {
     format!("generation IN (SELECT {raw} UNION ALL SELECT generation FROM generations WHERE position(rules, ' raw={raw} ') > 0)")
 }
 
-/// Between two marks of each partition.
-fn between(known: &Marks, marks: &Marks) -> String {
-    format!("NOT ({}) AND {}", below(known), below(marks))
+/// Between two marks of each partition, but for some epochs.
+fn between(known: &Marks, marks: &Marks, except: &[&Damaged]) -> String {
+    format!("NOT ({}) AND {}{}", below(known), below(marks), but_for(except))
+}
+
+/// ` AND …`: not of these epochs.
+fn but_for(except: &[&Damaged]) -> String {
+    let places: Vec<String> = except.iter().map(|of| format!("({}, {})", of.partition, of.epoch)).collect();
+    if places.is_empty() { String::new() } else { format!(" AND (partition, epoch) NOT IN ({})", places.join(", ")) }
 }
 
 /// Where counting began, of each partition where that was not the first epoch.
@@ -65,29 +77,29 @@ pub fn begun(generation: Generation) -> String {
     format!("SELECT partition, min(epoch) AS mark FROM ledger WHERE generation = {generation} AND entry = 'begun' GROUP BY partition")
 }
 
-/// Closed epochs as the ledger has them, in one row: how many, their events and their fold. An epoch may be there twice.
-pub fn closed_between(generation: Generation, known: &Marks, marks: &Marks) -> String {
+/// Closed epochs as the ledger has them, in one row: how many, their events and their fold. Of two rows about an epoch the later one counts.
+pub fn closed_between(generation: Generation, known: &Marks, marks: &Marks, except: &[&Damaged]) -> String {
     format!(
-        "SELECT count() AS epochs, sum(e) AS n, sum(f) AS fold FROM (SELECT any(events) AS e, any(fold) AS f FROM ledger \
+        "SELECT count() AS epochs, sum(e) AS n, sum(f) AS fold FROM (SELECT argMax(events, at) AS e, argMax(fold, at) AS f FROM ledger \
          WHERE generation = {generation} AND entry = 'closed' AND {between} GROUP BY partition, epoch)",
-        between = between(known, marks)
+        between = between(known, marks, except)
     )
 }
 
-/// What became of the records of closed epochs, as the ledger has it: in a row for each partition. An epoch may be there twice.
+/// What became of the records of closed epochs, as the ledger has it: in a row for each partition. Of two rows about an epoch the later one counts.
 pub fn tallies_between(generation: Generation, known: &Marks, marks: &Marks) -> String {
     format!(
         "SELECT partition, sum(e) AS events, sum(d) AS duplicates, sum(l) AS dead_letters, sum(h) AS holes FROM \
-         (SELECT partition, any(events) AS e, any(duplicates) AS d, any(dead_letters) AS l, any(holes) AS h FROM ledger \
+         (SELECT partition, argMax(events, at) AS e, argMax(duplicates, at) AS d, argMax(dead_letters, at) AS l, argMax(holes, at) AS h FROM ledger \
          WHERE generation = {generation} AND entry = 'closed' AND {between} GROUP BY partition, epoch) GROUP BY partition",
-        between = between(known, marks)
+        between = between(known, marks, &[])
     )
 }
 
 /// The same as the roll-ups have them: in a row for each view and level.
-pub fn held_between(rules: &Rules, known: &Marks, marks: &Marks) -> String {
+pub fn held_between(rules: &Rules, known: &Marks, marks: &Marks, except: &[&Damaged]) -> String {
     let sums = rollup_tables(rules, rules.views.ids())
-        .map(|table| format!("SELECT sum(count) AS n, sum(fold) AS fold FROM {table} WHERE {}", between(known, marks)));
+        .map(|table| format!("SELECT sum(count) AS n, sum(fold) AS fold FROM {table} WHERE {}", between(known, marks, except)));
     sums.collect::<Vec<_>>().join(" UNION ALL ")
 }
 
@@ -142,9 +154,15 @@ fn bucket(question: &Question, level: Level, starts: &[i64]) -> String {
 }
 
 /// `table WHERE …`: the closed cells of one piece of the question's range.
-fn closed_cells(rules: &Rules, view: ViewId, question: &Question, level: Level, piece: TimeRange, marks: &Marks) -> String {
+fn closed_cells(rules: &Rules, view: ViewId, question: &Question, level: Level, piece: TimeRange, closed: &Closed<'_>) -> String {
     let table = rollup_table(rules, view, level);
-    format!("{table} WHERE {}{}{}", below(marks), within(piece), matching(question))
+    format!("{table} WHERE {}{}{}{}", below(closed.marks), but_for(&closed.except), within(piece), matching(question))
+}
+
+/// Epochs that roll-ups answer for.
+pub struct Closed<'a> {
+    pub marks: &'a Marks,
+    pub except: Vec<&'a Damaged>,
 }
 
 /// A question's text, and what a row of its answer is.
@@ -241,8 +259,8 @@ impl<'q> Largest<'q> {
 }
 
 /// Each piece of the range from the coarsest roll-up that fits.
-pub fn answer(rules: &Rules, view: ViewId, question: &Question, groups: &Groups, marks: &Marks, starts: &[i64]) -> Option<Select> {
-    let cells = |&(level, piece): &(Level, TimeRange)| closed_cells(rules, view, question, level, piece, marks);
+pub fn answer(rules: &Rules, view: ViewId, question: &Question, groups: &Groups, closed: &Closed<'_>, starts: &[i64]) -> Option<Select> {
+    let cells = |&(level, piece): &(Level, TimeRange)| closed_cells(rules, view, question, level, piece, closed);
     let pieces = question.range.pieces(question.buckets.coarsest_level(starts));
     if pieces.is_empty() {
         return None;
@@ -291,7 +309,12 @@ fn above(bits: EpochBits, marks: &Marks, cut: &Cut) -> String {
 
 /// Events of a range of time below a cut.
 pub fn within_cut(range: TimeRange, cut: &Cut) -> String {
-    let mut place = below_cut(cut, "");
+    below_cut(cut, "") + &within_time(range)
+}
+
+/// ` AND …`: events of a range of time.
+fn within_time(range: TimeRange) -> String {
+    let mut place = String::new();
     // A range's edges are windows' edges, so that it is the same range of events.
     if let Some(from) = range.from_ms {
         let _ = write!(place, " AND timestamp >= fromUnixTimestamp64Milli({from}, 'UTC')");
@@ -302,14 +325,18 @@ pub fn within_cut(range: TimeRange, cut: &Cut) -> String {
     place
 }
 
-/// Events, with what a roll-up would call their window; in open epochs one for each offset.
-fn windows(rules: &Rules, range: TimeRange, epochs: Epochs, marks: &Marks, cut: &Cut) -> String {
-    let s = Level::FiveMinutes.ms() / 1000;
-    let (table, place) = (events_table(rules), within_cut(range, cut));
-    let columns = format!(
+/// Columns of events, with what a roll-up would call their window.
+fn event_columns() -> String {
+    format!(
         "partition, offset, event_type, product_id, user_id, order_amount, toDateTime(intDiv(toUnixTimestamp64Milli(timestamp), {ms}) * {s}, 'UTC') AS window",
-        ms = Level::FiveMinutes.ms()
-    );
+        ms = Level::FiveMinutes.ms(),
+        s = Level::FiveMinutes.ms() / 1000,
+    )
+}
+
+/// Events below a cut, but for some epochs; in open epochs one for each offset. As a FROM.
+pub fn events_below(rules: &Rules, range: TimeRange, (epochs, marks, cut): (Epochs, &Marks, &Cut), except: &[&Damaged]) -> String {
+    let (table, place, columns) = (events_table(rules), within_cut(range, cut) + &but_for(except), event_columns());
     let (closed, open) = (below(marks), above(rules.epoch_bits, marks, cut));
     let open = format!("SELECT {columns} FROM {table} WHERE {place} AND ({open}) LIMIT 1 BY partition, offset");
     match epochs {
@@ -318,24 +345,30 @@ fn windows(rules: &Rules, range: TimeRange, epochs: Epochs, marks: &Marks, cut: 
     }
 }
 
-/// A question to raw events.
-pub fn answer_raw(rules: &Rules, question: &Question, epochs: Epochs, marks: &Marks, cut: &Cut, starts: &[i64]) -> String {
+/// Events of these epochs. As a FROM.
+pub fn events_of(rules: &Rules, range: TimeRange, epochs: &[&Damaged]) -> String {
+    let place = |of: &&Damaged| format!("({})", in_epoch(rules.epoch_bits, of.partition, of.epoch));
+    let places = epochs.iter().map(place).collect::<Vec<_>>().join(" OR ");
+    format!("(SELECT {} FROM {} WHERE ({places}){})", event_columns(), events_table(rules), within_time(range))
+}
+
+/// A question to raw events, which `events` says.
+pub fn answer_raw(question: &Question, events: &str, starts: &[i64]) -> String {
     format!(
         "SELECT {bucket} AS b, {values} AS v, count() AS c, count(order_amount) AS ac, \
          sum(ifNull(order_amount, toDecimal64(0, 4))) AS s, min(order_amount) AS lo, max(order_amount) AS hi, sum(intHash64(offset)) AS f \
          FROM {events} WHERE 1{matching} GROUP BY b{group}",
         bucket = bucket(question, Level::FiveMinutes, starts),
         values = array_of(&question.group_by),
-        events = windows(rules, question.range, epochs, marks, cut),
         matching = matching(question),
         group = group(&question.group_by),
     )
 }
 
-pub fn extent_raw(rules: &Rules, epochs: Epochs, marks: &Marks, cut: &Cut) -> String {
+/// The first and the last window of raw events.
+pub fn extent_raw(events: &str) -> String {
     format!(
-        "SELECT toInt64(toUnixTimestamp(min(window))) * 1000 AS lo, toInt64(toUnixTimestamp(max(window))) * 1000 AS hi, count() AS n FROM {}",
-        windows(rules, TimeRange::default(), epochs, marks, cut)
+        "SELECT toInt64(toUnixTimestamp(min(window))) * 1000 AS lo, toInt64(toUnixTimestamp(max(window))) * 1000 AS hi, count() AS n FROM {events}"
     )
 }
 
@@ -356,12 +389,7 @@ pub fn contents(rules: &Rules, place: &str, bits: u8) -> String {
             "SELECT bitShiftRight(offset, {bits}) AS run, cityHash64({said}) AS hash FROM {table} WHERE {place} LIMIT 1 BY partition, offset"
         )
     };
-    let events = of(
-        &events_table(rules),
-        "offset, event_id, toString(event_type), timestamp, product_id, user_id, isNull(order_amount), \
-         ifNull(order_amount, toDecimal64(0, 4)), toString(properties)",
-    );
-    let dead_letters = of(&dead_letters_table(rules), "offset, toString(reason), payload");
+    let (events, dead_letters) = (of(&events_table(rules), EVENT_SAYS), of(&dead_letters_table(rules), DEAD_LETTER_SAYS));
     format!("SELECT run, count() AS n, sum(hash) AS fold FROM ({events} UNION ALL {dead_letters}) GROUP BY run")
 }
 
@@ -392,6 +420,7 @@ pub fn wipe(rules: &Rules, partition: Partition, epoch: Epoch, what: Wiped) -> V
         rollup_tables(rules, views).map(delete).collect::<Vec<_>>()
     };
     match what {
+        Wiped::Rollups => rollups(&mut rules.views.ids()),
         Wiped::AddedSince(generation) => rollups(&mut rules.added_since(generation)),
         Wiped::Everything => {
             let mut statements = rollups(&mut rules.views.ids());
@@ -400,6 +429,11 @@ pub fn wipe(rules: &Rules, partition: Partition, epoch: Epoch, what: Wiped) -> V
             statements
         }
     }
+}
+
+/// ` WHERE …`: by the engine's clock it is not that late yet.
+pub fn in_time(until_ms: Option<i64>) -> String {
+    until_ms.map(|until_ms| format!(" WHERE now64(3) < fromUnixTimestamp64Milli(toInt64({until_ms}))")).unwrap_or_default()
 }
 
 pub fn in_epoch(bits: EpochBits, partition: Partition, epoch: Epoch) -> String {

@@ -93,6 +93,8 @@ fn bench(c: &mut Criterion) {
         cut: Default::default(),
         mark: Default::default(),
         end: Default::default(),
+        revision: 0,
+        revised: Vec::new(),
         generation: Generation(1),
         source: Source::History,
     };

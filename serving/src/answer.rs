@@ -10,6 +10,7 @@ use tidemark_core::cut::Cut;
 use tidemark_core::generation::Generation;
 use tidemark_core::question::{RowKey, Rows};
 use tidemark_core::window::{Step, rfc3339};
+use tidemark_history::audit::Change;
 
 /// An answer, and the cut that it is exact at.
 #[derive(Clone, Debug)]
@@ -22,6 +23,10 @@ pub struct Answer {
     /// The log's end.
     pub end: Cut,
     pub generation: Generation,
+    /// How often history below the mark had changed.
+    pub revision: u64,
+    /// What has changed since the answer that a link is from.
+    pub revised: Vec<Change>,
     pub source: Source,
 }
 
@@ -130,17 +135,30 @@ pub fn json(plan: &Plan, answer: &Answer) -> String {
     }
     out.push_str("],");
     push_positions(&mut out, answer);
+    if !answer.revised.is_empty() {
+        let revised: Vec<String> = answer.revised.iter().map(revised).collect();
+        let _ = write!(out, ",\"revised\":[{}]", revised.join(","));
+    }
     out.push_str(if answer.source == Source::Pinned { ",\"exact\":true}" } else { ",\"exact\":true" });
     out
 }
 
 /// Where an answer stands, as JSON's members. Mark and end move while the numbers stay: one that is pinned has none.
-pub(crate) fn push_positions(out: &mut String, Answer { cut, mark, end, generation, source, .. }: &Answer) {
+pub(crate) fn push_positions(out: &mut String, Answer { cut, mark, end, generation, revision, source, .. }: &Answer) {
     let _ = write!(out, "\"cut\":{}", positions(cut));
     if *source != Source::Pinned {
         let _ = write!(out, ",\"mark\":{},\"end\":{}", positions(mark), positions(end));
     }
     let _ = write!(out, ",\"generation\":{generation}");
+    if *revision > 0 {
+        let _ = write!(out, ",\"history_revision\":{revision}");
+    }
+}
+
+/// What has happened to a closed epoch.
+fn revised(Change { partition, epoch, entry, at_ms }: &Change) -> String {
+    serde_json::json!({"partition": partition.0, "epoch": epoch.0, "change": entry.name(), "what": entry.what(), "at": rfc3339(*at_ms)})
+        .to_string()
 }
 
 /// Windows as text. Rows of one window mostly follow each other.

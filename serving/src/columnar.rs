@@ -129,7 +129,16 @@ mod tests {
         let rows = if rows { cells.into_iter().enumerate().map(row).collect() } else { Vec::new() };
         let cut = "0:12,3:7".parse().expect("a cut");
         let (mark, end) = Default::default();
-        Answer { rows, cut, mark, end, generation: tidemark_core::generation::Generation(4), source: Source::Cache }
+        Answer {
+            rows,
+            cut,
+            mark,
+            end,
+            generation: tidemark_core::generation::Generation(4),
+            revision: 0,
+            revised: Vec::new(),
+            source: Source::Cache,
+        }
     }
 
     /// A batch in the terms of JSON's rows.

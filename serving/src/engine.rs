@@ -1,7 +1,8 @@
 //! Answering: the speed layer's snapshot first, then history below the snapshot's mark, merged.
 //!
-//! The order matters. Closed epochs never change, so history's part can be read at any time after the snapshot, and
-//! answers are cached under the mark: no expiry and no staleness.
+//! The order matters. Closed epochs do not change, so history's part can be read at any time after the snapshot, and
+//! answers are cached under the mark, and under the revision, which rises when damage below the mark is found or repaired: no
+//! expiry and no staleness.
 
 use crate::answer::{Answer, Source, arrange};
 use crate::kept::Kept;
@@ -52,7 +53,7 @@ const LOOK: Duration = Duration::from_millis(250);
 /// Within this, a process hears of the log's end.
 const HEARD_WITHIN: Duration = Duration::from_secs(2);
 
-/// What history has been asked: a question, the groups needed, and the marks.
+/// What history has been asked: a question, the groups needed, the marks, and its revision.
 type Asked = (String, Groups, Vec<u64>);
 
 /// Answers queries. One for the process.
@@ -90,6 +91,8 @@ pub enum AnswerError {
     Starting(String),
     #[error("history cannot be asked: {0}")]
     History(String),
+    #[error("{0}")]
+    Damaged(String),
     #[error("the position {wanted} has not been reached in time; counted so far: {reached}")]
     TimedOut { wanted: Cut, reached: Cut },
     #[error("the position or cut names partition {0}, which the topic does not have")]
@@ -112,6 +115,7 @@ impl From<tidemark_history::Error> for AnswerError {
     fn from(error: tidemark_history::Error) -> Self {
         match error {
             tidemark_history::Error::TooLarge => Self::TooLarge,
+            damaged @ tidemark_history::Error::Damaged { .. } => Self::Damaged(damaged.to_string()),
             other => Self::History(other.to_string()),
         }
     }
@@ -186,14 +190,17 @@ impl Engine {
             Err(LiveError::Buckets(error)) => return Err(AnswerError::Buckets(error.to_string())),
             Err(error @ LiveError::Starting) => return Err(AnswerError::Starting(error.to_string())),
         };
+        let revision = self.history.revision();
         let marks: Marks = snapshot.waterlines.iter().map(|(&p, line)| (p, line.mark)).collect();
-        let (history, source) = self.history(view, plan, needed_groups(plan, &snapshot.rows), &marks).await?;
+        let (history, source) = self.history(view, plan, needed_groups(plan, &snapshot.rows), &marks, revision).await?;
         Ok(Answer {
             rows: arranged(plan, &snapshot.rows, &history)?,
             cut: snapshot.waterlines.iter().map(|(&p, line)| (p, line.position)).collect(),
             mark: self.mark_of(&marks),
             end: snapshot.ends,
             generation: self.rules.generation,
+            revision,
+            revised: Vec::new(),
             source,
         })
     }
@@ -203,9 +210,17 @@ impl Engine {
         (0..self.partitions.get()).map(Partition).map(|partition| (partition, at(partition))).collect()
     }
 
-    /// History's part, from the cache unless the mark has moved. Equal questions that come at once are asked once.
-    async fn history(&self, view: ViewId, plan: &Plan, groups: Groups, marks: &Marks) -> Result<(Arc<Rows>, Source), AnswerError> {
-        let key = (plan.identity.clone(), groups.clone(), marks.values().map(|mark| mark.oldest_open().0).collect());
+    /// History's part, from the cache unless the mark has moved, or history below it has changed. Equal questions that come at once
+    /// are asked once.
+    async fn history(
+        &self,
+        view: ViewId,
+        plan: &Plan,
+        groups: Groups,
+        marks: &Marks,
+        revision: u64,
+    ) -> Result<(Arc<Rows>, Source), AnswerError> {
+        let key = (plan.identity.clone(), groups.clone(), marks.values().map(|mark| mark.oldest_open().0).chain([revision]).collect());
         let asked = AtomicBool::new(false);
         let ask = async {
             asked.store(true, Ordering::Relaxed);
@@ -228,6 +243,7 @@ impl Engine {
         if reached.iter().len() < self.partitions.get() as usize {
             return Err(AnswerError::Starting("how far history is, is not known of every partition yet".into()));
         }
+        let revision = self.history.revision();
         let asking = trace_span!("history alone", otel.kind = "client", db.system.name = "clickhouse");
         let answer = tidemark_history::raw::answer(&*self.history, &self.rules, view, &plan.question, &reached).instrument(asking).await;
         let RawAnswer { rows, cut, marks } = answer?;
@@ -238,20 +254,24 @@ impl Engine {
         let mut end = self.live.ends();
         cut.iter().for_each(|(partition, position)| end.raise(partition, position));
         let (rows, mark) = (arranged(plan, &Rows::new(), &rows)?, self.mark_of(&marks));
-        Ok(Answer { rows, cut, mark, end, generation: self.rules.generation, source: Source::Raw })
+        let (generation, revised) = (self.rules.generation, Vec::new());
+        Ok(Answer { rows, cut, mark, end, generation, revision, revised, source: Source::Raw })
     }
 
     /// A question at a cut that was: from history alone, once it has come so far.
-    async fn answer_at(&self, At { cut, .. }: &At, plan: &Plan, until: Instant) -> Result<Answer, AnswerError> {
+    async fn answer_at(&self, At { generation, revision: since, cut }: &At, plan: &Plan, until: Instant) -> Result<Answer, AnswerError> {
         self.must_be_in_the_log(cut, until).await?;
         let reached = self.reached.borrow().clone();
+        let damage = self.history.damage().await?;
         let asking = trace_span!("history at a cut", otel.kind = "client", db.system.name = "clickhouse");
         let needed = |open: &Rows| needed_groups(plan, open);
         let answer = tidemark_history::raw::answer_at(&*self.history, &self.rules, plan.view, &plan.question, needed, &reached, cut);
         let answer = answer.instrument(asking).await?;
         let Some(rows) = answer else { return Err(AnswerError::TimedOut { wanted: cut.clone(), reached }) };
         let (rows, (mark, end)) = (arranged(plan, &Rows::new(), &rows)?, Default::default());
-        Ok(Answer { rows, cut: cut.clone(), mark, end, generation: self.rules.generation, source: Source::Pinned })
+        let revised = if generation.is_some() { damage.since(*since).to_vec() } else { Vec::new() };
+        let (cut, generation, revision) = (cut.clone(), self.rules.generation, damage.revision());
+        Ok(Answer { rows, cut, mark, end, generation, revision, revised, source: Source::Pinned })
     }
 
     /// Refuses a cut that no answer can have had. What was heard of the log's end is waited for, as it may be old.

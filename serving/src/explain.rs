@@ -17,9 +17,9 @@ use tidemark_core::question::Question;
 use tidemark_core::view::Dimension;
 use tidemark_core::watermark::Phase;
 use tidemark_core::window::{Buckets, Step, TimeRange};
+use tidemark_history::Marks;
 use tidemark_history::evidence::{Counted, Origin, Page, Placed, Places, Uncounted};
 use tidemark_history::raw::{present, sound};
-use tidemark_history::{Error, Marks};
 use tidemark_topic::now_ms;
 
 const DEFAULT_EVENTS: u32 = 100;
@@ -155,31 +155,30 @@ fn place(text: &str) -> Result<(Partition, Offset), PlanError> {
 impl Engine {
     /// Explains a number at the cut that was asked for, else at the latest that history has.
     pub async fn explain(&self, aim: &Aim) -> Result<Explanation, AnswerError> {
-        let unavailable = |error: Error| AnswerError::History(error.to_string());
         let reached = self.reached.borrow().clone();
-        let (marks, latest) = present(&*self.history, &self.rules, &reached).await.map_err(unavailable)?;
+        let (marks, latest) = present(&*self.history, &self.rules, &reached).await.map_err(AnswerError::from)?;
         let cut = aim.plan.at.as_ref().map_or(latest, |at| at.cut.clone());
-        let at = At { generation: Some(self.rules.generation), cut: cut.clone() };
+        let at = At { generation: Some(self.rules.generation), revision: self.history.revision(), cut: cut.clone() };
         let answer = self.answer(&Plan { at: Some(at), ..aim.plan.clone() }).await?;
         let cell = answer.rows.first().map_or(Cell::EMPTY, |(_, cell)| *cell);
         let of = Counted { question: &aim.plan.question, cut: &cut };
         let end = of.question.range.to_ms;
         let over = match end {
-            Some(end) => Some(self.history.reached(end.saturating_add(self.lateness_ms()), &cut).await.map_err(unavailable)?),
+            Some(end) => Some(self.history.reached(end.saturating_add(self.lateness_ms()), &cut).await.map_err(AnswerError::from)?),
             None => None,
         };
         let behind = over.clone().unwrap_or_default();
-        let origins = self.history.origins(of, &behind, MOST_EPOCHS + 1).await.map_err(unavailable)?;
+        let origins = self.history.origins(of, &behind, MOST_EPOCHS + 1).await.map_err(AnswerError::from)?;
         if origins.len() > MOST_EPOCHS as usize {
             return Err(AnswerError::TooManyEpochs);
         }
-        let uncounted = self.history.uncounted(&around(&origins)).await.map_err(unavailable)?;
+        let uncounted = self.history.uncounted(&around(&origins)).await.map_err(AnswerError::from)?;
         let events = match aim.limit {
             0 => Vec::new(),
-            limit => self.history.events_of(of, Page { after: aim.after, limit }).await.map_err(unavailable)?,
+            limit => self.history.events_of(of, Page { after: aim.after, limit }).await.map_err(AnswerError::from)?,
         };
         // An epoch whose repair has been announced meanwhile may have been read by halves.
-        if !sound(&*self.history, &self.rules, &cut).await.map_err(unavailable)?.reaches(&cut) {
+        if !sound(&*self.history, &self.rules, &cut).await.map_err(AnswerError::from)?.reaches(&cut) {
             return Err(AnswerError::TimedOut { wanted: cut, reached });
         }
         let mut counted = Cell::EMPTY;

@@ -2,11 +2,11 @@
 //!
 //! What a view answers is a function of the query's text and of what the answer says of itself: its cut, its mark and the
 //! log's end. Closed epochs never change, and the cells of open ones are those of the records between mark and cut. So
-//! the partitions are looked at for every request, and where cut, mark and end are still what they were, asking again
+//! the partitions are looked at for every request, and where cut, mark, end and history's revision are still what they were, asking again
 //! would give the same text. Nothing expires, and nothing older is sent than a new answer would be; a position that a
 //! query waits for has been reached by every answer to it.
 //!
-//! An answer that is pinned to a cut stays the same, and is sent again without a look. Answers from raw events are not kept:
+//! An answer that is pinned to a cut stays the same while history's revision does. Answers from raw events are not kept:
 //! what they are made of is not all said by their cut.
 
 use crate::answer::Source;
@@ -54,7 +54,8 @@ impl Kept {
     /// The answer to this query, if a new one would be the same.
     pub async fn get(&self, asked: &Asked, engine: &Engine) -> Option<Arc<Written>> {
         let answer = self.0.get(asked).await?;
-        (answer.is_pinned() || engine.is_still_at(&answer.cut, &answer.mark, &answer.end)).then_some(answer)
+        let is_current = answer.revision == engine.history.revision();
+        (is_current && (answer.is_pinned() || engine.is_still_at(&answer.cut, &answer.mark, &answer.end))).then_some(answer)
     }
 
     /// Keeps an answer, unless it is large, or from raw events.

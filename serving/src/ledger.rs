@@ -44,18 +44,20 @@ pub(crate) struct Ledger {
 /// What the epochs below these marks come to.
 #[derive(Debug, Default)]
 struct Closed {
+    /// History's.
+    revision: u64,
     marks: Marks,
     tallies: Tallies,
 }
 
 impl Closed {
     /// With what has been closed since.
-    fn and(&self, since: Tallies, marks: Marks) -> Self {
+    fn and(&self, since: Tallies, marks: Marks, revision: u64) -> Self {
         let mut closed = self.tallies.closed.clone();
         for (partition, tally) in &since.closed {
             closed.entry(*partition).or_default().merge(tally);
         }
-        Self { marks, tallies: Tallies { begun: since.begun, closed } }
+        Self { revision, marks, tallies: Tallies { begun: since.begun, closed } }
     }
 
     fn account(&self, rules: &Rules, partition: Partition, at: &PartitionStatus) -> Account {
@@ -83,8 +85,8 @@ impl Ledger {
     }
 
     async fn closed(&self, history: &dyn History, marks: Marks) -> Result<Arc<Closed>, String> {
-        let known = Arc::clone(&self.closed.lock());
-        if known.marks == marks {
+        let (known, revision) = (Arc::clone(&self.closed.lock()), history.revision());
+        if known.marks == marks && known.revision == revision {
             return Ok(known);
         }
         if let Some((_, why)) = self.refused.lock().as_ref().filter(|(at, _)| at.elapsed() < STANDS) {
@@ -92,10 +94,10 @@ impl Ledger {
         }
         // Redis may tell of a mark that is behind: what is above it is not taken away, but counted anew.
         let is_below = |(partition, mark): (&Partition, &Mark)| marks.get(partition).is_some_and(|now| mark <= now);
-        let known = if known.marks.iter().all(is_below) { known } else { Arc::default() };
+        let known = if known.revision == revision && known.marks.iter().all(is_below) { known } else { Arc::default() };
         match within(history.tallies(&known.marks, &marks)).await {
             Ok(since) => {
-                let closed = Arc::new(known.and(since, marks));
+                let closed = Arc::new(known.and(since, marks, revision));
                 *self.closed.lock() = Arc::clone(&closed);
                 Ok(closed)
             }

@@ -50,11 +50,13 @@ pub struct Plan {
     pub identity: String,
 }
 
-/// The events that are counted, whenever it is asked: those below a cut. `1/0:1234,3:99`.
+/// The events that are counted, whenever it is asked: those below a cut. `1/0:1234,3:99`, or with history's revision `1.2/0:1234,3:99`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct At {
     /// By whose rules; without one by those that answer then, which may be others some day.
     pub generation: Option<Generation>,
+    /// What history's revision was, of the answer that the link is from.
+    pub revision: u64,
     pub cut: Cut,
 }
 
@@ -64,9 +66,15 @@ impl FromStr for At {
     fn from_str(text: &str) -> Result<Self, PlanError> {
         let (generation, cut) = text.split_once('/').map_or((None, text), |(generation, cut)| (Some(generation), cut));
         let number = |text: &str| text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok().map(Generation)).flatten();
-        let generation = generation.map(|text| number(text).ok_or(())).transpose();
-        match (generation, cut.parse::<Cut>()) {
-            (Ok(generation), Ok(cut)) if !cut.is_empty() => Ok(Self { generation, cut }),
+        let named = generation.map(|text| {
+            let (generation, revision) = text.split_once('.').unwrap_or((text, "0"));
+            number(generation).zip(number(revision)).map(|(generation, Generation(revision))| (generation, u64::from(revision))).ok_or(())
+        });
+        match (named.transpose(), cut.parse::<Cut>()) {
+            (Ok(named), Ok(cut)) if !cut.is_empty() => {
+                let (generation, revision) = named.unzip();
+                Ok(Self { generation, revision: revision.unwrap_or_default(), cut })
+            }
             _ => wrong(format!(
                 "at `{}` must be what an answer's link has: its generation and its cut, such as 1/0:1234,3:99, or the cut alone",
                 text.escape_debug()
@@ -153,11 +161,12 @@ pub fn generation_asked(query: &str) -> Result<Option<Generation>, PlanError> {
 }
 
 /// The query that has the same answer for ever: this one, of an absolute range, at a cut.
-pub fn pinned(query: &str, generation: Generation, cut: &Cut) -> String {
+pub fn pinned(query: &str, generation: Generation, revision: u64, cut: &Cut) -> String {
     let mut parameters = pairs(query);
     parameters.retain(|(name, value)| !value.is_empty() && !matches!(&**name, "at" | "at_least" | "timeout_ms"));
     // Nothing in it has to be escaped, and so people can read it.
-    let at = format!("at={generation}/{cut}");
+    let revision = if revision == 0 { String::new() } else { format!(".{revision}") };
+    let at = format!("at={generation}{revision}/{cut}");
     if parameters.is_empty() { at } else { format!("{}&{at}", written(&parameters)) }
 }
 
@@ -429,11 +438,11 @@ pub(crate) mod tests {
     fn a_query_that_is_pinned_is_the_same_question_at_a_cut() {
         let cut: Cut = "0:12,3:7".parse().expect("a cut");
         let check = |query: &str, expected: &str| {
-            let text = pinned(query, Generation(2), &cut);
+            let text = pinned(query, Generation(2), 0, &cut);
             assert_eq!(text, expected);
             let plan = planned(&text).expect("valid");
-            assert_eq!(plan.at, Some(At { generation: Some(Generation(2)), cut: cut.clone() }));
-            assert_eq!((generation_asked(&text), pinned(&text, Generation(2), &cut)), (Ok(Some(Generation(2))), text.clone()));
+            assert_eq!(plan.at, Some(At { generation: Some(Generation(2)), revision: 0, cut: cut.clone() }));
+            assert_eq!((generation_asked(&text), pinned(&text, Generation(2), 0, &cut)), (Ok(Some(Generation(2))), text.clone()));
             let question = |plan: Plan| Plan { at: None, at_least: None, timeout: DEFAULT_TIMEOUT, ..plan };
             assert_eq!(question(planned(query).expect("valid")), question(plan), "{query}");
         };

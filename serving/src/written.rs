@@ -13,6 +13,7 @@ use tidemark_core::cut::Cut;
 pub(crate) const CUT: HeaderName = HeaderName::from_static("tidemark-cut");
 pub(crate) const MARK: HeaderName = HeaderName::from_static("tidemark-mark");
 pub(crate) const GENERATION: HeaderName = HeaderName::from_static("tidemark-generation");
+pub(crate) const REVISION: HeaderName = HeaderName::from_static("tidemark-history-revision");
 
 /// A permalink that is longer is left out: few clients take headers of any length.
 const LONGEST_LINK: usize = 4096;
@@ -62,6 +63,7 @@ pub struct Written {
     pub(crate) cut: Cut,
     pub(crate) mark: Cut,
     pub(crate) end: Cut,
+    pub(crate) revision: u64,
     pub(crate) source: Source,
     form: Form,
     tag: Tag,
@@ -83,10 +85,16 @@ impl Tag {
     /// The same bytes for the same generation, cut and query; of what others wrote, for the same version of them.
     fn new(plan: &Plan, answer: &Answer, form: Form) -> Self {
         let measures: Vec<&str> = plan.measures.iter().map(|m| m.name()).collect();
-        let Answer { generation, cut, source, .. } = answer;
+        let Answer { generation, cut, revision, source, .. } = answer;
         let is_pinned = *source == Source::Pinned;
         let version = env!("CARGO_PKG_VERSION");
-        let content = format!("{generation}|{cut}|{:?}|{}|{}|{form:?}|{is_pinned}|{version}", plan.top, measures.join(","), plan.identity);
+        let since = plan.at.as_ref().map_or(0, |at| at.revision);
+        let content = format!(
+            "{generation}.{revision}-{since}|{cut}|{:?}|{}|{}|{form:?}|{is_pinned}|{version}",
+            plan.top,
+            measures.join(","),
+            plan.identity
+        );
         // An answer's JSON says `end` and `took_ms`, which differ between two that count the same events.
         Self { is_weak: form == Form::Json && !is_pinned, text: format!("{:032x}", tidemark_core::event::id_hash(&content)) }
     }
@@ -131,9 +139,9 @@ impl Written {
             Form::Parquet => parquet(plan, &answer).into(),
         };
         let tag = Tag::new(plan, &answer, form);
-        let headers = headers(query, plan, &answer, form, &tag);
-        let Answer { cut, mark, end, source, .. } = answer;
-        Self { form, tag, headers, head, packed: Default::default(), source, cut, mark, end }
+        let headers = headers(query, &answer, form, &tag);
+        let Answer { cut, mark, end, revision, source, .. } = answer;
+        Self { form, tag, headers, head, packed: Default::default(), revision, source, cut, mark, end }
     }
 
     pub fn is_pinned(&self) -> bool {
@@ -180,9 +188,9 @@ impl Written {
     }
 }
 
-fn headers(query: &str, plan: &Plan, answer: &Answer, form: Form, tag: &Tag) -> HeaderMap {
+fn headers(query: &str, answer: &Answer, form: Form, tag: &Tag) -> HeaderMap {
     let text = |text: String| HeaderValue::try_from(text).expect("digits and punctuation");
-    let Answer { cut, mark, generation, source, .. } = answer;
+    let Answer { cut, mark, generation, revision, source, .. } = answer;
     let mut headers = HeaderMap::with_capacity(10);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(form.media_type()));
     headers.insert(header::ETAG, tag.header(None));
@@ -191,12 +199,13 @@ fn headers(query: &str, plan: &Plan, answer: &Answer, form: Form, tag: &Tag) -> 
     if *source != Source::Pinned {
         headers.insert(MARK, text(mark.to_string()));
     }
-    // Late events may come for any window, so that no range is closed for good: what stays is an answer at a cut, by the
-    // rules of one generation. It is for one client: caches that many share do not know who may read.
-    let stays = plan.at.as_ref().is_some_and(|at| at.generation.is_some());
-    let keep = if stays { "private, max-age=31536000, immutable" } else { "no-cache" };
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(keep));
-    let link = format!("<{}?{}>; rel=\"permalink\"", form.path(), pinned(query, *generation, cut));
+    if *revision > 0 {
+        headers.insert(REVISION, (*revision).into());
+    }
+    // Late events may come for any window, and an answer at a cut changes where history was damaged and has been repaired. So
+    // whoever keeps an answer asks whether it still is one, which is answered without counting.
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    let link = format!("<{}?{}>; rel=\"permalink\"", form.path(), pinned(query, *generation, *revision, cut));
     if link.len() <= LONGEST_LINK {
         headers.insert(header::LINK, HeaderValue::try_from(link).expect("a query that is written anew is ASCII"));
     }
@@ -212,7 +221,16 @@ pub(crate) mod tests {
     pub(crate) fn written(query: &str, cut: &str, source: Source, form: Form) -> Written {
         let plan = planned(query).expect("valid");
         let (rows, (mark, end)) = (Vec::new(), Default::default());
-        let answer = Answer { rows, cut: cut.parse().expect("a cut"), mark, end, generation: Generation(3), source };
+        let answer = Answer {
+            rows,
+            cut: cut.parse().expect("a cut"),
+            mark,
+            end,
+            generation: Generation(3),
+            revision: 0,
+            revised: Vec::new(),
+            source,
+        };
         Written::new(query, &plan, answer, form)
     }
 
@@ -252,19 +270,19 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn only_what_stays_the_same_may_be_kept_and_every_answer_says_where_it_stays() {
-        let check = |query, source, form, cache, link: &str| {
+    fn nothing_is_kept_unasked_and_every_answer_says_where_it_stays() {
+        let check = |query, source, form, link: &str| {
             let headers = written(query, "0:1,1:5", source, form).headers(None);
             let text = |name: HeaderName| headers[name].to_str().expect("text").to_owned();
-            assert_eq!([header::CACHE_CONTROL, CUT, GENERATION].map(text), [cache, "0:1,1:5", "3"]);
+            assert_eq!([header::CACHE_CONTROL, CUT, GENERATION].map(text), ["no-cache", "0:1,1:5", "3"]);
             assert_eq!(headers[header::LINK], format!("<{link}>; rel=\"permalink\""));
             assert_eq!(headers.contains_key(MARK), source != Source::Pinned);
         };
         let pinned = "/v1/query?step=5m&at=3/0:1,1:5";
-        check("step=5m", Source::Cache, Form::Json, "no-cache", pinned);
-        check("step=5m&at=0:1,1:5", Source::Pinned, Form::Json, "no-cache", pinned);
-        check("step=5m&at=3/0:1,1:5", Source::Pinned, Form::Json, "private, max-age=31536000, immutable", pinned);
-        check("at_least=0:1", Source::Raw, Form::Csv, "no-cache", "/v1/query.csv?at=3/0:1,1:5");
+        check("step=5m", Source::Cache, Form::Json, pinned);
+        check("step=5m&at=0:1,1:5", Source::Pinned, Form::Json, pinned);
+        check("step=5m&at=3/0:1,1:5", Source::Pinned, Form::Json, pinned);
+        check("at_least=0:1", Source::Raw, Form::Csv, "/v1/query.csv?at=3/0:1,1:5");
         let long = format!("where=event_type:{}", "a".repeat(LONGEST_LINK));
         assert!(!written(&long, "0:1", Source::Cache, Form::Json).headers(None).contains_key(header::LINK));
     }

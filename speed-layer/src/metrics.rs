@@ -20,6 +20,10 @@ pub struct Meters {
     /// Epochs that have been closed, and that have been written again before.
     pub closed: Counter,
     pub repaired: Counter,
+    /// Closed epochs that have been audited, were found damaged, and have been written again.
+    pub audited: Counter,
+    pub found_damaged: Counter,
+    pub repaired_closed: Counter,
     pub(crate) closing: Histogram,
     tick: Histogram,
     failed_ticks: Counter,
@@ -31,8 +35,23 @@ impl Default for Meters {
         let of = |outcome| records.get_or_create_owned(&[("outcome", outcome)]);
         let (events, duplicates, dead_letters) = (of("event"), of("duplicate"), of("dead_letter"));
         let (rebalances, closed, repaired, failed_ticks) = Default::default();
+        let (audited, found_damaged, repaired_closed) = Default::default();
         let (closing, tick) = (latencies(), latencies());
-        Self { records, events, duplicates, dead_letters, rebalances, closed, repaired, closing, tick, failed_ticks }
+        Self {
+            records,
+            events,
+            duplicates,
+            dead_letters,
+            rebalances,
+            closed,
+            repaired,
+            audited,
+            found_damaged,
+            repaired_closed,
+            closing,
+            tick,
+            failed_ticks,
+        }
     }
 }
 
@@ -58,11 +77,15 @@ impl Meters {
 
 /// Registers all that the layer has to say.
 pub fn register(speed: &Arc<Speed>, registry: &mut Registry) {
-    let Meters { records, rebalances, closed, repaired, closing, tick, failed_ticks, .. } = &speed.meters;
+    let Meters { records, rebalances, closed, repaired, audited, found_damaged, repaired_closed, closing, tick, failed_ticks, .. } =
+        &speed.meters;
     registry.register("tidemark_speed_records", "Records counted, by what they were", records.clone());
     registry.register("tidemark_speed_rebalances", "Times that partitions came or went", rebalances.clone());
     registry.register("tidemark_epochs_closed", "Epochs on which history and the speed layer agreed", closed.clone());
     registry.register("tidemark_epochs_repaired", "Epochs that differed in history, and were written again", repaired.clone());
+    registry.register("tidemark_epochs_audited", "Closed epochs that were compared again with what was agreed on", audited.clone());
+    registry.register("tidemark_epochs_found_damaged", "Times that a closed epoch differed from what was agreed on", found_damaged.clone());
+    registry.register("tidemark_closed_epochs_repaired", "Closed epochs that were written again", repaired_closed.clone());
     let help = "From comparing an epoch with history to its place in the ledger";
     registry.register_with_unit("tidemark_epoch_close_duration", help, Unit::Seconds, closing.clone());
     let help = "From the changes of all partitions to their snapshots in Redis";

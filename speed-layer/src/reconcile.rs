@@ -9,61 +9,25 @@
 //! Where generations share raw events, each closes an epoch for itself. What one has closed stands: one that widens it
 //! writes no more of such an epoch than the roll-ups of the views that it has more, from the raw events that are agreed on.
 
+pub use crate::difference::Difference;
+
+use crate::difference::compare_raw;
+use crate::rewrite::Rewrite;
 use crate::segment::Segment;
 use std::collections::BTreeSet;
-use std::fmt;
 use std::future::Future;
 use tidemark_core::cell::Tally;
+use tidemark_core::epoch::Epoch;
 use tidemark_core::generation::{Generation, Rules};
-use tidemark_core::offset::{NextOffset, OffsetRange, Partition};
+use tidemark_core::offset::Partition;
 use tidemark_core::view::ViewId;
 use tidemark_core::window::Level;
 use tidemark_history::block::Block;
-use tidemark_history::clickhouse::INSERT_DEADLINE;
 use tidemark_history::ledger::{Clock, Entry, EpochState, LedgerRow, announce_repair, look, record_closed};
-use tidemark_history::rows::{Found, PartKey, RowCount};
 use tidemark_history::{EpochCells, Error, History, Wiped};
 
 /// How long the statements of a repair may take, and so how long an announced repair keeps the epoch open.
 pub const REPAIR_SECS: u32 = 60;
-
-/// Offsets that are copied back by one statement.
-const STAGED_AT_ONCE: u64 = 200_000;
-
-/// Where history and the speed layer first differ.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Difference {
-    /// Raw rows: (found, expected).
-    Events {
-        found: RowCount,
-        expected: RowCount,
-    },
-    DeadLetters {
-        found: u64,
-        expected: u64,
-    },
-    /// Cells of a roll-up: how many are missing, more, or other.
-    Cells {
-        view: ViewId,
-        level: Level,
-        differing: usize,
-    },
-}
-
-impl fmt::Display for Difference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Events { found, expected } if found.rows == expected.rows => {
-                write!(f, "history has {} events, and others than were counted", found.rows)
-            }
-            Self::Events { found, expected } => write!(f, "history has {} events where {} were counted", found.rows, expected.rows),
-            Self::DeadLetters { found, expected } => write!(f, "history has {found} dead letters where there were {expected}"),
-            Self::Cells { view, level, differing } => {
-                write!(f, "{differing} cells of view {}, by {}, are others in history", view.0 + 1, level.suffix())
-            }
-        }
-    }
-}
 
 /// What came of trying to close an epoch.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -97,7 +61,7 @@ pub trait Yard: Clock {
     fn confirm_log(&self) -> impl Future<Output = Result<(), CloseError>> + Send;
 
     /// Reads a range of the log again and gathers its rows, judged as they were the first time.
-    fn reread(&self, partition: Partition, segment: &Segment) -> impl Future<Output = Result<Vec<Block>, CloseError>> + Send;
+    fn reread(&self, partition: Partition, epoch: Epoch) -> impl Future<Output = Result<Vec<Block>, CloseError>> + Send;
 }
 
 /// One complete epoch, and what it is compared with.
@@ -131,10 +95,11 @@ impl<Y: Yard> Case<'_, Y> {
         let mut tally = segment.tally();
         tally.holes = span.saturating_sub(tally.span());
         tidemark_core::check!(I3, tally.span() == span, "partition {partition} epoch {epoch}: {tally:?}");
-        let (generation, fold) = (rules.generation, segment.fold());
+        let (generation, fold, rewrite) = (rules.generation, segment.fold(), self.rewrite(tally));
         let row = LedgerRow { generation, partition, epoch, entry: Entry::Closed, tally, fold, at_ms: yard.now_ms() };
         let Some(difference) = self.compare(&before).await? else {
             yard.confirm_log().await?;
+            history.note_content(partition, epoch, false).await?;
             let looked_ms = yard.now_ms();
             let now = self.look().await?;
             if let Some(settled) = self.settled(&now) {
@@ -148,7 +113,7 @@ impl<Y: Yard> Case<'_, Y> {
                 return Ok(Closing::Waiting { until_ms: looked_ms });
             }
             if before.repairs > 0
-                && let Err(error) = history.unstage(partition, rules.epoch_bits.range_of(epoch)).await
+                && let Err(error) = history.unstage(partition, rewrite.range()).await
             {
                 tracing::warn!(%partition, %epoch, "what a repair has staged stays, which costs disk and nothing else: {error}");
             }
@@ -157,8 +122,8 @@ impl<Y: Yard> Case<'_, Y> {
         let widest = |state: &EpochState| state.closed_by.last().copied();
         let blocks = match (widest(&before), &difference) {
             // The records may be gone from the log by now.
-            (None, _) if before.repairs > 0 && self.is_staged().await? => Vec::new(),
-            (None, _) => yard.reread(partition, segment).await?,
+            (None, _) if before.repairs > 0 && rewrite.is_staged().await? => Vec::new(),
+            (None, _) => yard.reread(partition, epoch).await?,
             (Some(_), Difference::Cells { .. }) => Vec::new(),
             (Some(by), _) => return Err(CloseError::Closed(by, difference)),
         };
@@ -169,9 +134,9 @@ impl<Y: Yard> Case<'_, Y> {
             return Ok(settled);
         }
         let whole = match widest(&now) {
-            None => self.repair(&blocks, until_ms).await?,
+            None => rewrite.stage(&blocks, until_ms).await? && rewrite.put_back(until_ms).await?,
             by if by != widest(&before) => false, // Closed by another since the comparison: what differed then is looked at again.
-            Some(by) => self.refill(by, until_ms).await?,
+            Some(by) => rewrite.refill(Wiped::AddedSince(by), rules.added_since(by), until_ms).await?,
         };
         Ok(if whole { Closing::Repaired { difference, until_ms } } else { Closing::Waiting { until_ms } })
     }
@@ -208,14 +173,9 @@ impl<Y: Yard> Case<'_, Y> {
             if rules.keeper(view) == rules.raw() || !filled.insert(view) {
                 return Ok(difference);
             }
-            history.fill(view, partition, segment.epoch(), &self.token(view, "fill", before.repaired_ms)).await?;
+            let token = self.rewrite(segment.tally()).fill_token(view, "fill", before.repaired_ms);
+            history.fill(view, partition, segment.epoch(), &token).await?;
         }
-    }
-
-    /// Of whoever fills this: generations that share a view's roll-ups fill them once.
-    fn token(&self, view: ViewId, what: &str, at_ms: i64) -> String {
-        let Self { rules, partition, segment, .. } = self;
-        format!("g{}/{}/{partition}/{}/{what}-{at_ms}", rules.keeper(view), rules.views.get(view).name(), segment.epoch())
     }
 
     async fn compare_cells(&self, views: &[ViewId]) -> Result<Option<Difference>, Error> {
@@ -234,95 +194,8 @@ impl<Y: Yard> Case<'_, Y> {
         Ok(None)
     }
 
-    /// Deletes the epoch everywhere and inserts it again, under tokens of this repair's own, from a staging table: what is in
-    /// neither the log nor history could not be counted again. False if the announced time would not do: nothing may be sent
-    /// that could still be running when it is over, for then the epoch may have been closed by a successor.
-    async fn repair(&self, blocks: &[Block], until_ms: i64) -> Result<bool, Error> {
-        if !self.stage(blocks, until_ms).await? || !self.wiped(Wiped::Everything, until_ms).await? {
-            return Ok(false);
-        }
-        let (mut at, end) = (self.range().from(), self.range().to());
-        while let Some(range) = OffsetRange::new(at, NextOffset::new(at.get() + STAGED_AT_ONCE).min(end)) {
-            if !self.has_time(until_ms) {
-                return Ok(false);
-            }
-            self.history.insert_staged(self.partition, range, &self.repair_token(range, "repair", until_ms)).await?;
-            at = range.to();
-        }
-        Ok(true)
+    fn rewrite(&self, tally: Tally) -> Rewrite<'_, Y> {
+        let Self { yard: clock, history, rules, partition, segment } = *self;
+        Rewrite { clock, history, rules, partition, epoch: segment.epoch(), tally, fold: segment.fold() }
     }
-
-    /// Brings the epoch's rows into the staging table, and reads back that they are there.
-    async fn stage(&self, blocks: &[Block], until_ms: i64) -> Result<bool, Error> {
-        if self.is_staged().await? {
-            return Ok(true);
-        }
-        self.history.unstage(self.partition, self.range()).await?;
-        for block in blocks {
-            for rows in block.inserts(&block.part_keys()) {
-                if !self.has_time(until_ms) {
-                    return Ok(false);
-                }
-                self.history.stage(&rows, &self.repair_token(block.range, "stage", until_ms)).await?;
-            }
-        }
-        self.is_staged().await
-    }
-
-    async fn is_staged(&self) -> Result<bool, Error> {
-        let staged = self.history.staged(self.partition, self.range()).await?;
-        Ok(compare_raw(&staged, self.segment.tally(), self.segment.fold()).is_none())
-    }
-
-    fn range(&self) -> OffsetRange {
-        self.rules.epoch_bits.range_of(self.segment.epoch())
-    }
-
-    fn repair_token(&self, range: OffsetRange, what: &str, until_ms: i64) -> String {
-        format!("g{}/{}/{}-{}/{what}-{until_ms}", self.rules.generation, self.partition, range.from(), range.to())
-    }
-
-    /// The same for the roll-ups of views that have been added since a generation that has closed the epoch.
-    async fn refill(&self, by: Generation, until_ms: i64) -> Result<bool, Error> {
-        if !self.wiped(Wiped::AddedSince(by), until_ms).await? {
-            return Ok(false);
-        }
-        for view in self.rules.added_since(by) {
-            if !self.has_time(until_ms) {
-                return Ok(false);
-            }
-            self.history.fill(view, self.partition, self.segment.epoch(), &self.token(view, "refill", until_ms)).await?;
-        }
-        Ok(true)
-    }
-
-    async fn wiped(&self, what: Wiped, until_ms: i64) -> Result<bool, Error> {
-        let secs = self.secs_left(until_ms);
-        if secs == 0 {
-            return Ok(false);
-        }
-        self.history.wipe(self.partition, self.segment.epoch(), what, secs).await?;
-        Ok(true)
-    }
-
-    /// Enough for an insert.
-    fn has_time(&self, until_ms: i64) -> bool {
-        u64::from(self.secs_left(until_ms)) >= INSERT_DEADLINE.as_secs()
-    }
-
-    fn secs_left(&self, until_ms: i64) -> u32 {
-        u32::try_from((until_ms - self.yard.now_ms()).div_euclid(1000)).unwrap_or_default()
-    }
-}
-
-fn compare_raw(found: &Found, tally: Tally, fold: u64) -> Option<Difference> {
-    let mut events = RowCount::default();
-    found.iter().filter(|(part, _)| matches!(part, PartKey::Events(_))).for_each(|(_, count)| events.merge(*count));
-    let expected = RowCount { rows: tally.events, fold };
-    if events != expected {
-        return Some(Difference::Events { found: events, expected });
-    }
-    let dead = found.get(&PartKey::DeadLetters).map_or(0, |count| count.rows);
-    let expected = tally.duplicates + tally.dead_letters;
-    (dead != expected).then_some(Difference::DeadLetters { found: dead, expected })
 }

@@ -54,8 +54,8 @@ impl<C: Consumer, F: Fn() -> Result<C, Error> + Send + Sync + 'static> Yard for 
         }
     }
 
-    async fn reread(&self, partition: Partition, segment: &Segment) -> Result<Vec<Block>, CloseError> {
-        let range = self.rules.epoch_bits.range_of(segment.epoch());
+    async fn reread(&self, partition: Partition, epoch: Epoch) -> Result<Vec<Block>, CloseError> {
+        let range = self.rules.epoch_bits.range_of(epoch);
         let (rules, history, connect) = (Arc::clone(&self.rules), Arc::clone(&self.history), Arc::clone(&self.connect));
         let runtime = Handle::current();
         let read = tokio::task::spawn_blocking(move || read_blocks(connect()?, &*history, &runtime, &rules, partition, range)).await;

@@ -20,9 +20,9 @@ use tidemark_core::offset::{NextOffset, OffsetRange, Partition};
 use tidemark_core::question::{Question, Rows};
 use tidemark_core::view::ViewId;
 use tidemark_core::window::BucketError;
-use tidemark_history::History;
 use tidemark_history::ledger::{Entry, LedgerRow};
 use tidemark_history::raw::recall;
+use tidemark_history::{History, Marks};
 use tidemark_snapshot::Store;
 use tidemark_topic::{Consumer, Control, Extent, Happened, now_ms};
 use tidemark_traces::Journeys;
@@ -218,6 +218,11 @@ impl Speed {
 
     fn tide(&self, partition: Partition) -> Option<Arc<RwLock<Tide>>> {
         self.partitions.get(&partition).map(|owned| Arc::clone(&owned.tide))
+    }
+
+    /// M of each partition here.
+    pub(crate) fn marks(&self) -> Marks {
+        self.partitions.iter().map(|entry| (*entry.key(), entry.value().tide.read().waterline().mark)).collect()
     }
 
     pub(crate) fn owned(&self) -> Vec<(Partition, Owned)> {

@@ -78,7 +78,7 @@ impl Yard for Here {
         Ok(())
     }
 
-    async fn reread(&self, _: Partition, _: &Segment) -> Result<Vec<Block>, CloseError> {
+    async fn reread(&self, _: Partition, _: Epoch) -> Result<Vec<Block>, CloseError> {
         if self.forgotten.load(Ordering::Relaxed) {
             return Err(CloseError::Log("the log has forgotten the records".into()));
         }

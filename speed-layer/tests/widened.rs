@@ -83,8 +83,8 @@ impl Yard for Here {
         Ok(())
     }
 
-    async fn reread(&self, _: Partition, segment: &Segment) -> Result<Vec<Block>, CloseError> {
-        Ok(vec![block(&self.rules, self.rules.epoch_bits.range_of(segment.epoch()))])
+    async fn reread(&self, _: Partition, epoch: Epoch) -> Result<Vec<Block>, CloseError> {
+        Ok(vec![block(&self.rules, self.rules.epoch_bits.range_of(epoch))])
     }
 }
 

@@ -1,5 +1,6 @@
 //! One file a command. Each wires crates together and decides nothing.
 
+pub mod audit;
 pub mod batch;
 pub mod bench;
 mod confirm;

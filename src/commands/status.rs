@@ -106,8 +106,11 @@ pub(super) fn troubles(status: &Value) -> Vec<String> {
     let unready = (!unready.is_empty()).then(|| format!("nothing is known yet of partition {}", unready.join(", ")));
     let broken = status["broken_invariants"].as_u64().filter(|broken| *broken > 0);
     let broken = broken.map(|broken| format!("{broken} checks of invariants have failed: the log says which"));
+    let damaged = status["ledger"]["damaged"].as_array().map_or(0, Vec::len);
+    let damaged = (damaged > 0).then(|| format!("{damaged} closed epochs are damaged, and not answered from: `tidemark audit` says more"));
     said(&status["live"])
         .into_iter()
+        .chain(damaged)
         .chain(said(&status["ledger"]))
         .chain(layers.filter_map(|(_, layer)| said(layer)))
         .chain(paused)
@@ -137,9 +140,9 @@ mod tests {
         let mut ill = well;
         ill["layers"]["speed"] = json!({"paused": true, "trouble": "waiting for the log"});
         ill["partitions"][0] = json!({"partition": 0, "ready": false});
-        ill["ledger"] = json!({"repairing": null, "trouble": "history does not answer"});
+        ill["ledger"] = json!({"repairing": null, "damaged": [{"partition": 0, "epoch": 1}], "trouble": "history does not answer"});
         ill["broken_invariants"] = json!(1);
-        assert_eq!(troubles(&ill).len(), 5, "{:?}", troubles(&ill));
+        assert_eq!(troubles(&ill).len(), 6, "{:?}", troubles(&ill));
         assert!(text(&ill).contains("not well: nothing is known yet of partition 0"));
     }
 }

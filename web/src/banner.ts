@@ -42,6 +42,13 @@ export function troubles(status: Status): Trouble[] {
   }
   if (status.ledger.trouble)
     note(`History does not answer: ${sentence(status.ledger.trouble)} Live counts go on; what needs history does not.`);
+  const damaged = status.ledger.damaged ?? [];
+  if (damaged.length) {
+    const names = damaged.slice(0, 3).map(({ partition, epoch, what }) => `epoch ${epoch} of partition ${partition} (${what})`);
+    grave(
+      `History is damaged: ${names.join(", ")}${damaged.length > 3 ? `, and ${damaged.length - 3} more` : ""}. No number comes from there until it is repaired; tidemark audit tells more.`,
+    );
+  }
   const repairing = status.ledger.repairing ?? [];
   if (repairing.length) {
     const names = repairing.slice(0, 5).map(({ partition, epoch }) => `${epoch} of partition ${partition}`);

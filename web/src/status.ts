@@ -32,7 +32,11 @@ export type Status = {
   lateness_ms: number;
   other_generations: { generation: number; state: string; partitions: Partition[] }[];
   live: { from: string; trouble: string | null };
-  ledger: { repairing: { partition: number; epoch: number }[] | null; trouble: string | null };
+  ledger: {
+    repairing: { partition: number; epoch: number }[] | null;
+    damaged?: { partition: number; epoch: number; what: string }[] | null;
+    trouble: string | null;
+  };
   layers: Record<string, Layer>;
   reconciliation?: { closed: number; repaired: number };
   broken_invariants: number;

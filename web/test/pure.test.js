@@ -200,6 +200,10 @@ test("what is not well is said in words", () => {
     /^true Partition 1 is stale: 1,234 records are not counted yet, 45 s behind\.$/,
   );
   check({ ledger: { repairing: [{ partition: 1, epoch: 7 }], trouble: null } }, /^false Being repaired: epoch 7 of partition 1\./);
+  check(
+    { ledger: { repairing: [], damaged: [{ partition: 1, epoch: 7, what: "a row is gone" }], trouble: null } },
+    /^true History is damaged: epoch 7 of partition 1 \(a row is gone\)\./,
+  );
   check({ ledger: { repairing: null, trouble: "no route" } }, /^false History does not answer: No route\./);
   check({ broken_invariants: 2 }, /^true 2 checks of invariants have failed/);
 });

@@ -193,7 +193,12 @@ impl Archive {
             self.execute_all(statements).await?;
             self.note(&rules, version).await?;
         }
-        Ok(ClickHouse { nodes: Arc::new(Nodes::new(&self.server, Some(&self.server.database))), tables: tables.clone(), rules })
+        Ok(ClickHouse {
+            nodes: Arc::new(Nodes::new(&self.server, Some(&self.server.database))),
+            tables: tables.clone(),
+            rules,
+            heard: Arc::default(),
+        })
     }
 
     /// Shows this generation to people who query ClickHouse directly.

@@ -50,6 +50,7 @@ impl ClickHouse {
         places: &Places,
         limit: u32,
     ) -> Result<Vec<Origin>, Error> {
+        self.known_damage().await?.must_be_sound(question.range, |of| of.begins_below(self.rules.epoch_bits, cut))?;
         let events = self.events();
         let last = cut.iter().last().map_or(0, |(p, _)| p.0);
         let places: Vec<String> = (0..=last).map(|p| places.get(&Partition(p)).map_or(u64::MAX, |at| at.get()).to_string()).collect();

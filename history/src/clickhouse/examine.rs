@@ -152,7 +152,7 @@ impl Archive {
 
     /// As [`Archive::history`], likewise.
     pub fn existing_history(&self, rules: Arc<Rules>) -> ClickHouse {
-        ClickHouse { nodes: Arc::clone(&self.nodes), tables: self.server.tables.clone(), rules }
+        ClickHouse { nodes: Arc::clone(&self.nodes), tables: self.server.tables.clone(), rules, heard: Arc::default() }
     }
 
     /// How the history of a generation gets on.

@@ -99,5 +99,5 @@ fn next(query: &str, rules: &Rules, aim: &Aim, explanation: &Explanation) -> Opt
     let (partition, offset, _) = explanation.events.last().filter(|_| explanation.events.len() == aim.limit as usize)?;
     let mut parameters = pairs(query);
     parameters.retain(|(name, _)| name != "next");
-    Some(format!("/v1/explain?{}&next={partition}:{offset}", pinned(&written(&parameters), rules.generation, explanation.cut())))
+    Some(format!("/v1/explain?{}&next={partition}:{offset}", pinned(&written(&parameters), rules.generation, 0, explanation.cut())))
 }

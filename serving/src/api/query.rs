@@ -142,6 +142,7 @@ pub(super) fn problem(error: AnswerError) -> Problem {
                 "this question needs history, which does not answer now; live answers of open epochs alone would be wrong, so there is none. Try again shortly",
             )
         }
+        AnswerError::Damaged(_) => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "history-damaged", "History is damaged", detail),
         AnswerError::TimedOut { .. } => Problem::new(
             StatusCode::GATEWAY_TIMEOUT,
             "position-not-reached",

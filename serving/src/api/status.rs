@@ -12,6 +12,7 @@ use tidemark_core::cell::Tally;
 use tidemark_core::offset::Partition;
 use tidemark_core::view::Dimension;
 use tidemark_core::window::rfc3339;
+use tidemark_history::audit::Damaged;
 use tidemark_history::generations::State as Standing;
 use tidemark_speed_layer::run::PartitionStatus;
 use tidemark_topic::{Control, now_ms};
@@ -27,6 +28,7 @@ pub async fn status(State(answering): State<Answering>) -> Json<Value> {
     let trouble = accounts.as_ref().err().or(repairing.as_ref().err());
     let repairing =
         repairing.as_ref().map(|epochs| epochs.iter().map(|(p, epoch)| json!({"partition": p.0, "epoch": epoch.0})).collect::<Vec<_>>());
+    let damaged = engine.history.damage().await.ok().map(|damage| damage.damaged.iter().map(damaged_epoch).collect::<Vec<_>>());
     let mut shown = json!({
         "topic": engine.topic,
         "generation": engine.rules.generation.0,
@@ -42,7 +44,7 @@ pub async fn status(State(answering): State<Answering>) -> Json<Value> {
             "from": match engine.live { Live::Here(_) => "memory", Live::InRedis(_) => "redis" },
             "trouble": engine.live.trouble(),
         },
-        "ledger": {"repairing": repairing.ok(), "trouble": trouble},
+        "ledger": {"repairing": repairing.ok(), "damaged": damaged, "revision": engine.history.revision(), "trouble": trouble},
         "layers": {},
         "broken_invariants": tidemark_core::invariant::broken(),
     });
@@ -54,6 +56,11 @@ pub async fn status(State(answering): State<Answering>) -> Json<Value> {
         shown["layers"]["batch"] = layer(&batch.control);
     }
     Json(shown)
+}
+
+/// A closed epoch that is not answered from.
+fn damaged_epoch(of: &Damaged) -> Value {
+    json!({"partition": of.partition.0, "epoch": of.epoch.0, "raw_is_sound": of.is_raw_sound(), "what": of.finding.what})
 }
 
 fn names(dimensions: &[Dimension]) -> Vec<&'static str> {

@@ -20,9 +20,26 @@ pub struct Answer {
     end: Option<BTreeMap<String, u64>>,
     /// Whose rules counted.
     generation: u32,
+    /// How often damage of closed history had been found or repaired; absent while it never has.
+    history_revision: Option<u64>,
+    /// What has happened to closed history since the answer that a permalink is from; absent if nothing has.
+    revised: Option<Vec<Revised>>,
     /// `true`: what is not exact is not answered.
     exact: bool,
     took_ms: Option<f64>,
+}
+
+/// Something that has happened to a closed epoch.
+#[derive(ToSchema)]
+pub struct Revised {
+    partition: u32,
+    epoch: u64,
+    /// `damaged`, `repaired` or `loss accepted`.
+    change: String,
+    /// In words.
+    what: String,
+    #[schema(format = DateTime)]
+    at: String,
 }
 
 /// The bucket's start, the dimensions and the measures that were asked for.
@@ -127,7 +144,7 @@ pub struct Status {
     watermark: Option<String>,
     /// How far event time must have passed a window's end before it is final.
     lateness_ms: u64,
-    /// Epochs that are being repaired, and what keeps that from being known.
+    /// Epochs that are being repaired, closed epochs that are damaged, history's revision, and what keeps that from being known.
     ledger: Map<String, Value>,
     /// Generations that are there, and do not answer.
     other_generations: Vec<Map<String, Value>>,

@@ -51,8 +51,8 @@ pub struct Question {
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct Pinned {
-    /// The answer at a cut that was, the same for ever: `GENERATION/CUT` as an answer's permalink has it, or the cut alone. Not with `last` or `at_least`.
-    #[param(pattern = "^([0-9]{1,9}/)?[0-9]{1,9}:[0-9]{1,18}(,[0-9]{1,9}:[0-9]{1,18})*$", example = "0:0")]
+    /// The answer at a cut that was, the same for ever: `GENERATION/CUT` as an answer's permalink has it, or the cut alone. Where history below the cut has been repaired since, the answer says so: `GENERATION.REVISION/CUT`. Not with `last` or `at_least`.
+    #[param(pattern = "^([0-9]{1,9}(\\.[0-9]{1,9})?/)?[0-9]{1,9}:[0-9]{1,18}(,[0-9]{1,9}:[0-9]{1,18})*$", example = "0:0")]
     at: Option<String>,
 }
 

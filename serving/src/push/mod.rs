@@ -222,7 +222,7 @@ impl Query {
             || *watermark_ms != asked.watermark_ms
             || match answer.source {
                 Source::Raw => *engine.reached.borrow() != answer.cut,
-                _ => !engine.is_still_at(&answer.cut, &answer.mark, &answer.end),
+                _ => answer.revision != engine.history.revision() || !engine.is_still_at(&answer.cut, &answer.mark, &answer.end),
             }
     }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tidemark_core::epoch::{Epoch, EpochBits};
 use tidemark_core::generation::Rules;
 use tidemark_core::offset::Partition;
+use tidemark_history::audit::Damage;
 use tidemark_history::clickhouse::{Archive, Examined, NEEDED, Pace, Server, Tables};
 use tidemark_history::declared::{differences, shapes};
 use tidemark_history::generations::{Generations, Input};
@@ -40,6 +41,8 @@ pub struct Standing {
     /// Of the generation that answers, as are the rest.
     pub marks: Marks,
     pub repairing: Vec<(Partition, Epoch)>,
+    /// What audits have found.
+    pub damage: Arc<Damage>,
     /// Where its records come from; `None` of a history that no version has opened yet that keeps it.
     pub input: Option<Input>,
 }
@@ -75,9 +78,10 @@ async fn standing(archive: &Archive) -> Result<Option<Standing>, Error> {
     let Some(generations) = archive.generations().await? else { return Ok(None) };
     let history = archive.existing_history(Arc::clone(generations.live()));
     let (pace, marks, repairing) = (archive.pace(generations.live()).await?, history.marks().await?, history.repairing().await?);
-    // There may be no such table yet, which is no failure.
+    // There may be no such tables yet, which is no failure.
+    let damage = history.damage().await.unwrap_or_default();
     let input = archive.input(generations.live().raw()).await.unwrap_or_default();
-    Ok(Some(Standing { generations, pace, marks, repairing, input }))
+    Ok(Some(Standing { generations, pace, marks, repairing, damage, input }))
 }
 
 /// Whether the servers answer, and what they are.
@@ -208,7 +212,20 @@ fn growth(pace: &Pace) -> Option<u64> {
 /// Whether epochs are closed: both layers have agreed on them.
 pub fn reconciliation(standing: &Standing, progress: Option<&Progress>, bits: EpochBits) -> Finding {
     let check = "reconciliation";
-    let Standing { pace, marks, repairing, .. } = standing;
+    let Standing { pace, marks, repairing, damage, .. } = standing;
+    if let Some(of) = damage.damaged.first() {
+        return Finding::failure(
+            check,
+            format!(
+                "{} closed epochs are damaged, and not answered from: of epoch {} of partition {}, {}",
+                damage.damaged.len(),
+                of.epoch,
+                of.partition,
+                of.finding.what
+            ),
+            "a speed layer repairs what it can, if audit.repair is on; `tidemark audit --repair` does it now, and says of what it cannot why",
+        );
+    }
     if let Some((partition, epoch)) = repairing.first() {
         return Finding::warning(
             check,
@@ -266,7 +283,14 @@ mod tests {
     fn standing() -> Standing {
         let generations = Generations::new([Arc::new(rules(true))], []).expect("there is one");
         let pace = Pace { closed: 1, last_closed_ms: now_ms(), events: 100, events_of_a_day: 50, bytes: 2000 };
-        Standing { generations, pace, marks: BTreeMap::from([(Partition(0), Mark::at(Epoch(1)))]), repairing: vec![], input: None }
+        Standing {
+            generations,
+            pace,
+            marks: BTreeMap::from([(Partition(0), Mark::at(Epoch(1)))]),
+            repairing: vec![],
+            damage: Arc::default(),
+            input: None,
+        }
     }
 
     fn server(version: &str) -> (String, Result<Examined, Error>) {
@@ -309,7 +333,7 @@ mod tests {
 
     #[test]
     fn tables_are_held_against_what_is_declared() {
-        check(&tables(&found(vec![server("26.7")]), &OWN).expect("a server answered"), Level::Ok, "14 tables");
+        check(&tables(&found(vec![server("26.7")]), &OWN).expect("a server answered"), Level::Ok, "15 tables");
         let mut lacking = server("26.7");
         lacking.1.as_mut().expect("it answers").tables.remove("by_type_1d_g1_filler");
         check(

@@ -6,6 +6,7 @@ mod accidents;
 mod any_moment;
 mod asking;
 mod attack;
+mod audit;
 mod bad_requests;
 mod bounded;
 mod client;

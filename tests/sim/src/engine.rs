@@ -6,6 +6,7 @@ use crate::ground::{Ground, lock};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
+use std::ops::Range;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
@@ -15,6 +16,7 @@ use tidemark_core::offset::{OffsetRange, Partition};
 use tidemark_core::question::{Groups, Question, Rows};
 use tidemark_core::view::ViewId;
 use tidemark_core::window::TimeRange;
+use tidemark_history::audit::{Change, Damage, Entry as Record, EpochSums, Part};
 use tidemark_history::evidence::{Counted, Origin, Page, Placed, Places, Uncounted};
 use tidemark_history::ledger::{CLOSE_WITHIN_MS, Entry, LedgerRow};
 use tidemark_history::memory::MemoryHistory;
@@ -24,6 +26,9 @@ use tidemark_history::{Contents, DeadLetter, DeadLetterQuery, Digest, EpochCells
 
 /// The longest that an insert runs in the engine (`clickhouse::INSERT_DEADLINE`).
 const INSERT_MS: i64 = 20_000;
+
+/// After that, who answers has heard of damage, and has answered what was asked before (`audit::HEARD_FOR` and half a minute).
+const HEARD_BY_ALL_MS: i64 = 33_000;
 
 /// In each poll of a call that waits, the chance that the caller hears no more of it.
 const UNHEARD_PER_MILLE: usize = 4;
@@ -182,8 +187,18 @@ impl Engine {
         );
     }
 
-    fn check_may_wipe(&self, partition: Partition, epoch: Epoch) {
-        assert!(!self.entries(partition, epoch).contains(&Entry::Closed), "{partition} epoch {epoch} is wiped, but it is closed");
+    fn check_may_wipe(&self, partition: Partition, epoch: Epoch, what: Wiped) {
+        let damage = at_once(self.twin.damage()).expect("the twin tells of damage");
+        let is_closed = self.entries(partition, epoch).contains(&Entry::Closed);
+        // All that is known since it was last sound; raw rows answer until they are known to be damaged too.
+        let of_epoch = damage.changes.iter().rev().filter(|change| (change.partition, change.epoch) == (partition, epoch));
+        let mut since_sound = of_epoch.map_while(|change| match &change.entry {
+            Record::Damaged(finding) => Some((change.at_ms, finding.part)),
+            Record::Repaired(_) | Record::LossAccepted(_) => None,
+        });
+        let is_known = since_sound
+            .any(|(at_ms, part)| (what != Wiped::Everything || part == Part::Raw) && at_ms + HEARD_BY_ALL_MS <= self.ground.now_ms());
+        assert!(!is_closed || is_known, "{partition} epoch {epoch} is wiped, but it is closed, and not everybody knows of damage");
     }
 }
 
@@ -225,7 +240,7 @@ impl History for Engine {
     }
 
     async fn wipe(&self, partition: Partition, epoch: Epoch, what: Wiped, deadline_secs: u32) -> Result<(), Error> {
-        self.check_may_wipe(partition, epoch);
+        self.check_may_wipe(partition, epoch, what);
         let id = {
             let running = &mut *lock(&self.running);
             let id = running.next_wipe;
@@ -299,6 +314,55 @@ impl History for Engine {
 
     async fn contents(&self, partition: Partition, range: OffsetRange, bits: u8) -> Result<Contents, Error> {
         self.twin.contents(partition, range, bits).await
+    }
+
+    async fn sums(&self, partition: Partition, epochs: Range<Epoch>) -> Result<Vec<EpochSums>, Error> {
+        self.heard("sums of epochs", self.twin.sums(partition, epochs)).await
+    }
+
+    async fn staged_content(&self, partition: Partition, range: OffsetRange) -> Result<u64, Error> {
+        self.heard("what staged rows say", self.twin.staged_content(partition, range)).await
+    }
+
+    async fn note_content(&self, partition: Partition, epoch: Epoch, is_closed: bool) -> Result<(), Error> {
+        self.heard("a note", self.twin.note_content(partition, epoch, is_closed)).await
+    }
+
+    fn revision(&self) -> u64 {
+        self.twin.revision()
+    }
+
+    async fn damage(&self) -> Result<Arc<Damage>, Error> {
+        self.twin.damage().await
+    }
+
+    async fn damage_now(&self) -> Result<Arc<Damage>, Error> {
+        self.heard("damage", self.twin.damage_now()).await
+    }
+
+    async fn record_change(&self, change: &Change, until_ms: Option<i64>) -> Result<(), Error> {
+        let polls = 1 + self.ground.below(if self.ground.is_calm() { 1 } else { 12 });
+        let arrived = async {
+            for _ in 0..polls {
+                pause().await;
+            }
+            let Change { partition, epoch, entry, .. } = change;
+            if until_ms.is_some_and(|until_ms| self.ground.now_ms() >= until_ms) {
+                self.ground.say(format_args!("audit {partition} epoch {epoch}: {entry:?}: too late"));
+                return Ok(());
+            }
+            self.ground.say(format_args!("audit {partition} epoch {epoch}: {entry:?}"));
+            self.twin.record_change(change, until_ms).await
+        };
+        self.heard("a change", arrived).await
+    }
+
+    async fn checked(&self, partition: Partition) -> Result<Option<Epoch>, Error> {
+        self.heard("what is checked", self.twin.checked(partition)).await
+    }
+
+    async fn record_checked(&self, partition: Partition, up_to: Epoch) -> Result<(), Error> {
+        self.heard("that it is checked", self.twin.record_checked(partition, up_to)).await
     }
 
     async fn digest(&self, view: ViewId, range: TimeRange, marks: &Marks) -> Result<Digest, Error> {

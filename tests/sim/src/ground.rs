@@ -49,6 +49,11 @@ pub struct Totals {
     pub rebalances: u64,
     pub crashes: u64,
     pub lost_positions: u64,
+    /// Closed epochs that were damaged, and that were written again.
+    pub damaged: u64,
+    pub closed_repaired: u64,
+    /// Questions that were refused, for what they ask was damaged.
+    pub refused: u64,
     pub records: u64,
 }
 
@@ -57,6 +62,9 @@ impl Totals {
         self.answers += other.answers;
         self.pinned += other.pinned;
         self.epochs_closed += other.epochs_closed;
+        self.damaged += other.damaged;
+        self.closed_repaired += other.closed_repaired;
+        self.refused += other.refused;
         self.repairs += other.repairs;
         self.rows_lost += other.rows_lost;
         self.rows_doubled += other.rows_doubled;

@@ -133,14 +133,22 @@ impl Query {
         })
     }
 
-    /// Goes on; true when it has been answered, rightly.
+    /// Goes on; true when it has been answered, rightly, or refused.
     pub fn step(&mut self, ground: &Ground, engine: &Engine, log: &Log) -> bool {
         let mut history = self.history.take().unwrap_or_else(|| self.ask_history(engine, ground));
         let Some(outcome) = history.step() else {
             self.history = Some(history);
             return false;
         };
-        let Ok((cut, rows)) = outcome else { return false };
+        let (cut, rows) = match outcome {
+            Ok(answer) => answer,
+            // Whoever asks tries again some other time.
+            Err(Error::Damaged { .. }) => {
+                ground.count(|totals| totals.refused += 1);
+                return true;
+            }
+            Err(_) => return false,
+        };
         let mut answer = std::mem::take(&mut self.speed);
         merge_rows(&mut answer, rows);
         let mut expected = Counted::new();

@@ -8,10 +8,12 @@ use std::sync::Arc;
 use tidemark_core::epoch::{Epoch, Mark};
 use tidemark_core::judge::Judge;
 use tidemark_core::offset::{NextOffset, Offset, Partition};
+use tidemark_history::Error;
 use tidemark_history::History;
 use tidemark_history::block::{Block, BlockBuilder};
 use tidemark_history::ledger::Clock;
 use tidemark_history::memory::MemoryHistory;
+use tidemark_speed_layer::audit::{Audited, Auditor, Mode, Outcome};
 use tidemark_speed_layer::reconcile::{CloseError, Closing, Difference, Yard, close};
 use tidemark_speed_layer::segment::Segment;
 use tidemark_speed_layer::tide::Tide;
@@ -37,13 +39,13 @@ impl Yard for SimulatedYard {
         Ok(())
     }
 
-    async fn reread(&self, partition: Partition, segment: &Segment) -> Result<Vec<Block>, CloseError> {
+    async fn reread(&self, partition: Partition, epoch: Epoch) -> Result<Vec<Block>, CloseError> {
         crate::executor::pause().await;
         if self.ground.fault(20) {
             return Err(CloseError::Log("the log does not answer".into()));
         }
         let rules = &self.ground.rules;
-        let range = rules.epoch_bits.range_of(segment.epoch());
+        let range = rules.epoch_bits.range_of(epoch);
         let mut judge = Judge::new(rules);
         let mut builder = BlockBuilder::new(partition, range.from());
         let mut blocks = Vec::new();
@@ -63,6 +65,42 @@ impl Yard for SimulatedYard {
         builder.skip_to(range.to());
         blocks.extend(builder.finish().0);
         Ok(blocks)
+    }
+}
+
+/// A look at a closed epoch that was damaged. It outlives its owner where that only stalls.
+#[derive(Debug)]
+pub struct Audit {
+    pub partition: Partition,
+    task: Task<Result<Vec<Audited>, Error>>,
+}
+
+impl Audit {
+    pub fn new(ground: &Ground, log: &Log, engine: &Engine, partition: Partition, epoch: Epoch) -> Self {
+        let (yard, engine) = (SimulatedYard { ground: ground.clone(), log: log.clone() }, engine.clone());
+        let audit = async move {
+            let auditor = Auditor { yard: &yard, history: &engine, rules: &yard.ground.rules, mode: Mode::Repair };
+            auditor.audit(partition, epoch..epoch.next()).await
+        };
+        Self { partition, task: Task::new(audit) }
+    }
+
+    /// One step; true if it was the last.
+    pub fn step(&mut self, ground: &Ground) -> bool {
+        let Some(outcome) = self.task.step() else { return false };
+        ground.say(format_args!("audit {}: {outcome:?}", self.partition));
+        let repaired = |audited: &&Audited| matches!(audited.outcome, Outcome::Repaired(_));
+        let repaired = outcome.iter().flatten().filter(repaired).count() as u64;
+        ground.count(|totals| totals.closed_repaired += repaired);
+        true
+    }
+
+    /// Somebody looks at an epoch, and says what is wrong; nothing goes wrong meanwhile.
+    pub fn record(ground: &Ground, log: &Log, engine: &Engine, partition: Partition, epoch: Epoch) {
+        let yard = SimulatedYard { ground: ground.clone(), log: log.clone() };
+        let auditor = Auditor { yard: &yard, history: &engine.twin, rules: &ground.rules, mode: Mode::Record };
+        let found = at_once(auditor.audit(partition, epoch..epoch.next())).expect("the twin answers");
+        ground.say(format_args!("audit {partition} epoch {epoch}: found {found:?}"));
     }
 }
 

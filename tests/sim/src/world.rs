@@ -8,12 +8,13 @@ use crate::log::Log;
 use crate::pinned::Pinned;
 use crate::query::Query;
 use crate::recount::{Asked, Counted, Kind, plain, recount};
-use crate::speed::{Closer, Owner};
+use crate::speed::{Audit, Closer, Owner};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use tidemark_batch_layer::commit::Fenced;
 use tidemark_core::cell::Tally;
 use tidemark_core::epoch::{Epoch, Mark};
-use tidemark_core::offset::Partition;
+use tidemark_core::offset::{Offset, Partition};
+use tidemark_core::view::ViewId;
 use tidemark_core::window::Level;
 use tidemark_history::ledger::Entry;
 use tidemark_history::rows::{PartKey, RowCount};
@@ -56,6 +57,7 @@ struct World {
     engine: Engine,
     sides: Vec<Side>,
     queries: Vec<Query>,
+    audits: Vec<Audit>,
     pinned: Pinned,
     weather: Weather,
 }
@@ -80,6 +82,9 @@ enum Move {
     CrashSpeed,
     Kill,
     LosePosition,
+    /// An accident changes rows of a closed epoch, and an audit finds that.
+    Damage,
+    Audit,
 }
 
 /// How often each thing happens: every seed has its own weather, so that some worlds are all storms of one kind.
@@ -87,7 +92,7 @@ enum Move {
 struct Weather(Vec<(Move, usize)>);
 
 impl Weather {
-    const USUAL: [(Move, usize); 16] = [
+    const USUAL: [(Move, usize); 18] = [
         (Move::Append, 180),
         (Move::Batch, 220),
         (Move::Engine, 180),
@@ -104,6 +109,8 @@ impl Weather {
         (Move::CrashSpeed, 4),
         (Move::Kill, 4),
         (Move::LosePosition, 2),
+        (Move::Damage, 10),
+        (Move::Audit, 60),
     ];
 
     fn of(ground: &Ground) -> Self {
@@ -145,7 +152,17 @@ impl World {
         let weather = Weather::of(&ground);
         let sides = (0..PARTITIONS).map(Partition).map(side).collect();
         let pinned = Pinned::new(&ground, seed);
-        let mut world = Self { ground, log: Log::default(), group: Group::default(), engine, sides, queries: Vec::new(), pinned, weather };
+        let mut world = Self {
+            ground,
+            log: Log::default(),
+            group: Group::default(),
+            engine,
+            sides,
+            queries: Vec::new(),
+            audits: Vec::new(),
+            pinned,
+            weather,
+        };
         (0..world.sides.len()).for_each(|at| world.new_batch_owner(at));
         world
     }
@@ -181,6 +198,8 @@ impl World {
             Move::CrashSpeed => self.crash_speed(at),
             Move::Kill => self.engine.kill(),
             Move::LosePosition => self.lose_position(at),
+            Move::Damage => self.damage(at),
+            Move::Audit => self.step_audit(),
         }
     }
 
@@ -215,6 +234,44 @@ impl World {
         self.engine.advance(60_000);
         self.group.lose_position(self.sides[at].partition);
         self.new_batch_owner(at);
+    }
+
+    /// Rows of a closed epoch are lost, or altered. Until that has been found answers may be wrong, so it is found at once.
+    fn damage(&mut self, at: usize) {
+        let partition = self.sides[at].partition;
+        let marks = at_once(self.engine.marks()).expect("the twin has a ledger");
+        let closed = marks.get(&partition).map_or(0, |mark| mark.oldest_open().0);
+        if closed == 0 {
+            return;
+        }
+        let epoch = Epoch(self.ground.below(usize::try_from(closed).unwrap_or(usize::MAX)) as u64);
+        let offset = Offset::new(self.ground.rules.epoch_bits.start_of(epoch).get() + self.ground.below(4) as u64);
+        let (view, level) = (ViewId(self.ground.below(2)), Level::ALL[self.ground.below(3)]);
+        match self.ground.below(3) {
+            0 => self.engine.twin.lose_raw(partition, offset),
+            1 => self.engine.twin.alter_raw(partition, offset),
+            _ => self.engine.twin.lose_cells(EpochCells { view, level, partition, epoch }),
+        }
+        self.ground.say(format_args!("{partition} epoch {epoch} is damaged"));
+        self.ground.count(|totals| totals.damaged += 1);
+        Audit::record(&self.ground, &self.log, &self.engine, partition, epoch);
+    }
+
+    /// Goes on with an audit, or begins one of a damaged epoch.
+    fn step_audit(&mut self) {
+        let damage = at_once(self.engine.twin.damage()).expect("the twin tells of damage");
+        if self.audits.len() < if self.ground.is_calm() { 1 } else { STALLED }
+            && let Some(of) = damage.damaged.get(self.ground.below(damage.damaged.len().max(1)))
+        {
+            self.audits.push(Audit::new(&self.ground, &self.log, &self.engine, of.partition, of.epoch));
+        }
+        if !self.audits.is_empty() {
+            let nth = self.ground.below(self.audits.len());
+            if self.audits[nth].step(&self.ground) {
+                drop(self.audits.swap_remove(nth));
+            }
+            self.engine.notice();
+        }
     }
 
     fn step_speed(&mut self, at: usize) {
@@ -319,7 +376,8 @@ impl World {
                 30..60 => self.engine.step(),
                 60..90 => self.step_speed(at),
                 90..93 => self.step_batch(at, 0),
-                93..96 => self.step_stalled_closer(at),
+                93..94 => self.step_stalled_closer(at),
+                94..97 => self.step_audit(),
                 _ => self.engine.advance(8_000),
             }
             if self.is_settled() {
@@ -338,13 +396,17 @@ impl World {
     }
 
     fn is_settled(&self) -> bool {
-        self.sides.iter().all(|side| {
-            let end = self.log.end(side.partition);
-            let committed = self.group.committed(side.partition);
-            let line = side.speed.as_ref().map(|owner| owner.tide.waterline());
-            committed.is_some_and(|committed| committed.next == end)
-                && line.is_some_and(|line| line.position == end && line.mark.oldest_open() == self.ground.rules.epoch_bits.epoch_at(end))
-        })
+        let damage = at_once(self.engine.twin.damage()).expect("the twin tells of damage");
+        damage.damaged.is_empty()
+            && self.audits.is_empty()
+            && self.sides.iter().all(|side| {
+                let end = self.log.end(side.partition);
+                let committed = self.group.committed(side.partition);
+                let line = side.speed.as_ref().map(|owner| owner.tide.waterline());
+                committed.is_some_and(|committed| committed.next == end)
+                    && line
+                        .is_some_and(|line| line.position == end && line.mark.oldest_open() == self.ground.rules.epoch_bits.epoch_at(end))
+            })
     }
 
     /// Invariants I2 and I3, when an epoch has been closed.
