@@ -3,9 +3,10 @@
 use crate::key::{Digest, Key, Scope};
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::header::{AUTHORIZATION, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::http::header::{AUTHORIZATION, HOST, HeaderName, ORIGIN, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -15,6 +16,10 @@ use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 use std::sync::Arc;
 use tidemark_ingest::Problem;
+
+/// What a browser says of a request that a page makes: <https://www.w3.org/TR/fetch-metadata/>
+const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// <https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/>, version 10
@@ -27,16 +32,18 @@ type Limiter = RateLimiter<NotKeyed, InMemoryState, DefaultClock, StateInformati
 #[derive(Debug)]
 pub struct Access {
     keys: Vec<(Key, Option<Limiter>)>,
+    /// Something in front keeps strangers out, and may call this server by any name.
+    is_behind: bool,
 }
 
 impl Access {
-    /// Without keys everything is open.
-    pub fn new(keys: Vec<Key>) -> Arc<Self> {
+    /// Without keys everything is open to this machine; or to everybody who comes by what is in front, if something is (`--open`).
+    pub fn new(keys: Vec<Key>, is_behind: bool) -> Arc<Self> {
         let limited = |key: Key| {
             let limit = key.requests_per_second.map(|n| RateLimiter::direct(Quota::per_second(n)).with_middleware());
             (key, limit)
         };
-        Arc::new(Self { keys: keys.into_iter().map(limited).collect() })
+        Arc::new(Self { keys: keys.into_iter().map(limited).collect(), is_behind })
     }
 
     pub fn is_open(&self) -> bool {
@@ -46,7 +53,10 @@ impl Access {
     /// Lets only keys of a scope through to a router's routes.
     pub fn guard(self: &Arc<Self>, scope: Scope, routes: Router) -> Router {
         if self.is_open() {
-            return routes;
+            let is_behind = self.is_behind;
+            return routes.route_layer(from_fn(move |request: Request, next: Next| async move {
+                if let Some(refused) = foreign(&request, is_behind) { refused.into_response() } else { next.run(request).await }
+            }));
         }
         routes.route_layer(from_fn_with_state((Arc::clone(self), scope), check))
     }
@@ -68,6 +78,38 @@ fn authorization(value: &HeaderValue) -> Option<String> {
         ("Basic", packed) => {
             let pair = String::from_utf8(BASE64.decode(packed.trim()).ok()?).ok()?;
             Some(pair.split_once(':')?.0.to_owned())
+        }
+        _ => None,
+    }
+}
+
+/// Why a request may come from a page of somebody else's, if it may: a browser on this machine reaches what is open to this machine,
+/// whoever's page it shows. It says where a request comes from; and a page that has its own name lead here (DNS rebinding) has that
+/// name in `Host`, for an address cannot be made to lead elsewhere.
+fn foreign(request: &Request, is_behind: bool) -> Option<Problem> {
+    let header = |name: HeaderName| request.headers().get(name).map(|value| value.to_str().unwrap_or_default());
+    let refused = |detail: String| Some(Problem::new(StatusCode::FORBIDDEN, "foreign-page", "Not for pages of others", detail));
+    let is_link = request.method() == Method::GET && header(FETCH_MODE) == Some("navigate");
+    if matches!(header(FETCH_SITE), Some("cross-site" | "same-site")) && !is_link {
+        return refused("a browser says that a page of another site asks this; without keys only this server's own page may".into());
+    }
+    if is_behind {
+        return None;
+    }
+    // Over HTTP/2 it stands in the address.
+    let host = header(HOST).or_else(|| request.uri().authority().map(Authority::as_str));
+    let authority: Option<Authority> = host.and_then(|host| host.parse().ok());
+    let name = authority.as_ref().map(|authority| authority.host().trim_matches(['[', ']']));
+    let is_ours = name.is_some_and(|name| name.eq_ignore_ascii_case("localhost") || name.parse::<std::net::IpAddr>().is_ok());
+    if host.is_some() && !is_ours {
+        let host = host.unwrap_or_default().escape_default();
+        return refused(format!(
+            "without keys this server answers to `localhost` and to its addresses, not to `{host}`: make keys (`tidemark key`), or say --open if something in front of it keeps strangers out"
+        ));
+    }
+    match header(ORIGIN) {
+        Some(origin) if origin.split_once("://").map(|(_, authority)| authority) != host => {
+            refused(format!("a page of `{}` asks this; without keys only this server's own page may", origin.escape_default()))
         }
         _ => None,
     }
@@ -130,7 +172,7 @@ mod tests {
     }
 
     fn router(keys: Vec<Key>) -> Router {
-        let access = Access::new(keys);
+        let access = Access::new(keys, false);
         let read = access.guard(Scope::Read, Router::new().route("/read", get(async || "read")));
         let admin = access.guard(Scope::Admin, Router::new().route("/admin", get(async || "done")));
         read.merge(admin).route("/open", get(async || "open"))
@@ -171,8 +213,31 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_keys_everything_is_open() {
-        assert_eq!(status(&router(vec![]), "/admin", None).await, 200);
+    async fn without_keys_everything_is_open_but_not_to_the_pages_of_others() {
+        let behind = Access::new(vec![], true).guard(Scope::Admin, Router::new().route("/admin", get(async || "done")));
+        let ours = router(vec![]);
+        let ask = async |router: &Router, headers: &[(&str, &str)]| {
+            let request = headers.iter().fold(Request::get("/admin"), |request, (name, value)| request.header(*name, *value));
+            router.clone().oneshot(request.body(Body::empty()).expect("a request")).await.expect("an answer").status().as_u16()
+        };
+        let here = ("host", "127.0.0.1:8080");
+        for (wanted, wanted_behind, headers) in [
+            (200, 200, &[][..]),
+            (200, 200, &[here]),
+            (200, 200, &[("host", "localhost:8080"), ("origin", "http://localhost:8080")]),
+            (200, 200, &[("host", "[::1]:8080"), ("sec-fetch-site", "same-origin")]),
+            (200, 200, &[here, ("sec-fetch-site", "none")]),
+            // A link on a page of somebody else's shows an answer, and does not tell it to that page.
+            (200, 200, &[here, ("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")]),
+            (403, 403, &[here, ("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "cors")]),
+            (403, 403, &[here, ("sec-fetch-site", "same-site")]),
+            (403, 200, &[("host", "rebound.example:8080")]),
+            (403, 200, &[here, ("origin", "https://evil.example")]),
+            (403, 200, &[here, ("origin", "null")]),
+            (403, 200, &[("host", "127.0.0.1:8080"), ("origin", "http://127.0.0.1:8081")]),
+        ] {
+            assert_eq!((ask(&ours, headers).await, ask(&behind, headers).await), (wanted, wanted_behind), "{headers:?}");
+        }
     }
 
     #[tokio::test]

@@ -1,9 +1,10 @@
 //! The data directory of `tidemark up`: one owner at a time, and a small file that tells others where things listen.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -34,7 +35,8 @@ impl DataDir {
     /// [`Error::DirectoryLocked`] if another process has it, [`Error::StaleChild`] if an engine of an earlier run still lives.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, Error> {
         let dir = dir.as_ref();
-        fs::create_dir_all(dir).map_err(Error::file("create the directory", dir))?;
+        // Of this user alone: there is no password to what listens for it.
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(Error::file("create the directory", dir))?;
         let root = dir.canonicalize().map_err(Error::file("open the directory", dir))?;
         let path = root.join("lock");
         let mut lock = OpenOptions::new()
@@ -54,7 +56,9 @@ impl DataDir {
 
         let this = Self { root, _lock: lock };
         for part in [this.kafka(), this.clickhouse(), this.logs()] {
-            fs::create_dir_all(&part).map_err(Error::file("create the directory", &part))?;
+            DirBuilder::new().recursive(true).mode(0o700).create(&part).map_err(Error::file("create the directory", &part))?;
+            // Earlier versions made it for everybody.
+            fs::set_permissions(&part, Permissions::from_mode(0o700)).map_err(Error::file("close the directory", &part))?;
         }
         this.refuse_stale_children()?;
         this.remove_runtime();
@@ -110,7 +114,7 @@ impl DataDir {
         let (path, new) = (self.root.join(Runtime::FILE), self.root.join("tidemark.json.new"));
         let mut text = serde_json::to_vec_pretty(runtime).unwrap_or_default();
         text.push(b'\n');
-        fs::write(&new, text).map_err(Error::file("write", &new))?;
+        write_secret(&new, &text).map_err(Error::file("write", &new))?;
         fs::rename(&new, &path).map_err(Error::file("write", &path))
     }
 
@@ -118,6 +122,13 @@ impl DataDir {
     pub fn remove_runtime(&self) {
         let _ = fs::remove_file(self.root.join(Runtime::FILE));
     }
+}
+
+/// Writes a file that nobody else on this machine can read.
+pub(crate) fn write_secret(path: &Path, text: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    file.write_all(text)
 }
 
 /// How long a lock may still be seen after its owner let it go: the kernel closes a killed process's files after it is gone,
@@ -218,6 +229,18 @@ mod tests {
         assert!(refused.contains(&format!("process {}", std::process::id())), "{refused}");
         drop(first);
         DataDir::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn it_is_of_this_user_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("new");
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let data = DataDir::open(&root).unwrap();
+        fs::set_permissions(data.kafka(), Permissions::from_mode(0o755)).unwrap();
+        drop(data);
+        let data = DataDir::open(&root).unwrap();
+        assert_eq!([root, data.kafka(), data.clickhouse(), data.logs()].map(|path| mode(&path)), [0o700; 4]);
     }
 
     #[test]

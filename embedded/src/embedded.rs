@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 use crate::broker::{Broker, BrokerOptions};
 use crate::child::{ChildState, Supervisor};
 use crate::data_dir::{DataDir, Runtime, free_ports};
-use crate::engine::{Engine, EngineArgs, EngineCommand, EngineLimits};
+use crate::engine::{Engine, EngineArgs, EngineCommand, EngineLimits, USER, renew_secret};
 use crate::error::Error;
 use crate::locate::Engines;
 
@@ -73,6 +73,11 @@ impl Embedded {
         let library = engines.as_ref().map(|e| e.libchdb.clone()).unwrap_or_default();
         let broker =
             BrokerOptions { dir: dir.kafka(), logs: dir.logs(), port: kafka_port, controller_port, heap_mib: options.kafka_heap_mib };
+        let secret = if own_engine {
+            renew_secret(&dir.clickhouse()).map_err(Error::file("write a secret into", &dir.clickhouse()))?
+        } else {
+            String::new()
+        };
         let args = EngineArgs { library, data: dir.clickhouse(), port: clickhouse_port, limits: options.limits };
         let logs = dir.logs();
         let start_kafka = async {
@@ -85,7 +90,7 @@ impl Embedded {
         let (kafka, engine) = tokio::try_join!(start_kafka, start_engine)?;
 
         let own_kafka = format!("127.0.0.1:{kafka_port}");
-        let own_clickhouse = format!("http://127.0.0.1:{clickhouse_port}");
+        let own_clickhouse = format!("http://{USER}:{secret}@127.0.0.1:{clickhouse_port}");
         let runtime = Runtime {
             pid: std::process::id(),
             http: None,

@@ -44,6 +44,9 @@ use tidemark_core::window::{Level, TimeRange};
 /// Below the batch group's session timeout, so that an owner that loses its partition has no insert of unknown fate.
 pub const INSERT_DEADLINE: Duration = Duration::from_secs(20);
 
+/// A server that is asked every second and has not answered for so long does not answer.
+const SILENT_AFTER: Duration = Duration::from_secs(5);
+
 /// A history in ClickHouse.
 #[derive(Clone, Debug)]
 pub struct ClickHouse {
@@ -699,6 +702,10 @@ impl History for ClickHouse {
 
     async fn note_content(&self, partition: Partition, epoch: Epoch, is_closed: bool) -> Result<(), Error> {
         self.insert_noted(partition, epoch, is_closed).await
+    }
+
+    fn is_heard(&self) -> bool {
+        self.heard.lock().as_ref().is_some_and(|(at, _)| at.elapsed() < SILENT_AFTER)
     }
 
     fn revision(&self) -> u64 {

@@ -231,6 +231,9 @@ pub trait History: fmt::Debug + Send + Sync + 'static {
     /// anything; if `is_closed`, after somebody has made sure of what is there.
     async fn note_content(&self, partition: Partition, epoch: Epoch, is_closed: bool) -> Result<(), Error>;
 
+    /// It has answered a few seconds ago: a process asks it every second.
+    fn is_heard(&self) -> bool;
+
     /// How often history below the mark has changed, as far as is known here: who answers looks every second.
     fn revision(&self) -> u64;
 

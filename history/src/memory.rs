@@ -623,6 +623,10 @@ impl History for MemoryHistory {
         Ok(())
     }
 
+    fn is_heard(&self) -> bool {
+        true
+    }
+
     fn revision(&self) -> u64 {
         self.known_damage().revision()
     }

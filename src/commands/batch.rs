@@ -21,7 +21,7 @@ pub fn run(arguments: Member) -> Result<()> {
 
 async fn batch(config: Config) -> Result<()> {
     let mut stop = std::pin::pin!(super::stop_signal());
-    let access = Access::new(config.keys()?);
+    let access = Access::new(config.keys()?, config.open);
     let (door, url) = http::listen(&config, &access).await?;
     let starting = async { Crew::<Writing>::start(config.clone(), Servers::elsewhere(&config).await?).await };
     let crew = tokio::select! {

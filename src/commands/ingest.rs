@@ -29,7 +29,7 @@ pub fn run(settings: Settings) -> Result<()> {
 async fn ingest(config: Config) -> Result<()> {
     let mut stop = std::pin::pin!(super::stop_signal());
     let limits = config.rules()?.limits;
-    let access = Access::new(config.keys()?);
+    let access = Access::new(config.keys()?, config.open);
     let (door, url) = http::listen(&config, &access).await?;
     let kafka = config.kafka.connect(&config.kafka.bootstrap);
     let partitions = tokio::select! {

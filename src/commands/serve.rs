@@ -27,7 +27,7 @@ pub fn run(arguments: Deployed) -> Result<()> {
 
 async fn serve(config: Config) -> Result<()> {
     let mut stop = std::pin::pin!(super::stop_signal());
-    let access = Access::new(config.keys()?);
+    let access = Access::new(config.keys()?, config.open);
     let (door, url) = http::listen(&config, &access).await?;
     let starting = async { Crew::<Serving>::start(config.clone(), Servers::elsewhere(&config).await?).await };
     let mut crew = tokio::select! {

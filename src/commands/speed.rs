@@ -22,7 +22,7 @@ pub fn run(arguments: Member) -> Result<()> {
 
 async fn speed(config: Config) -> Result<()> {
     let mut stop = std::pin::pin!(super::stop_signal());
-    let access = Access::new(config.keys()?);
+    let access = Access::new(config.keys()?, config.open);
     let (door, url) = http::listen(&config, &access).await?;
     let starting = async { Crew::<Counting>::start(config.clone(), Servers::elsewhere(&config).await?).await };
     let crew = tokio::select! {

@@ -50,7 +50,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
 
 async fn up(config: Config, demo: bool) -> Result<()> {
     let mut stop = std::pin::pin!(stop_signal());
-    let access = Access::new(config.keys()?);
+    let access = Access::new(config.keys()?, config.open);
     let (door, url) = http::listen(&config, &access).await?;
     let embedded = tokio::select! {
         started = start_engines(&config) => started?,

@@ -32,7 +32,7 @@ pub(crate) fn admit(sql: &str, analysis: Analysis, only_reads: bool) -> Result<(
     if only_reads && class != READS {
         return Err(Exception::new(
             code::READONLY,
-            "only reads are allowed here; send changes with POST and without the setting readonly (READONLY)",
+            "only reads are allowed here; send changes with POST, with the password of this start (`clickhouse` in tidemark.json of the data directory), and without the setting readonly (READONLY)",
         ));
     }
     match class {

@@ -7,9 +7,12 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
+use axum::http::header::{AUTHORIZATION, ORIGIN};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::any;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -35,16 +38,19 @@ pub(crate) struct Front {
     /// Arguments of every session.
     base: Vec<String>,
     known_settings: HashSet<String>,
+    /// Whoever does not send it may only read.
+    secret: Option<String>,
     running: Arc<Semaphore>,
     bodies: Arc<Semaphore>,
 }
 
 impl Front {
-    pub(crate) fn new(chdb: Chdb, base: Vec<String>, known_settings: HashSet<String>) -> Self {
+    pub(crate) fn new(chdb: Chdb, base: Vec<String>, known_settings: HashSet<String>, secret: Option<String>) -> Self {
         Self {
             chdb,
             base,
             known_settings,
+            secret,
             running: Arc::new(Semaphore::new(RUNNING_LIMIT)),
             bodies: Arc::new(Semaphore::new(BODIES_LIMIT_BYTES)),
         }
@@ -60,6 +66,23 @@ impl Front {
         if let Ok(turns) = self.running.acquire_many(all).await {
             turns.forget();
         }
+    }
+
+    /// Whether a request may change anything.
+    fn may_write(&self, headers: &HeaderMap) -> bool {
+        let Some(secret) = &self.secret else { return true };
+        let basic = || {
+            let packed = headers.get(AUTHORIZATION)?.to_str().ok()?.strip_prefix("Basic ")?;
+            let pair = String::from_utf8(STANDARD.decode(packed.trim()).ok()?).ok()?;
+            Some(pair.split_once(':')?.1.to_owned())
+        };
+        let key = || Some(headers.get("x-clickhouse-key")?.to_str().ok()?.to_owned());
+        // All of it is compared, so that the time does not tell how much is right.
+        let is_it = |sent: String| {
+            let differing = sent.bytes().zip(secret.bytes()).fold(0, |differing, (a, b)| differing | (a ^ b));
+            sent.len() == secret.len() && differing == 0
+        };
+        key().or_else(basic).is_some_and(is_it)
     }
 
     async fn turn(&self) -> Result<OwnedSemaphorePermit, Exception> {
@@ -157,7 +180,13 @@ async fn handle(State(front): State<Arc<Front>>, request: Request) -> Response {
 async fn answer(front: Arc<Front>, request: Request) -> Result<Response, Exception> {
     let start = Instant::now();
     let (head, body) = request.into_parts();
+    if head.headers.contains_key(ORIGIN) || head.headers.get("sec-fetch-site").is_some_and(|site| site != "none") {
+        return Err(Exception::new(code::READONLY, "pages in a browser ask nothing here (READONLY)"));
+    }
     let mut ask = Ask::from_url(&head.method, head.uri.query().unwrap_or(""), &front.known_settings)?;
+    if !front.may_write(&head.headers) {
+        ask.read_only();
+    }
     let (body, share) = front.receive(body).await?;
     let work = ask.with_body(&head.headers, body)?;
     let turn = front.turn().await?;

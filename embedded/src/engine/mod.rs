@@ -12,6 +12,7 @@ mod request;
 
 use std::collections::HashSet;
 use std::ffi::OsString;
+use std::io::Read as _;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -29,6 +30,7 @@ use exception::Exception;
 use http::Front;
 
 use crate::child::{Launch, Probe, Supervisor};
+use crate::data_dir::write_secret;
 use crate::error::Error;
 use crate::ffi::chdb::{Chdb, Connection};
 use crate::ffi::process::leave;
@@ -80,6 +82,22 @@ impl Engine {
         })
         .await
     }
+}
+
+/// The file in the engine's data that says what whoever may write sends as password. The others may read. It is new with every start,
+/// and not on a command line, which everybody on the machine can see. Without it everybody may write.
+const SECRET: &str = "secret";
+
+/// The user that sends it.
+pub(crate) const USER: &str = "tidemark";
+
+/// Makes another secret, and keeps it where the engine will look.
+pub(crate) fn renew_secret(data: &Path) -> std::io::Result<String> {
+    let mut random = [0; 16];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut random)?;
+    let secret: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    write_secret(&data.join(SECRET), secret.as_bytes())?;
+    Ok(secret)
 }
 
 /// What the engine's process is told.
@@ -181,6 +199,11 @@ pub fn engine_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn boot(args: &EngineArgs) -> Result<(Front, Connection), Box<dyn std::error::Error>> {
     let start = Instant::now();
     let config = config::write(&args.data, args.limits)?;
+    let secret = match std::fs::read_to_string(args.data.join(SECRET)) {
+        Ok(secret) => Some(secret),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error.into()),
+    };
     let chdb = Chdb::load(&args.library)?;
     let loaded = start.elapsed();
     confine(args)?;
@@ -191,7 +214,7 @@ fn boot(args: &EngineArgs) -> Result<(Front, Connection), Box<dyn std::error::Er
     let known = known_settings(&keep).map_err(said)?;
     let (settings, ready) = (known.len(), start.elapsed());
     tracing::info!(?loaded, ?ready, settings, "the engine is up on {}", args.data.display());
-    Ok((Front::new(chdb, base, known), keep))
+    Ok((Front::new(chdb, base, known, secret), keep))
 }
 
 /// What the engine reads besides its data: its own code for stack traces, time zones, and what it counts load and memory by.

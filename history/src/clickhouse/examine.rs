@@ -97,7 +97,7 @@ impl Server {
             let late = |_| node.unavailable(format!("no answer within {} s", patience.as_secs()));
             tokio::time::timeout(patience, examine(node, &self.database)).await.map_err(late).flatten()
         };
-        futures_util::future::join_all(nodes.in_turn().map(async |node| (node.place(), look(node).await))).await
+        futures_util::future::join_all(nodes.in_turn().map(async |node| (node.url().to_owned(), look(node).await))).await
     }
 }
 

@@ -84,6 +84,7 @@ pub enum Tables {
 /// One of the servers.
 pub(super) struct Node {
     client: Client,
+    /// Without the user and the password that it may have had: they stay out of what everybody may read.
     url: String,
     room: Semaphore,
     /// As many as `room` has in all.
@@ -104,11 +105,19 @@ impl Node {
     fn new(server: &Server, url: &str, database: Option<&str>) -> Self {
         let http = HyperClient::builder(TokioExecutor::new()).pool_idle_timeout(Duration::from_secs(2)).build(tidemark_https::connector());
         let limit = server.connections.max(1);
-        let mut client = Client::with_http_client(http).with_url(url).with_compression(clickhouse::Compression::None);
-        if let Some(user) = &server.user {
+        // An address may name the user and the password of its server.
+        let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
+        let (named, place) = rest.rsplit_once('@').map_or((None, rest), |(named, place)| (Some(named), place));
+        let (user, password) = match named.map(|named| named.split_once(':').unwrap_or((named, ""))) {
+            Some((user, password)) => (Some(user), Some(password)),
+            None => (server.user.as_deref(), server.password.as_deref()),
+        };
+        let mut client =
+            Client::with_http_client(http).with_url(format!("{scheme}://{place}")).with_compression(clickhouse::Compression::None);
+        if let Some(user) = user {
             client = client.with_user(user);
         }
-        if let Some(password) = &server.password {
+        if let Some(password) = password {
             client = client.with_password(password);
         }
         if let Some(database) = database {
@@ -116,7 +125,7 @@ impl Node {
         }
         Self {
             client,
-            url: url.to_owned(),
+            url: format!("{scheme}://{place}"),
             room: Semaphore::new(limit),
             limit,
             waiting: AtomicUsize::new(0),
@@ -195,13 +204,12 @@ impl Node {
         self.room.acquire().await
     }
 
-    /// Where it is, without a password: that stays out of what everybody may read.
-    pub(super) fn place(&self) -> String {
-        self.url.rsplit_once('@').map_or(self.url.as_str(), |(_, host)| host).to_owned()
+    pub(super) fn url(&self) -> &str {
+        &self.url
     }
 
     pub(super) fn load(&self) -> Load {
-        let server = self.place();
+        let server = self.url.clone();
         let in_flight = self.limit.saturating_sub(self.room.available_permits());
         Load { server, in_flight, waiting: self.waiting.load(Ordering::Relaxed), limit: self.limit }
     }

@@ -48,7 +48,7 @@ async fn what_became_of_all_records_adds_up_while_epochs_close() {
         })
         .await;
         assert_eq!(account(door).await, Some(all.clone()));
-        assert_eq!(door.status().await["ledger"], json!({"repairing": [], "trouble": null}));
+        assert_eq!(door.status().await["ledger"], json!({"repairing": [], "damaged": [], "revision": 0, "trouble": null}));
     }
     site.stop();
 }

@@ -40,7 +40,7 @@ pub fn configuration(config: &Config) -> Finding {
 /// Who is let in at the addresses that are listened at.
 pub async fn access(config: &Config) -> Finding {
     let keys = config.keys().unwrap_or_default();
-    let (many, access) = (keys.len(), Access::new(keys));
+    let (many, access) = (keys.len(), Access::new(keys, config.open));
     let mut said = Vec::new();
     for at in [&config.listen, &config.admin_listen].into_iter().filter(|at| !at.is_empty()) {
         let Ok(Ok(addresses)) = tokio::time::timeout(CONNECT, lookup_host(at.as_str())).await else {

@@ -61,12 +61,18 @@ pub struct NoAnswer(pub String);
 pub struct Client {
     agent: ureq::Agent,
     pub url: String,
+    /// The password that the address has.
+    key: Option<String>,
 }
 
 impl Client {
     pub fn new(url: impl Into<String>) -> Self {
         let agent = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE)).build().into();
-        Self { agent, url: url.into() }
+        let url = url.into();
+        match url.split_once('@').and_then(|(named, place)| Some((named.rsplit_once(':')?.1.to_owned(), format!("http://{place}")))) {
+            Some((key, url)) => Self { agent, url, key: Some(key) },
+            None => Self { agent, url, key: None },
+        }
     }
 
     pub fn try_get(&self, path: &str) -> Result<Reply, NoAnswer> {
@@ -88,8 +94,11 @@ impl Client {
     }
 
     pub fn try_post(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Reply, NoAnswer> {
-        let request =
-            headers.iter().fold(self.agent.post(format!("{}{path}", self.url)), |request, (name, value)| request.header(*name, *value));
+        let key = self.key.as_ref().map(|key| ("x-clickhouse-key", key.as_str()));
+        let request = headers
+            .iter()
+            .chain(&key)
+            .fold(self.agent.post(format!("{}{path}", self.url)), |request, (name, value)| request.header(*name, *value));
         reply(request.send(body))
     }
 

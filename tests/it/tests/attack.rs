@@ -55,7 +55,7 @@ fn whoever_behaves_is_served_while_others_send_slowly_or_do_not_read() {
     serve(20);
     let before = resident_kib(&server);
 
-    let head = "POST /v1/events HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-ndjson\r\n";
+    let head = "POST /v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/x-ndjson\r\n";
     let silent: Vec<TcpStream> = (0..64).map(|_| begin(client, &format!("{head}transfer-encoding: chunked\r\n\r\n1\r\n{{\r\n"))).collect();
     let promising: Vec<TcpStream> = (0..64).map(|_| begin(client, &format!("{head}content-length: 33000000\r\n\r\n{{"))).collect();
     let half: Vec<TcpStream> = (0..600).map(|_| begin(client, head)).collect();

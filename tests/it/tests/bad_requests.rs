@@ -6,7 +6,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use tidemark_tests::client::{Client, Reply};
 use tidemark_tests::recount::Recount;
-use tidemark_tests::server::Site;
+use tidemark_tests::server::{Server, Site};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 const NDJSON: (&str, &str) = ("content-type", "application/x-ndjson");
@@ -98,6 +98,33 @@ fn bad_bodies(client: &Client) {
     check("a GET", &client.get("/v1/events"), 405, "POST");
 }
 
+/// What another user of this machine can reach, and what a page in somebody's browser can.
+fn strangers(server: &Server) {
+    let place = server.runtime().clickhouse.rsplit_once('@').expect("the address has a password").1.to_owned();
+    let stranger = Client::new(format!("http://{place}"));
+    let asked = |headers: &[(&str, &str)], statement: &str| {
+        let reply = stranger.post("/?database=tidemark", headers, statement.as_bytes());
+        (reply.status, reply.text())
+    };
+    assert_eq!(asked(&[], "SELECT count() >= 0 FROM events"), (200, "1\n".to_owned()));
+    for (headers, statement) in [
+        (&[][..], "DROP TABLE events"),
+        (&[("x-clickhouse-key", "guessed")], "ALTER TABLE ledger DELETE WHERE 1"),
+        (&[("authorization", "Basic dGlkZW1hcms6Z3Vlc3NlZA==")], "INSERT INTO events (offset) VALUES (1)"),
+        (&[("origin", "https://evil.example")], "SELECT 1"),
+        (&[("sec-fetch-site", "cross-site")], "SELECT 1"),
+    ] {
+        let (status, text) = asked(headers, statement);
+        assert!(status != 200 && text.contains("READONLY"), "{statement}: {status} {text}");
+    }
+    let client = &server.client;
+    for headers in [&[("origin", "https://evil.example")][..], &[("sec-fetch-site", "cross-site")], &[("host", "rebound.example")]] {
+        let reply = client.post("/v1/layers/speed/pause", headers, b"");
+        check("a page of somebody else's", &reply, 403, "");
+        check("a page of somebody else's", &client.try_get_with("/v1/status", headers).expect("an answer"), 403, "");
+    }
+}
+
 #[test]
 fn a_bad_request_is_told_what_to_do_and_changes_nothing() {
     let site = Site::new("");
@@ -111,6 +138,7 @@ fn a_bad_request_is_told_what_to_do_and_changes_nothing() {
 
     bad_queries(client);
     bad_bodies(client);
+    strangers(&server);
 
     assert_eq!(log().ends, ends, "nothing was written");
     let reply = client.post("/v1/events", &[NDJSON], EVENT.replace("\"1\"", "\"2\"").as_bytes());

@@ -328,6 +328,10 @@ impl History for Engine {
         self.heard("a note", self.twin.note_content(partition, epoch, is_closed)).await
     }
 
+    fn is_heard(&self) -> bool {
+        self.twin.is_heard()
+    }
+
     fn revision(&self) -> u64 {
         self.twin.revision()
     }
