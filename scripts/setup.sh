@@ -18,7 +18,7 @@ say() { printf 'setup: %s\n' "$*"; }
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 
 # What is missing, by what it is for:
-#   cc, make, headers of zlib and OpenSSL, pkg-config      librdkafka is built from source by cargo
+#   cc, make, headers of zlib, OpenSSL and curl, pkg-config      librdkafka is built from source by cargo
 #   java                     runs Kafka
 #   mvn, npm                 fetch Kafka's jars and the engine's library; not needed afterwards
 #   node, npm                build the dashboard, which the program embeds (scripts/dashboard.sh); any Node from 18 on does
@@ -27,6 +27,7 @@ packages() {
   command -v cc >/dev/null && command -v c++ >/dev/null && command -v make >/dev/null || missing+=(build-essential)
   [ -e /usr/include/zlib.h ] || missing+=(zlib1g-dev)
   [ -e /usr/include/openssl/ssl.h ] || missing+=(libssl-dev)
+  [ -e "/usr/include/$(uname -m)-linux-gnu/curl/curl.h" ] || [ -e /usr/include/curl/curl.h ] || missing+=(libcurl4-openssl-dev)
   command -v pkg-config >/dev/null || missing+=(pkg-config)
   command -v java >/dev/null || missing+=(openjdk-17-jre-headless)
   if ! kafka_is_there; then command -v mvn >/dev/null || missing+=(maven); fi

@@ -17,7 +17,7 @@ source scripts/phase.sh
 fetch() {
   scripts/install-for-tests.sh redis-server promtool=prometheus chromium script=bsdutils python3
   scripts/python-for-tests.sh
-  for tests in compose dashboard kubernetes node; do scripts/node-for-tests.sh "tests/$tests"; done
+  for tests in compose dashboard kubernetes node oidc; do scripts/node-for-tests.sh "tests/$tests"; done
 }
 # All but the targets that are called `it`: the program of tests/it, and two small ones. The glob leaves those out. The same
 # packages are selected for both parts, so that their features are the same and nothing is compiled again.

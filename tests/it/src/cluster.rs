@@ -213,6 +213,8 @@ pub struct Extra {
     pub settings: String,
     /// Further arguments when a broker's directory is formatted.
     pub format: Vec<String>,
+    /// Further arguments of its Java.
+    pub java: Vec<String>,
 }
 
 /// A broker's ports: its own, its controller's, and the door behind its proxy.
@@ -259,7 +261,9 @@ fn broker(dir: &Path, engines: &Path, n: usize, all: &[Listeners], extra: &Extra
         flags
             .iter()
             .copied()
-            .chain([archive.as_str(), &logs, logging, "-cp", &classes])
+            .chain([archive.as_str(), &logs, logging])
+            .chain(extra.java.iter().map(String::as_str))
+            .chain(["-cp", &classes])
             .chain(arguments.iter().copied())
             .map(str::to_owned)
             .collect()

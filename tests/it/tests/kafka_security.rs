@@ -3,19 +3,50 @@
 
 use crate::disaster::{CONFIG, Roles};
 use std::fs;
-use std::process::{Command, Stdio};
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
 use tidemark_tests::certificates::{certificates, openssl};
 use tidemark_tests::cluster::{Cluster, Extra};
 use tidemark_tests::data;
 use tidemark_tests::role::{Role, Way};
 use tidemark_tests::server::{binary, free_port};
 
-/// TLS, TLS with a certificate of the client's, TLS with a user, and TLS by a certificate that has expired.
+/// TLS, TLS with a certificate of the client's, TLS with a user, TLS by a certificate that has expired, and TLS with a token.
 struct Ports {
     tls: u16,
     mutual: u16,
     login: u16,
     expired: u16,
+    token: u16,
+    /// Of the provider that gives the tokens.
+    provider: u16,
+}
+
+/// A real OpenID provider (`tests/oidc`), until dropped.
+struct Provider(Child);
+
+impl Provider {
+    fn start(port: u16) -> Self {
+        let work = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/node-for-tests.sh"))
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../oidc"))
+            .output()
+            .expect("the script runs");
+        assert!(work.status.success(), "{}", String::from_utf8_lossy(&work.stderr));
+        let work = String::from_utf8(work.stdout).expect("a path");
+        let mut node = Command::new("node");
+        node.arg("provider.js").arg(port.to_string()).current_dir(work.trim()).stdin(Stdio::null());
+        let mut child = node.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("Node.js starts");
+        let said = BufReader::new(child.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
+        assert!(said.into_iter().any(|line| line == "listening"), "the provider has ended");
+        Self(child)
+    }
+}
+
+impl Drop for Provider {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// A broker that trusts its plain listener, and checks rights on the others.
@@ -30,6 +61,8 @@ fn cluster(ports: &Ports) -> Cluster {
         let at = dir.display();
         let login = "listener.name.login";
         let scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;";
+        let (token, bearer) = ("listener.name.token.oauthbearer", "org.apache.kafka.common.security.oauthbearer");
+        let provider = format!("http://127.0.0.1:{}", ports.provider);
         let settings = format!(
             "ssl.keystore.type=PEM\nssl.keystore.location={at}/own.pem\nssl.truststore.type=PEM\nssl.truststore.location={at}/ca.crt\n\
              listener.name.mutual.ssl.client.auth=required\nlistener.name.expired.ssl.keystore.type=PEM\n\
@@ -37,6 +70,11 @@ fn cluster(ports: &Ports) -> Cluster {
              sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512\n\
              {login}.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_tidemark=\"right\";\n\
              {login}.scram-sha-256.sasl.jaas.config={scram}\n{login}.scram-sha-512.sasl.jaas.config={scram}\n\
+             listener.name.token.sasl.enabled.mechanisms=OAUTHBEARER\n\
+             {token}.sasl.jaas.config={bearer}.OAuthBearerLoginModule required;\n\
+             {token}.sasl.server.callback.handler.class={bearer}.OAuthBearerValidatorCallbackHandler\n\
+             {token}.sasl.oauthbearer.jwks.endpoint.url={provider}/jwks\n{token}.sasl.oauthbearer.expected.issuer={provider}\n\
+             {token}.sasl.oauthbearer.expected.audience=kafka\n\
              authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\nsuper.users=User:ANONYMOUS\n"
         );
         let users = ["SCRAM-SHA-256", "SCRAM-SHA-512"]
@@ -47,8 +85,10 @@ fn cluster(ports: &Ports) -> Cluster {
             ("MUTUAL", "SSL", ports.mutual),
             ("LOGIN", "SASL_SSL", ports.login),
             ("EXPIRED", "SSL", ports.expired),
+            ("TOKEN", "SASL_SSL", ports.token),
         ];
-        Extra { listeners, settings, format: users.collect() }
+        let java = vec![format!("-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={provider}/jwks")];
+        Extra { listeners, settings, format: users.collect(), java }
     })
 }
 
@@ -73,7 +113,15 @@ fn client(settings: Settings<'_>) -> String {
 
 #[test]
 fn kafka_is_reached_by_tls_and_by_users_and_what_is_wrong_is_said() {
-    let ports = Ports { tls: free_port(), mutual: free_port(), login: free_port(), expired: free_port() };
+    let ports = Ports {
+        tls: free_port(),
+        mutual: free_port(),
+        login: free_port(),
+        expired: free_port(),
+        token: free_port(),
+        provider: free_port(),
+    };
+    let _provider = Provider::start(ports.provider);
     let cluster = cluster(&ports);
     allow(&cluster, "User:tidemark");
     allow(&cluster, "User:CN=localhost");
@@ -101,18 +149,33 @@ fn kafka_is_reached_by_tls_and_by_users_and_what_is_wrong_is_said() {
             ("sasl.password", password),
         ]
     };
+    let endpoint = format!("http://127.0.0.1:{}/token", ports.provider);
+    let token = |secret: &'static str| {
+        [
+            ("security.protocol", "sasl_ssl"),
+            ("ssl.ca.location", ca.as_str()),
+            ("sasl.mechanisms", "OAUTHBEARER"),
+            ("sasl.oauthbearer.method", "oidc"),
+            ("sasl.oauthbearer.client.id", "tidemark"),
+            ("sasl.oauthbearer.client.secret", secret),
+            ("sasl.oauthbearer.scope", "count"),
+            ("sasl.oauthbearer.token.endpoint.url", endpoint.as_str()),
+        ]
+    };
     let mutual = [tls[0], tls[1], ("ssl.certificate.location", own.as_str()), ("ssl.key.location", key.as_str())];
 
     configure(&[]);
     let other = [tls[0], ("ssl.ca.location", other.as_str())];
     let (wrong_plain, wrong_scram) = (user("PLAIN", "wrong"), user("SCRAM-SHA-256", "wrong"));
     let (unable, unknown) = (user("GSSAPI", "right"), [("security.protocol", "nonsense")]);
-    let wrong: [(u16, Settings<'_>, &str); 7] = [
+    let wrong_token = token("wrong");
+    let wrong: [(u16, Settings<'_>, &str); 8] = [
         (ports.tls, &other, "ssl.ca.location"),
         (ports.expired, &tls, "has expired (renew it on the broker)"),
         (ports.mutual, &tls, "ssl.certificate.location"),
         (ports.login, &wrong_plain, "sasl.password"),
         (ports.login, &wrong_scram, "sasl.password"),
+        (ports.token, &wrong_token, "sasl.oauthbearer.client.secret"),
         // What this build cannot do is refused before anything is asked.
         (ports.login, &unable, "GSSAPI"),
         (ports.tls, &unknown, "security.protocol"),
@@ -131,6 +194,7 @@ fn kafka_is_reached_by_tls_and_by_users_and_what_is_wrong_is_said() {
         (ports.mutual, &mutual),
         (ports.login, &user("PLAIN", "right")),
         (ports.login, &user("SCRAM-SHA-256", "right")),
+        (ports.token, &token("right")),
     ] {
         configure(settings);
         let ingest = Role::by(&cluster, "ingest", "ingest", &at(port));
@@ -156,5 +220,5 @@ fn kafka_is_reached_by_tls_and_by_users_and_what_is_wrong_is_said() {
 fn the_version_tells_what_the_kafka_client_can_do() {
     let said = Command::new(binary()).arg("--version").output().expect("started");
     let said = String::from_utf8_lossy(&said.stdout);
-    assert!(said.contains("librdkafka 2.") && said.contains("ssl") && said.contains("sasl_scram"), "{said}");
+    assert!(said.contains("librdkafka 2.") && said.contains("ssl") && said.contains("sasl_scram") && said.contains("oidc"), "{said}");
 }

@@ -26,7 +26,10 @@ impl Faults {
 
 fn advice(reason: &str) -> Option<&'static str> {
     let has = |text: &str| reason.contains(text);
-    Some(if has("SASL") && (has("uthentication") || has("Unsupported") || has("mechanism")) {
+    Some(if has("OAUTHBEARER token") {
+        "the identity provider gives no token; check sasl.oauthbearer.client.id, sasl.oauthbearer.client.secret, sasl.oauthbearer.scope and \
+         sasl.oauthbearer.token.endpoint.url in [kafka.client]"
+    } else if has("SASL") && (has("uthentication") || has("Unsupported") || has("mechanism")) {
         "the broker does not accept this user; check sasl.username, sasl.password and sasl.mechanisms in [kafka.client]"
     } else if has("verify failed")
         || has("certificate has expired")
