@@ -93,7 +93,7 @@ pub async fn look(
     history: &dyn History,
     clock: &impl Clock,
     (partition, epoch): (Partition, Epoch),
-    own: Option<i64>,
+    mut own: Option<i64>,
 ) -> Result<EpochState, Error> {
     let (mut state, now_ms) = (EpochState::default(), clock.now_ms());
     for row in history.ledger(partition, epoch).await? {
@@ -102,7 +102,10 @@ pub async fn look(
             Entry::Repair { deadline_ms } => {
                 state.repairs += 1;
                 state.repaired_ms = state.repaired_ms.max(deadline_ms);
-                if Some(deadline_ms) != own && deadline_ms > now_ms {
+                // Of two with the same deadline, one is another's: whoever announced at the same instant.
+                if Some(deadline_ms) == own {
+                    own = None;
+                } else if deadline_ms > now_ms {
                     state.busy_until_ms = state.busy_until_ms.max(Some(deadline_ms));
                 }
             }
@@ -125,4 +128,46 @@ pub async fn announce_repair(history: &dyn History, clock: &impl Clock, row: Led
     // From here on the announcement can be seen.
     clock.sleep_until(clock.now_ms() + CLOSE_WITHIN_MS).await;
     look(history, clock, (row.partition, row.epoch), Some(deadline_ms)).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::MemoryHistory;
+    use std::sync::Arc;
+    use tidemark_core::epoch::EpochBits;
+    use tidemark_core::event::Limits;
+    use tidemark_core::generation::Rules;
+    use tidemark_core::view::Views;
+
+    const P: Partition = Partition(0);
+
+    #[derive(Debug)]
+    struct At(i64);
+
+    impl Clock for At {
+        fn now_ms(&self) -> i64 {
+            self.0
+        }
+
+        async fn sleep_until(&self, _: i64) {}
+    }
+
+    /// Two that announce in the same millisecond have the same deadline: each must see the other.
+    #[tokio::test]
+    async fn of_two_repairs_that_are_announced_at_once_neither_goes_on() {
+        let views = Views::declare([("by_type", vec!["event_type"])]).expect("valid");
+        let epoch_bits = EpochBits::new(2).expect("valid");
+        let rules = Rules { generation: Generation(1), widens: None, epoch_bits, views, limits: Limits::default(), dedup: true };
+        let (history, epoch, deadline_ms) = (MemoryHistory::new(Arc::new(rules)), Epoch(0), 60_000);
+        let (tally, entry) = (Tally::default(), Entry::Repair { deadline_ms });
+        let row = LedgerRow { generation: Generation(1), partition: P, epoch, entry, tally, fold: 0, at_ms: 0 };
+        let alone = announce_repair(&history, &At(0), row, deadline_ms).await.expect("the twin answers");
+        assert_eq!(alone.busy_until_ms, None);
+        let second = announce_repair(&history, &At(0), row, deadline_ms).await.expect("the twin answers");
+        assert_eq!(second.busy_until_ms, Some(deadline_ms));
+        let first = look(&history, &At(0), (P, epoch), Some(deadline_ms)).await.expect("the twin answers");
+        assert_eq!(first.busy_until_ms, Some(deadline_ms));
+        assert_eq!(look(&history, &At(deadline_ms), (P, epoch), None).await.expect("it answers").busy_until_ms, None, "it is over");
+    }
 }

@@ -113,6 +113,7 @@ impl Snapshots {
             }),
             cells: usize::try_from(head.cells).unwrap_or(usize::MAX),
             counted_ms: head.counted_ms,
+            caught_up_ms: None,
             event_ms: head.event_ms,
         };
         self.present(status).into_iter().collect()

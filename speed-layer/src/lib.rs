@@ -10,6 +10,7 @@ pub mod reread;
 mod rewrite;
 pub mod run;
 pub mod segment;
+mod standstill;
 pub mod tide;
 
 pub use run::{Snapshot, Speed};

@@ -105,21 +105,17 @@ impl Collector for Standing {
             status.iter().map(|(&Partition(partition), at)| (partition, of(at))).collect()
         };
         let mut gauges = |name_and_help, of: &dyn Fn(&PartitionStatus) -> u64| page.gauges(name_and_help, "partition", each(of));
-        let lag = |at: &PartitionStatus| at.end.since(at.waterline.position);
         gauges(("tidemark_log_end", "The log's end as of the last fetch: the next offset"), &|at| at.end.get())?;
         gauges(("tidemark_speed_position", "S: all offsets below have been counted"), &|at| at.waterline.position.get())?;
         gauges(("tidemark_mark", "M: history answers for the offsets below"), &|at| at.waterline.mark.position(bits).get())?;
-        gauges(("tidemark_speed_lag_records", "Records in the log that have not been counted"), &lag)?;
+        gauges(("tidemark_speed_lag_records", "Records in the log that have not been counted"), &PartitionStatus::lag)?;
         gauges(("tidemark_partition_ready", "1 once the partition can answer"), &|at| u64::from(at.taught))?;
         gauges(("tidemark_open_epochs", "Epochs in memory: those not closed"), &|at| at.open_epochs as u64)?;
         gauges(("tidemark_cells", "Cells of the epochs in memory"), &|at| at.cells as u64)?;
         let now = now_ms();
-        let age = |at: &PartitionStatus| {
-            let since = at.counted_ms.map_or(0, |counted| now - counted).max(0);
-            if lag(at) == 0 { 0.0 } else { since as f64 / 1000.0 }
-        };
+        let age = |at: &PartitionStatus| at.lag_ms(now).unwrap_or_default() as f64 / 1000.0;
         let ages: Vec<(u32, f64)> = status.iter().map(|(&Partition(partition), at)| (partition, age(at))).collect();
-        let help = "Age of the last record counted, by its Kafka timestamp, while there are others; 0 if there are none";
+        let help = "Age of the oldest record that has not been counted, at most; 0 if there is none";
         page.gauges(("tidemark_speed_lag_seconds", help), "partition", ages)?;
         let (paused, trouble) = (self.0.control.is_paused(), self.0.control.current_trouble());
         page.gauge(("tidemark_speed_paused", "1 while an operator has paused the speed layer"), u64::from(paused))?;

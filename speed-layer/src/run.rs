@@ -4,6 +4,7 @@ use crate::gathered::Gathered;
 use crate::metrics::Meters;
 use crate::publish::{Publication, take_over};
 use crate::reconcile::{Closing, Yard, close};
+use crate::standstill::Standstills;
 use crate::tide::{Tide, Waterline};
 use dashmap::DashMap;
 use futures_util::stream::{self, StreamExt as _};
@@ -51,6 +52,8 @@ pub struct Speed {
     partitions: DashMap<Partition, Owned>,
     /// The log's end as of the last fetch.
     ends: DashMap<Partition, NextOffset>,
+    /// When all that was in the log had last been counted, in milliseconds.
+    caught_up: DashMap<Partition, i64>,
     /// Records that say whose work they are, on their way into the snapshots.
     pub(crate) publishing: Journeys,
     /// Where snapshots are kept, if they are.
@@ -98,6 +101,24 @@ pub struct PartitionStatus {
     pub counted_ms: Option<i64>,
     /// The latest timestamp of an event counted here, but no later than its record's.
     pub event_ms: Option<i64>,
+    /// When all that was in the log had last been counted, as far as that is known.
+    pub caught_up_ms: Option<i64>,
+}
+
+impl PartitionStatus {
+    /// Records in the log that have not been counted.
+    pub fn lag(&self) -> u64 {
+        self.end.since(self.waterline.position)
+    }
+
+    /// How old the oldest record is that has not been counted, at most: it was written after the last one counted, and after the
+    /// log had last been counted to its end. `None` if neither is known.
+    pub fn lag_ms(&self, now_ms: i64) -> Option<i64> {
+        if self.lag() == 0 {
+            return Some(0);
+        }
+        Some(now_ms.saturating_sub(self.counted_ms.max(self.caught_up_ms)?).max(0))
+    }
 }
 
 impl Speed {
@@ -107,6 +128,7 @@ impl Speed {
             rules,
             partitions: DashMap::new(),
             ends: DashMap::new(),
+            caught_up: DashMap::new(),
             publishing: Journeys::default(),
             store: None,
             max_open_events: u64::MAX,
@@ -196,7 +218,7 @@ impl Speed {
 
     /// Records in the log that have not been counted, of the partitions here.
     pub fn lag(&self) -> u64 {
-        self.status().values().map(|at| at.end.since(at.waterline.position)).sum()
+        self.status().values().map(PartitionStatus::lag).sum()
     }
 
     pub fn changes(&self) -> watch::Receiver<u64> {
@@ -211,7 +233,8 @@ impl Speed {
             let cells = tide.segments().map(crate::segment::Segment::cells).sum();
             let (taught, open_epochs, tally) = (tide.is_taught(), tide.segments().count(), tide.tally());
             let (counted_ms, event_ms) = (tide.counted_ms(), tide.event_ms());
-            (*entry.key(), PartitionStatus { waterline, end, taught, open_epochs, tally, cells, counted_ms, event_ms })
+            let caught_up_ms = self.caught_up.get(entry.key()).map(|at| *at);
+            (*entry.key(), PartitionStatus { waterline, end, taught, open_epochs, tally, cells, counted_ms, event_ms, caught_up_ms })
         };
         self.partitions.iter().map(of).collect()
     }
@@ -275,10 +298,10 @@ fn count<C: Consumer>(
     runtime: &tokio::runtime::Handle,
     owned: &mut Vec<Partition>,
 ) -> Result<(), tidemark_topic::Error> {
-    let (control, bound) = (speed.control.part(), speed.control.part());
+    let (control, bound, open) = (speed.control.part(), speed.control.part(), speed.control.part());
     control.wake_by(consumer.waker());
     let past = Past { history, reached, runtime, control: &control };
-    let (mut held, mut waiting) = (BTreeSet::new(), false);
+    let (mut held, mut waiting, mut stills) = (BTreeSet::new(), false, Standstills::default());
     while !control.is_stopping() {
         hold(consumer, &control, &bound, speed, owned, &mut held)?;
         let (mut holding, mut changes) = (Holding::default(), Vec::new());
@@ -316,6 +339,7 @@ fn count<C: Consumer>(
             } else {
                 owned.retain(|partition| !partitions.contains(partition));
                 held.retain(|partition| !partitions.contains(partition));
+                stills.gone(&partitions);
                 partitions.iter().for_each(|partition| drop(speed.partitions.remove(partition)));
                 speed.publishing.gone(&partitions);
                 consumer.release(&partitions)?;
@@ -324,8 +348,16 @@ fn count<C: Consumer>(
         for &partition in owned.iter() {
             if let Some(end) = consumer.known_end(partition) {
                 speed.ends.insert(partition, end);
+                let Some(at) = speed.tide(partition).map(|tide| tide.read().waterline().position) else { continue };
+                if at >= end {
+                    speed.caught_up.insert(partition, now_ms());
+                }
+                if !held.contains(&partition) {
+                    stills.note(partition, at, end, || consumer.extent(partition).ok().map(|extent| extent.end));
+                }
             }
         }
+        open.trouble(stills.trouble());
         if polled.is_ok() && std::mem::take(&mut waiting) {
             control.trouble(None);
         }

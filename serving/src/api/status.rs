@@ -81,7 +81,7 @@ fn partitions(
     let (reached, now) = (engine.reached.borrow().clone(), now_ms());
     let partition = |p: Partition| {
         let Some(at) = status.get(&p) else { return json!({"partition": p.0, "ready": false}) };
-        let (history, lag) = (reached.get(p), at.end.since(at.waterline.position));
+        let history = reached.get(p);
         let account = accounts.and_then(|accounts| accounts.get(&p));
         json!({
             "partition": p.0,
@@ -90,8 +90,8 @@ fn partitions(
             "history": history.get(),
             "speed": at.waterline.position.get(),
             "end": at.end.get(),
-            "lag": lag,
-            "lag_ms": if lag == 0 { Some(0) } else { at.counted_ms.map(|counted| now.saturating_sub(counted).max(0)) },
+            "lag": at.lag(),
+            "lag_ms": at.lag_ms(now),
             "history_lag": at.end.since(history),
             "closed_epochs": at.waterline.mark.oldest_open().0,
             "open_epochs": at.open_epochs,

@@ -15,7 +15,7 @@ use tidemark_tests::data;
 use tidemark_tests::question::{Answer, Question};
 use tidemark_tests::recount::Recount;
 use tidemark_tests::role::Role;
-use tidemark_tests::server::Site;
+use tidemark_tests::server::{Server, Site};
 use tidemark_tests::wait;
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -186,4 +186,39 @@ fn partitions_that_are_added_are_counted_by_every_question() {
     let position = roles.send(&lines[600..]);
     roles.settle(&cluster, &position);
     roles.stop();
+}
+
+/// A producer opens a transaction and does not end it: nothing behind it can be counted, which is named; then everything is.
+#[test]
+fn an_open_transaction_is_named_and_what_is_behind_it_counted_when_it_ends() {
+    let site = Site::new("[kafka]\npartitions = 1\n[counting]\nepoch_bits = 7\n[batch]\nmax_age_ms = 200\n");
+    let server = site.up();
+    let kafka = server.runtime().kafka;
+    let january = data::bytes("flights-2013-01.late.ndjson.gz");
+    let lines = &data::lines(&january)[..600];
+    produce(&kafka, 0, &lines[..200]);
+    let transactional: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", &kafka)
+        .set("transactional.id", "forgetful")
+        .create()
+        .expect("a transactional producer");
+    transactional.init_transactions(DEADLINE).expect("transactions");
+    transactional.begin_transaction().expect("a transaction");
+    for line in &lines[200..300] {
+        let record = BaseRecord::<(), [u8]>::to("events").partition(0).payload(line);
+        transactional.send(record).map_err(|(error, _)| error).expect("queued");
+    }
+    transactional.flush(DEADLINE).expect("written");
+    produce(&kafka, 0, &lines[300..]);
+    let trouble = |server: &Server| server.client.status()["layers"]["speed"]["trouble"].as_str().map(str::to_owned);
+    let said = wait::until("the transaction is named", DEADLINE, || trouble(&server));
+    assert!(said.contains("partition 0 stands at offset 200") && said.contains("transaction is open"), "{said}");
+    assert_eq!(Question::total().ask(&server.client, None).count(), 200, "an older cut, and exact");
+    transactional.commit_transaction(DEADLINE).expect("committed");
+    wait::until("everything is counted", DEADLINE, || (Question::total().ask(&server.client, None).count() == 600).then_some(()));
+    wait::until("nothing is wrong any more", DEADLINE, || trouble(&server).is_none().then_some(()));
+    let accounted = &server.client.status()["partitions"][0]["accounted"];
+    // 600 events, and the mark that ends the transaction.
+    assert_eq!((&accounted["events"], &accounted["holes"], &accounted["to"]), (&600.into(), &1.into(), &601.into()), "{accounted}");
+    server.stop();
 }
