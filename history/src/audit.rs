@@ -7,6 +7,7 @@
 //! Found damage is recorded before anything else is done about it. Whoever answers has heard of it within [`HEARD_FOR_MS`]: roll-ups of
 //! such an epoch are not read, its raw rows answer if they are sound, and otherwise what may hold its events is refused.
 
+use std::collections::BTreeMap;
 use tidemark_core::cell::Tally;
 use tidemark_core::epoch::{Epoch, EpochBits};
 use tidemark_core::offset::Partition;
@@ -142,6 +143,8 @@ pub struct Change {
     pub epoch: Epoch,
     pub entry: Entry,
     pub at_ms: i64,
+    /// Of a repair: what was recorded up to then is over. What was found meanwhile is not.
+    pub covers_ms: i64,
 }
 
 /// An epoch that is damaged now.
@@ -149,7 +152,10 @@ pub struct Change {
 pub struct Damaged {
     pub partition: Partition,
     pub epoch: Epoch,
+    /// The worst that has been found and is not repaired.
     pub finding: Finding,
+    /// When the last of that was recorded.
+    pub at_ms: i64,
     /// Windows of its events; unbounded where that is not known.
     pub windows: TimeRange,
 }
@@ -162,23 +168,32 @@ pub struct Damage {
     pub damaged: Vec<Damaged>,
 }
 
+/// What has been recorded about an epoch: up to when that is over, and each finding with its time.
+#[derive(Default)]
+struct Recorded<'a> {
+    covered_ms: i64,
+    found: Vec<(i64, &'a Finding)>,
+}
+
 impl Damage {
     /// Of these changes; `windows` says where the events of an epoch are.
     pub fn new(changes: Vec<Change>, windows: impl Fn(Partition, Epoch) -> TimeRange) -> Self {
-        let last = |change: &&Change| {
-            let place = (change.partition, change.epoch);
-            changes.iter().rev().find(|other| (other.partition, other.epoch) == place).is_some_and(|last| std::ptr::eq(last, *change))
+        let mut epochs: BTreeMap<(Partition, Epoch), Recorded<'_>> = BTreeMap::new();
+        for Change { partition, epoch, entry, at_ms, covers_ms } in &changes {
+            let recorded = epochs.entry((*partition, *epoch)).or_default();
+            match entry {
+                Entry::Damaged(finding) => recorded.found.push((*at_ms, finding)),
+                Entry::Repaired(_) | Entry::LossAccepted(_) => recorded.covered_ms = recorded.covered_ms.max(*covers_ms),
+            }
+        }
+        let damaged = |((partition, epoch), Recorded { covered_ms, mut found })| {
+            found.retain(|(at_ms, _)| *at_ms > covered_ms);
+            let at_ms = found.iter().map(|(at_ms, _)| *at_ms).max()?;
+            // Findings may be recorded late, in another order: the worst one counts.
+            let (_, finding) = found.into_iter().max_by_key(|(at_ms, finding)| (finding.part == Part::Raw, *at_ms))?;
+            Some(Damaged { partition, epoch, finding: finding.clone(), at_ms, windows: windows(partition, epoch) })
         };
-        let damaged = |change: &Change| match &change.entry {
-            Entry::Damaged(finding) => Some(Damaged {
-                partition: change.partition,
-                epoch: change.epoch,
-                finding: finding.clone(),
-                windows: windows(change.partition, change.epoch),
-            }),
-            Entry::Repaired(_) | Entry::LossAccepted(_) => None,
-        };
-        let damaged = changes.iter().filter(last).filter_map(damaged).collect();
+        let damaged = epochs.into_iter().filter_map(damaged).collect();
         Self { changes, damaged }
     }
 
@@ -193,9 +208,9 @@ impl Damage {
         &self.changes[from..]
     }
 
-    /// What was last recorded about an epoch.
-    pub fn last(&self, partition: Partition, epoch: Epoch) -> Option<&Change> {
-        self.changes.iter().rev().find(|change| (change.partition, change.epoch) == (partition, epoch))
+    /// When something was last recorded about an epoch.
+    pub fn last_ms(&self, partition: Partition, epoch: Epoch) -> Option<i64> {
+        self.changes.iter().filter(|change| (change.partition, change.epoch) == (partition, epoch)).map(|change| change.at_ms).max()
     }
 
     pub fn of(&self, partition: Partition, epoch: Epoch) -> Option<&Damaged> {
@@ -279,16 +294,21 @@ mod tests {
     #[test]
     fn damage_lasts_until_it_is_repaired_and_each_change_is_a_revision() {
         let finding = Finding { part: Part::Raw, what: "gone".into() };
-        let change = |epoch, entry| Change { partition: P, epoch: Epoch(epoch), entry, at_ms: 0 };
+        let change = |epoch, entry, at_ms, covers_ms| Change { partition: P, epoch: Epoch(epoch), entry, at_ms, covers_ms };
         let windows = |_, epoch: Epoch| TimeRange { from_ms: Some(i64::try_from(epoch.0).expect("small") * 10), to_ms: Some(1_000) };
-        let mut changes = vec![change(1, Entry::Damaged(finding.clone())), change(2, Entry::Damaged(finding))];
+        let mut changes = vec![change(1, Entry::Damaged(finding.clone()), 5, 0), change(2, Entry::Damaged(finding.clone()), 6, 0)];
         let damage = Damage::new(changes.clone(), windows);
         assert_eq!((damage.revision(), damage.damaged.len()), (2, 2));
         let before = TimeRange { from_ms: None, to_ms: Some(20) };
         assert_eq!(damage.within(before).map(|of| of.epoch).collect::<Vec<_>>(), [Epoch(1)], "only one has events before 20");
-        changes.push(change(1, Entry::Repaired("from the topic".into())));
+        changes.push(change(1, Entry::Repaired("from the topic".into()), 9, 5));
         let damage = Damage::new(changes, windows);
         assert_eq!((damage.revision(), damage.since(2).len()), (3, 1));
         assert_eq!((damage.of(P, Epoch(1)), damage.of(P, Epoch(2)).map(|of| of.epoch)), (None, Some(Epoch(2))));
+        // What is found while a repair ends is not what it has repaired.
+        let mut changes = damage.changes;
+        changes.push(change(2, Entry::Damaged(finding), 12, 0));
+        changes.push(change(2, Entry::Repaired("from the topic".into()), 13, 6));
+        assert_eq!(Damage::new(changes, windows).of(P, Epoch(2)).map(|of| of.at_ms), Some(12));
     }
 }

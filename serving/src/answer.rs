@@ -156,7 +156,7 @@ pub(crate) fn push_positions(out: &mut String, Answer { cut, mark, end, generati
 }
 
 /// What has happened to a closed epoch.
-fn revised(Change { partition, epoch, entry, at_ms }: &Change) -> String {
+fn revised(Change { partition, epoch, entry, at_ms, .. }: &Change) -> String {
     serde_json::json!({"partition": partition.0, "epoch": epoch.0, "change": entry.name(), "what": entry.what(), "at": rfc3339(*at_ms)})
         .to_string()
 }

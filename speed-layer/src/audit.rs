@@ -17,7 +17,7 @@ use tidemark_core::cell::Tally;
 use tidemark_core::epoch::{Epoch, Mark};
 use tidemark_core::generation::Rules;
 use tidemark_core::offset::{OffsetRange, Partition};
-use tidemark_history::audit::{Change, Entry as Record, EpochSums, Finding, HEARD_FOR_MS, Part};
+use tidemark_history::audit::{Change, Damaged, Entry as Record, EpochSums, Finding, HEARD_FOR_MS, Part};
 use tidemark_history::block::DUPLICATE;
 use tidemark_history::ledger::{Entry as LedgerEntry, LedgerRow, announce_repair, look};
 use tidemark_history::{Error, History, Marks, Wiped};
@@ -126,16 +126,15 @@ impl<Y: Yard> Auditor<'_, Y> {
         sums.finding(|view, level| format!("{}_{}", self.rules.views.get(view).name(), level.suffix()))
     }
 
-    async fn record(&self, partition: Partition, epoch: Epoch, entry: Record, until_ms: Option<i64>) -> Result<(), Error> {
-        let change = Change { partition, epoch, entry, at_ms: self.yard.now_ms() };
-        self.history.record_change(&change, until_ms).await
-    }
-
     async fn record_damage(&self, partition: Partition, epoch: Epoch, finding: &Finding) -> Result<(), Error> {
-        if self.mode == Mode::Look || self.history.damage().await?.of(partition, epoch).is_some_and(|known| known.finding == *finding) {
+        let damage = self.history.damage().await?;
+        if self.mode == Mode::Look || damage.of(partition, epoch).is_some_and(|known| known.finding == *finding) {
             return Ok(());
         }
-        self.record(partition, epoch, Record::Damaged(finding.clone()), None).await
+        // After all that has been recorded, so that no repair of before covers it.
+        let at_ms = damage.last_ms(partition, epoch).map_or(i64::MIN, |last| last + 1).max(self.yard.now_ms());
+        let change = Change { partition, epoch, entry: Record::Damaged(finding.clone()), at_ms, covers_ms: 0 };
+        self.history.record_change(&change, None).await
     }
 
     /// Writes a damaged epoch again, from this time on, or finds that it is sound again. One process at a time, as the ledger
@@ -157,24 +156,21 @@ impl<Y: Yard> Auditor<'_, Y> {
         }
         let Some(sums) = self.sums(partition, epoch).await? else { return unrepaired("it is not there") };
         let finding = self.finding(&sums);
-        let recorded = match self.history.damage_now().await?.last(partition, epoch) {
-            Some(Change { entry: Record::Damaged(recorded), .. }) => recorded.clone(),
-            _ => return unrepaired("somebody else has repaired it"),
+        let Some(recorded) = self.history.damage_now().await?.of(partition, epoch).cloned() else {
+            return unrepaired("somebody else has repaired it");
         };
         let repaired = match &finding {
             None => Ok("by itself: it is again what it was when it was closed"),
             Some(finding) if self.mode == Mode::Record => return unrepaired(&finding.what),
-            // What everybody has heard of says from where it is answered now, so it decides what may be deleted.
-            Some(finding) if *finding != recorded => {
+            // What everybody has heard of says from where it is answered now: from raw rows, until they are known to be damaged too.
+            Some(finding) if finding.part == Part::Raw && recorded.finding.part != Part::Raw => {
                 self.record_damage(partition, epoch, finding).await?;
                 return unrepaired("it has been damaged again");
             }
             Some(finding) => {
                 self.yard.sleep_until(begin_ms).await;
-                let last = self.history.damage_now().await?.last(partition, epoch).cloned();
-                let is_heard =
-                    |change: &Change| change.entry == Record::Damaged(recorded) && change.at_ms + HEARD_BY_ALL_MS <= self.yard.now_ms();
-                if !last.is_some_and(|last| is_heard(&last)) {
+                let is_still = self.history.damage_now().await?.of(partition, epoch) == Some(&recorded);
+                if !is_still || recorded.at_ms + HEARD_BY_ALL_MS > self.yard.now_ms() {
                     return unrepaired("it has been damaged again");
                 }
                 match finding.part {
@@ -186,11 +182,7 @@ impl<Y: Yard> Auditor<'_, Y> {
         };
         let why = match repaired {
             Ok(how) => match self.sums(partition, epoch).await?.as_ref().and_then(|sums| self.finding(sums)) {
-                None => {
-                    return self
-                        .say(partition, epoch, (Record::Repaired(how.to_owned()), Outcome::Repaired(how.to_owned())), until_ms)
-                        .await;
-                }
+                None => return self.say(&recorded, Record::Repaired(how.to_owned()), Outcome::Repaired(how.to_owned()), until_ms).await,
                 Some(finding) => format!("it has been written again {how}, and still {}", finding.what),
             },
             Err(Unrepaired::History(error)) => return Err(error),
@@ -199,14 +191,16 @@ impl<Y: Yard> Auditor<'_, Y> {
         if self.mode != Mode::AcceptLoss {
             return Ok(Outcome::Unrepaired(why));
         }
-        self.accept_loss(partition, &sums, until_ms).await
+        self.accept_loss(&recorded, &sums, until_ms).await
     }
 
-    /// Records what has come of a repair, while nobody else may have begun another.
-    async fn say(&self, partition: Partition, epoch: Epoch, (entry, outcome): (Record, Outcome), until_ms: i64) -> Result<Outcome, Error> {
-        self.record(partition, epoch, entry, Some(until_ms)).await?;
-        let is_said = self.history.damage_now().await?.of(partition, epoch).is_none();
-        Ok(if is_said { outcome } else { Outcome::Unrepaired("there was not enough time".into()) })
+    /// Records what has come of a repair, while nobody else may have begun another. It is over what it was made for, and nothing else.
+    async fn say(&self, of: &Damaged, entry: Record, outcome: Outcome, until_ms: i64) -> Result<Outcome, Error> {
+        let Damaged { partition, epoch, .. } = *of;
+        let change = Change { partition, epoch, entry, at_ms: self.yard.now_ms(), covers_ms: of.at_ms };
+        self.history.record_change(&change, Some(until_ms)).await?;
+        let is_over = self.history.damage_now().await?.of(partition, epoch).is_none();
+        Ok(if is_over { outcome } else { Outcome::Unrepaired("there was not enough time, or it has been damaged again".into()) })
     }
 
     fn row(&self, partition: Partition, epoch: Epoch, entry: LedgerEntry, tally: Tally, fold: u64) -> LedgerRow {
@@ -279,7 +273,8 @@ impl<Y: Yard> Auditor<'_, Y> {
     }
 
     /// What raw rows have left is the epoch from here on.
-    async fn accept_loss(&self, partition: Partition, sums: &EpochSums, until_ms: i64) -> Result<Outcome, Error> {
+    async fn accept_loss(&self, of: &Damaged, sums: &EpochSums, until_ms: i64) -> Result<Outcome, Error> {
+        let partition = of.partition;
         let Some(now) = self.sums(partition, sums.epoch).await? else { return Ok(Outcome::Found) };
         let tally = self.tally_of_rows(partition, &now).await?;
         match self.refill(partition, sums, until_ms).await {
@@ -291,7 +286,7 @@ impl<Y: Yard> Auditor<'_, Y> {
         self.history.record(&self.row(partition, sums.epoch, LedgerEntry::Closed, tally, now.raw.fold), None).await?;
         let before = sums.closed.map_or(0, |(tally, _)| tally.events);
         let what = format!("{} events of {before} are left", tally.events);
-        self.say(partition, sums.epoch, (Record::LossAccepted(what.clone()), Outcome::LossAccepted(what)), until_ms).await
+        self.say(of, Record::LossAccepted(what.clone()), Outcome::LossAccepted(what), until_ms).await
     }
 }
 

@@ -60,6 +60,7 @@ struct ChangeRow {
     entry: String,
     what: String,
     at: i64,
+    covers: u64,
 }
 
 #[derive(Row, Deserialize)]
@@ -169,7 +170,7 @@ impl ClickHouse {
             .select(
                 &["audits".to_owned()],
                 &format!(
-                    "SELECT partition, epoch, toString(audits.entry) AS entry, what, toUnixTimestamp64Milli(audits.at) AS at FROM audits \
+                    "SELECT partition, epoch, toString(audits.entry) AS entry, what, toUnixTimestamp64Milli(audits.at) AS at, content AS covers FROM audits \
                      WHERE generation = {raw} AND audits.entry NOT IN ('{CLOSED}', '{CHECKED}') ORDER BY audits.at, partition, epoch, entry"
                 ),
             )
@@ -196,7 +197,13 @@ impl ClickHouse {
                 None if row.entry == REPAIRED => Entry::Repaired(row.what),
                 None => Entry::LossAccepted(row.what),
             };
-            Change { partition: Partition(row.partition), epoch: Epoch(row.epoch), entry, at_ms: row.at }
+            Change {
+                partition: Partition(row.partition),
+                epoch: Epoch(row.epoch),
+                entry,
+                at_ms: row.at,
+                covers_ms: i64::try_from(row.covers).unwrap_or(i64::MAX),
+            }
         };
         let changes = rows.into_iter().map(change).collect();
         let damage = Arc::new(Damage::new(changes, |partition, epoch| windows.get(&(partition, epoch)).copied().unwrap_or_default()));
@@ -211,10 +218,12 @@ impl ClickHouse {
             Entry::LossAccepted(_) => LOSS_ACCEPTED,
         };
         let (raw, what) = (self.rules.raw(), sql::literal(change.entry.what()));
-        let Change { partition, epoch, at_ms, .. } = change;
+        let Change { partition, epoch, at_ms, covers_ms, .. } = change;
+        // Repairs use the column of notes for it.
+        let covers = u64::try_from(*covers_ms).unwrap_or_default();
         self.execute(&format!(
-            "INSERT INTO audits (generation, partition, epoch, entry, what, at) \
-             SELECT {raw}, {partition}, {epoch}, '{entry}', {what}, fromUnixTimestamp64Milli(toInt64({at_ms}), 'UTC'){in_time}",
+            "INSERT INTO audits (generation, partition, epoch, entry, content, what, at) \
+             SELECT {raw}, {partition}, {epoch}, '{entry}', {covers}, {what}, fromUnixTimestamp64Milli(toInt64({at_ms}), 'UTC'){in_time}",
             in_time = sql::in_time(until_ms),
         ))
         .await?;

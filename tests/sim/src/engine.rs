@@ -190,14 +190,15 @@ impl Engine {
     fn check_may_wipe(&self, partition: Partition, epoch: Epoch, what: Wiped) {
         let damage = at_once(self.twin.damage()).expect("the twin tells of damage");
         let is_closed = self.entries(partition, epoch).contains(&Entry::Closed);
-        // All that is known since it was last sound; raw rows answer until they are known to be damaged too.
-        let of_epoch = damage.changes.iter().rev().filter(|change| (change.partition, change.epoch) == (partition, epoch));
-        let mut since_sound = of_epoch.map_while(|change| match &change.entry {
-            Record::Damaged(finding) => Some((change.at_ms, finding.part)),
-            Record::Repaired(_) | Record::LossAccepted(_) => None,
+        // All that is known and not repaired; raw rows answer until they are known to be damaged too.
+        let of_epoch = || damage.changes.iter().filter(|change| (change.partition, change.epoch) == (partition, epoch));
+        let covered_ms = of_epoch().map(|change| change.covers_ms).max().unwrap_or_default();
+        let is_known = of_epoch().filter(|change| change.at_ms > covered_ms).any(|change| match &change.entry {
+            Record::Damaged(finding) => {
+                (what != Wiped::Everything || finding.part == Part::Raw) && change.at_ms + HEARD_BY_ALL_MS <= self.ground.now_ms()
+            }
+            Record::Repaired(_) | Record::LossAccepted(_) => false,
         });
-        let is_known = since_sound
-            .any(|(at_ms, part)| (what != Wiped::Everything || part == Part::Raw) && at_ms + HEARD_BY_ALL_MS <= self.ground.now_ms());
         assert!(!is_closed || is_known, "{partition} epoch {epoch} is wiped, but it is closed, and not everybody knows of damage");
     }
 }

@@ -10,6 +10,7 @@ use tidemark_core::judge::Judge;
 use tidemark_core::offset::{NextOffset, Offset, Partition};
 use tidemark_history::Error;
 use tidemark_history::History;
+use tidemark_history::audit::{Change, Entry};
 use tidemark_history::block::{Block, BlockBuilder};
 use tidemark_history::ledger::Clock;
 use tidemark_history::memory::MemoryHistory;
@@ -95,12 +96,16 @@ impl Audit {
         true
     }
 
-    /// Somebody looks at an epoch, and says what is wrong; nothing goes wrong meanwhile.
-    pub fn record(ground: &Ground, log: &Log, engine: &Engine, partition: Partition, epoch: Epoch) {
-        let yard = SimulatedYard { ground: ground.clone(), log: log.clone() };
-        let auditor = Auditor { yard: &yard, history: &engine.twin, rules: &ground.rules, mode: Mode::Record };
-        let found = at_once(auditor.audit(partition, epoch..epoch.next())).expect("the twin answers");
+    /// Somebody looks at an epoch, and records what is wrong, also if that is known; nothing goes wrong meanwhile.
+    pub fn record(ground: &Ground, engine: &Engine, partition: Partition, epoch: Epoch) {
+        let sums = at_once(engine.twin.sums(partition, epoch..epoch.next())).expect("the twin answers").pop();
+        let found = sums.and_then(|sums| sums.finding(|view, level| format!("view {} {}", view.0, level.suffix())));
         ground.say(format_args!("audit {partition} epoch {epoch}: found {found:?}"));
+        let Some(finding) = found else { return };
+        let damage = at_once(engine.twin.damage()).expect("the twin tells of damage");
+        let at_ms = damage.last_ms(partition, epoch).map_or(i64::MIN, |last| last + 1).max(ground.now_ms());
+        let change = Change { partition, epoch, entry: Entry::Damaged(finding), at_ms, covers_ms: 0 };
+        at_once(engine.twin.record_change(&change, None)).expect("the twin records it");
     }
 }
 

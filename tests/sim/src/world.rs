@@ -109,8 +109,8 @@ impl Weather {
         (Move::CrashSpeed, 4),
         (Move::Kill, 4),
         (Move::LosePosition, 2),
-        (Move::Damage, 10),
-        (Move::Audit, 60),
+        (Move::Damage, 40),
+        (Move::Audit, 150),
     ];
 
     fn of(ground: &Ground) -> Self {
@@ -254,7 +254,7 @@ impl World {
         }
         self.ground.say(format_args!("{partition} epoch {epoch} is damaged"));
         self.ground.count(|totals| totals.damaged += 1);
-        Audit::record(&self.ground, &self.log, &self.engine, partition, epoch);
+        Audit::record(&self.ground, &self.engine, partition, epoch);
     }
 
     /// Goes on with an audit, or begins one of a damaged epoch.
