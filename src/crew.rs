@@ -112,7 +112,8 @@ pub struct Crew<P> {
 }
 
 impl<P: Part> Crew<P> {
-    /// Starts the part of the generation that answers.
+    /// Starts the parts of all generations. That of the one that answers must start; an answer of another one would be called gone
+    /// while its part is not there.
     pub async fn start(config: Config, servers: Servers) -> Result<Self> {
         let generations = parts::generations(&config, &servers.archive).await?;
         let live = generations.live().generation;
@@ -125,7 +126,10 @@ impl<P: Part> Crew<P> {
         }
         let shown = watch::Sender::new(Shown { live: Arc::clone(&first.part), others: Vec::new(), registry: registry(&*first.part, live) });
         let writing = BTreeMap::from([(known.rules.raw(), writing)]);
-        Ok(Self { config, servers, generations, running: BTreeMap::from([(live, first)]), writing, live, waiting: None, shown })
+        let running = BTreeMap::from([(live, first)]);
+        let mut crew = Self { config, servers, generations, running, writing, live, waiting: None, shown };
+        crew.adjust().await;
+        Ok(crew)
     }
 
     pub fn shown(&self) -> watch::Receiver<Shown<P>> {

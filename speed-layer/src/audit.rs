@@ -248,9 +248,14 @@ impl<Y: Yard> Auditor<'_, Y> {
     /// Everything, from the topic's records, if those are what was counted.
     async fn rewrite_rows(&self, partition: Partition, sums: &EpochSums, until_ms: i64) -> Result<&'static str, Unrepaired> {
         let because = |why: &dyn std::fmt::Display| Unrepaired::Because(format!("it cannot be written again from the topic: {why}"));
-        self.yard.confirm_log().await.map_err(|error| because(&error))?;
-        let blocks = self.yard.reread(partition, sums.epoch).await.map_err(|error| because(&error))?;
         let rewrite = self.rewrite(partition, sums);
+        // A repair that was cut off after it had deleted rows may have left them nowhere else by now.
+        let blocks = if rewrite.is_staged().await? {
+            Vec::new()
+        } else {
+            self.yard.confirm_log().await.map_err(|error| because(&error))?;
+            self.yard.reread(partition, sums.epoch).await.map_err(|error| because(&error))?
+        };
         if !rewrite.stage(&blocks, until_ms).await? {
             return Err(because(&"its records there are others than were counted, or there was not enough time"));
         }
