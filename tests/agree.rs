@@ -199,8 +199,13 @@ fn sql_and_rust_compute_the_same_views() {
 /// What the engine answers to a statement that no part of history makes.
 async fn asked(embedded: &Embedded, statement: &str) -> String {
     let url = embedded.runtime().clickhouse;
-    let mut stream = TcpStream::connect(url.trim_start_matches("http://")).await.expect("listens");
-    let head = format!("POST / HTTP/1.1\r\nHost: engine\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", statement.len());
+    let (user, place) = url.trim_start_matches("http://").split_once('@').expect("the address has a password");
+    let key = user.split_once(':').expect("a user and a password").1;
+    let mut stream = TcpStream::connect(place).await.expect("listens");
+    let head = format!(
+        "POST / HTTP/1.1\r\nHost: engine\r\nX-ClickHouse-Key: {key}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+        statement.len()
+    );
     stream.write_all((head + statement).as_bytes()).await.expect("taken");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.expect("answered");
