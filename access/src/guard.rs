@@ -37,7 +37,7 @@ pub struct Access {
 }
 
 impl Access {
-    /// Without keys everything is open to this machine; or to everybody who comes by what is in front, if something is (`--open`).
+    /// Without keys everything is open to this machine; with `--open`, to all clients that a proxy in front lets through.
     pub fn new(keys: Vec<Key>, is_behind: bool) -> Arc<Self> {
         let limited = |key: Key| {
             let limit = key.requests_per_second.map(|n| RateLimiter::direct(Quota::per_second(n)).with_middleware());
@@ -87,8 +87,8 @@ fn authorization(value: &HeaderValue) -> Option<String> {
     }
 }
 
-/// Why a request may come from a page of somebody else's, if it may: a browser on this machine reaches what is open to this machine,
-/// whoever's page it shows. It says where a request comes from; and a page that has its own name lead here (DNS rebinding) has that
+/// Why a request may come from a page of another site, if it may: a browser on this machine reaches what is open to this machine,
+/// whichever page it shows. It says where a request comes from; and a page that has its own name lead here (DNS rebinding) has that
 /// name in `Host`, for an address cannot be made to lead elsewhere.
 fn foreign(request: &Request, is_behind: bool) -> Option<Problem> {
     let header = |name: HeaderName| request.headers().get(name).map(|value| value.to_str().unwrap_or_default());
@@ -232,7 +232,7 @@ mod tests {
             (200, 200, &[("host", "localhost:8080"), ("origin", "http://localhost:8080")]),
             (200, 200, &[("host", "[::1]:8080"), ("sec-fetch-site", "same-origin")]),
             (200, 200, &[here, ("sec-fetch-site", "none")]),
-            // A link on a page of somebody else's shows an answer, and does not tell it to that page.
+            // A link on a page of another site shows an answer, and does not tell it to that page.
             (200, 200, &[here, ("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")]),
             (403, 403, &[here, ("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "cors")]),
             (403, 403, &[here, ("sec-fetch-site", "same-site")]),

@@ -1,10 +1,10 @@
 //! Closed epochs looked at again, and what that has found.
 //!
-//! A closed epoch never changes, so whatever differs later is damage: rows that somebody deleted, a backup of one table put
-//! back, a disk. When an epoch is closed, a hash of its raw rows is noted (`audits`). An audit compares the ledger, that hash, the
+//! A closed epoch never changes, so whatever differs later is damage: deleted rows, a backup of one table put back, a
+//! faulty disk. When an epoch is closed, a hash of its raw rows is noted (`audits`). An audit compares the ledger, that hash, the
 //! raw rows, and each roll-up with what the raw rows come to.
 //!
-//! Found damage is recorded before anything else is done about it. Whoever answers has heard of it within [`HEARD_FOR_MS`]: roll-ups of
+//! Found damage is recorded before anything else is done about it. Every server knows of it within [`HEARD_FOR_MS`]: roll-ups of
 //! such an epoch are not read, its raw rows answer if they are sound, and otherwise what may hold its events is refused.
 
 use std::collections::BTreeMap;
@@ -115,7 +115,7 @@ pub enum Entry {
     Damaged(Finding),
     /// It is as it was when it was closed.
     Repaired(String),
-    /// What is gone is gone, and somebody has accepted that: what is left is what counts.
+    /// An operator has accepted that rows are lost: what is left counts.
     LossAccepted(String),
 }
 

@@ -102,7 +102,7 @@ pub async fn look(
             Entry::Repair { deadline_ms } => {
                 state.repairs += 1;
                 state.repaired_ms = state.repaired_ms.max(deadline_ms);
-                // Of two with the same deadline, one is another's: whoever announced at the same instant.
+                // Of two with the same deadline, one is of another process that announced at the same instant.
                 if Some(deadline_ms) == own {
                     own = None;
                 } else if deadline_ms > now_ms {

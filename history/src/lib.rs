@@ -228,7 +228,7 @@ pub trait History: fmt::Debug + Send + Sync + 'static {
     async fn staged_content(&self, partition: Partition, range: OffsetRange) -> Result<u64, Error>;
 
     /// Notes what the raw rows of an epoch come to: before it is closed, for once it is closed a statement that comes late may find
-    /// anything; if `is_closed`, after somebody has made sure of what is there.
+    /// anything; if `is_closed`, when the caller has made sure of what is there.
     async fn note_content(&self, partition: Partition, epoch: Epoch, is_closed: bool) -> Result<(), Error>;
 
     /// It has answered a few seconds ago: a process asks it every second.

@@ -631,7 +631,7 @@ impl History for MemoryHistory {
         self.known_damage().revision()
     }
 
-    /// Everybody hears of it at once.
+    /// Known at once.
     async fn damage(&self) -> Result<Arc<Damage>, Error> {
         Ok(Arc::new(self.known_damage()))
     }

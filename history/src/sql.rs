@@ -16,8 +16,14 @@ use tidemark_core::view::{Dimension, ViewId};
 use tidemark_core::window::{Level, Step, TimeRange};
 
 const COUNT: &str = "sum(count) AS c";
-const CELL: &str =
+pub const CELL: &str =
     "sum(count) AS c, sum(amount_count) AS ac, sum(amount_sum) AS s, min(amount_min) AS lo, max(amount_max) AS hi, sum(fold) AS f";
+
+/// The same of raw rows.
+pub const CELL_OF_RAW: &str = "count() AS c, count(order_amount) AS ac, sum(ifNull(order_amount, toDecimal64(0, 4))) AS s, \
+     min(order_amount) AS lo, max(order_amount) AS hi, sum(intHash64(offset)) AS f";
+/// All that such a cell says but its place, as arguments of a hash.
+pub const CELL_SAYS: &str = "c, ac, s, isNull(lo), ifNull(lo, toDecimal64(0, 4)), isNull(hi), ifNull(hi, toDecimal64(0, 4)), f";
 
 /// All that a raw row says, as arguments of a hash. Hashes are kept: another text would make every epoch look damaged.
 pub const EVENT_SAYS: &str = "offset, event_id, toString(event_type), timestamp, product_id, user_id, isNull(order_amount), \
@@ -355,9 +361,7 @@ pub fn events_of(rules: &Rules, range: TimeRange, epochs: &[&Damaged]) -> String
 /// A question to raw events, which `events` says.
 pub fn answer_raw(question: &Question, events: &str, starts: &[i64]) -> String {
     format!(
-        "SELECT {bucket} AS b, {values} AS v, count() AS c, count(order_amount) AS ac, \
-         sum(ifNull(order_amount, toDecimal64(0, 4))) AS s, min(order_amount) AS lo, max(order_amount) AS hi, sum(intHash64(offset)) AS f \
-         FROM {events} WHERE 1{matching} GROUP BY b{group}",
+        "SELECT {bucket} AS b, {values} AS v, {CELL_OF_RAW} FROM {events} WHERE 1{matching} GROUP BY b{group}",
         bucket = bucket(question, Level::FiveMinutes, starts),
         values = array_of(&question.group_by),
         matching = matching(question),
@@ -396,9 +400,8 @@ pub fn contents(rules: &Rules, place: &str, bits: u8) -> String {
 /// The closed cells of a range, whole, in one row.
 pub fn digest(rules: &Rules, view: ViewId, range: TimeRange, marks: &Marks) -> String {
     let (table, group) = (rollup_table(rules, view, Level::FiveMinutes), group(rules.views.get(view).dimensions()));
-    let amounts = ["lo", "hi"].map(|edge| format!("isNull({edge}), ifNull({edge}, toDecimal64(0, 4))")).join(", ");
     format!(
-        "SELECT count() AS cells, sum(c) AS events, sum(cityHash64(window{group}, c, ac, s, {amounts}, f)) AS hash FROM \
+        "SELECT count() AS cells, sum(c) AS events, sum(cityHash64(window{group}, {CELL_SAYS})) AS hash FROM \
          (SELECT window{group}, {CELL} FROM {table} WHERE {}{} GROUP BY window{group})",
         below(marks),
         within(range),

@@ -1,8 +1,8 @@
 //! Audits: closed epochs are compared again with what they were, and what differs is written again.
 //!
 //! Found damage is recorded first. Until it is repaired, answers leave the damaged rows out ([`tidemark_history::audit`]): the
-//! epoch is told from sound raw rows, or not at all. So a repair below the mark need not be atomic, if it begins when everybody
-//! who answers has heard of it. Then it is a repair like any other: announced in the ledger with a deadline, staged, read back.
+//! epoch is told from sound raw rows, or not at all. So a repair below the mark need not be atomic, if it begins when every
+//! server knows of the damage. Then it is a repair like any other: announced in the ledger with a deadline, staged, read back.
 
 use crate::reconcile::{REPAIR_SECS, Yard};
 use crate::rewrite::Rewrite;
@@ -28,8 +28,8 @@ const ROWS_AT_ONCE: u64 = 1 << 18;
 /// Epochs that are repaired at a time: each waits most of the time.
 const REPAIRED_AT_ONCE: usize = 4;
 
-/// After damage was recorded, until everybody who answers has heard of it and has answered what was asked before: as long as a
-/// question may take.
+/// After damage was recorded, until every server knows of it and has answered what it was asked before: as long as a question may
+/// take.
 const HEARD_BY_ALL_MS: i64 = HEARD_FOR_MS + 30_000;
 
 /// What is done about damage.
@@ -37,7 +37,7 @@ const HEARD_BY_ALL_MS: i64 = HEARD_FOR_MS + 30_000;
 pub enum Mode {
     /// Nothing, not even a note.
     Look,
-    /// It is recorded, so that nobody answers from it.
+    /// It is recorded, so that no answer comes from it.
     Record,
     /// It is written again from the topic, or from raw rows.
     Repair,
@@ -60,7 +60,7 @@ pub enum Outcome {
     Found,
     Repaired(String),
     LossAccepted(String),
-    /// Somebody else repairs it, until then.
+    /// Another process repairs it, until then.
     Busy {
         until_ms: i64,
     },
@@ -102,7 +102,7 @@ impl<Y: Yard> Auditor<'_, Y> {
                 again.extend(known.of(partition, sums.epoch).map(|of| (of.epoch, of.finding.clone())));
             }
         }
-        // By then everybody has heard of it, and whoever had not has been answered.
+        // By then every server knows of it, and has answered what it was asked before.
         let begin_ms = self.yard.now_ms() + HEARD_BY_ALL_MS;
         let is_repaired = matches!(self.mode, Mode::Repair | Mode::AcceptLoss);
         let each = damaged.into_iter().map(|(epoch, finding)| (epoch, finding, is_repaired));
@@ -138,7 +138,7 @@ impl<Y: Yard> Auditor<'_, Y> {
     }
 
     /// Writes a damaged epoch again, from this time on, or finds that it is sound again. One process at a time, as the ledger
-    /// orders it: after its announced time nobody says any more that he has repaired it, for the next one may be deleting rows.
+    /// orders it: after its announced deadline no process records a repair, for the next one may be deleting rows.
     async fn repair(&self, partition: Partition, epoch: Epoch, begin_ms: i64) -> Result<Outcome, Error> {
         let unrepaired = |why: &str| Ok(Outcome::Unrepaired(why.to_owned()));
         // An announcement keeps others out for long, so it is not made in vain.
@@ -157,12 +157,12 @@ impl<Y: Yard> Auditor<'_, Y> {
         let Some(sums) = self.sums(partition, epoch).await? else { return unrepaired("it is not there") };
         let finding = self.finding(&sums);
         let Some(recorded) = self.history.damage_now().await?.of(partition, epoch).cloned() else {
-            return unrepaired("somebody else has repaired it");
+            return unrepaired("another process has repaired it");
         };
         let repaired = match &finding {
             None => Ok("by itself: it is again what it was when it was closed"),
             Some(finding) if self.mode == Mode::Record => return unrepaired(&finding.what),
-            // What everybody has heard of says from where it is answered now: from raw rows, until they are known to be damaged too.
+            // What is recorded says from where it is answered now: from raw rows, until they are known to be damaged too.
             Some(finding) if finding.part == Part::Raw && recorded.finding.part != Part::Raw => {
                 self.record_damage(partition, epoch, finding).await?;
                 return unrepaired("it has been damaged again");
@@ -194,7 +194,7 @@ impl<Y: Yard> Auditor<'_, Y> {
         self.accept_loss(&recorded, &sums, until_ms).await
     }
 
-    /// Records what has come of a repair, while nobody else may have begun another. It is over what it was made for, and nothing else.
+    /// Records the outcome of a repair, before another process may begin one. It is over what it was made for, and nothing else.
     async fn say(&self, of: &Damaged, entry: Record, outcome: Outcome, until_ms: i64) -> Result<Outcome, Error> {
         let Damaged { partition, epoch, .. } = *of;
         let change = Change { partition, epoch, entry, at_ms: self.yard.now_ms(), covers_ms: of.at_ms };
@@ -337,17 +337,23 @@ pub async fn audit_closed(speed: Arc<Speed>, history: Arc<dyn History>, yard: im
             let damaged = damage.damaged.iter().filter(|of| closed.get(&of.partition).is_some_and(|closed| closed.contains(&of.epoch)));
             let damaged: Vec<_> = damaged.map(|of| (of.partition, of.epoch..of.epoch.next())).collect();
             let again = !damaged.is_empty() && tried.is_none_or(|tried| tried.elapsed() > AGAIN_AFTER);
-            let due = if again {
+            let mut due = new;
+            if again {
                 tried = Some(Instant::now());
-                damaged.clone()
-            } else if looked.elapsed() >= rest {
-                looked = Instant::now();
-                closed.iter().filter_map(|(&partition, closed)| Some((partition, rounds.take(partition, closed, at_once)?))).collect()
-            } else {
-                new
-            };
+                due.extend(damaged.iter().cloned());
+            }
             for (partition, epochs) in due {
                 audit_some(&speed, &auditor, partition, epochs).await?;
+            }
+            // Looks out of turn say nothing of how far the round is.
+            if looked.elapsed() >= rest {
+                looked = Instant::now();
+                for (&partition, closed) in &closed {
+                    if let Some(epochs) = rounds.take(partition, closed, at_once) {
+                        audit_some(&speed, &auditor, partition, epochs.clone()).await?;
+                        history.record_checked(partition, epochs.end).await?;
+                    }
+                }
             }
             let first = damage.damaged.first().map(|of| of.refuse().to_string()).unwrap_or_default();
             Ok::<_, Error>((!damaged.is_empty()).then(|| trouble(damaged.len(), &first)))
@@ -371,7 +377,7 @@ async fn audit_some<Y: Yard>(speed: &Speed, auditor: &Auditor<'_, Y>, partition:
         }
     }
     speed.meters.audited.inc_by(epochs.end.0 - epochs.start.0);
-    auditor.history.record_checked(partition, epochs.end).await
+    Ok(())
 }
 
 /// Where the audits of a process's partitions are: round after round, oldest check first. Epochs close in order, and one that has

@@ -15,7 +15,6 @@ pub(crate) struct Standstills(BTreeMap<Partition, Still>);
 #[derive(Debug)]
 struct Still {
     at: NextOffset,
-    since: Instant,
     looked: Instant,
     /// Nothing can be read from there on, as was found.
     is_open: bool,
@@ -26,9 +25,9 @@ impl Standstills {
     /// move, though its log goes on.
     pub(crate) fn note(&mut self, partition: Partition, at: NextOffset, end: NextOffset, look: impl FnOnce() -> Option<NextOffset>) {
         let now = Instant::now();
-        let still = self.0.entry(partition).or_insert(Still { at, since: now, looked: now, is_open: false });
+        let still = self.0.entry(partition).or_insert(Still { at, looked: now, is_open: false });
         if still.at != at || end <= at {
-            *still = Still { at, since: now, looked: now, is_open: false };
+            *still = Still { at, looked: now, is_open: false };
         } else if now.duration_since(still.looked) >= STILL_AFTER {
             still.looked = now;
             still.is_open = look() == Some(at);
@@ -42,9 +41,9 @@ impl Standstills {
     /// What to tell people.
     pub(crate) fn trouble(&self) -> Option<String> {
         let (partition, still) = self.0.iter().find(|(_, still)| still.is_open)?;
-        let (offset, secs) = (still.at, still.since.elapsed().as_secs());
+        let offset = still.at;
         Some(format!(
-            "partition {partition} stands at offset {offset} for {secs} s: a producer's transaction is open there, and Kafka shows nothing behind it \
+            "partition {partition} stands at offset {offset}: a producer's transaction is open there, and Kafka shows nothing behind it \
              until it is committed or aborted (by itself after the producer's transaction.timeout.ms; kafka-transactions.sh find-hanging names it)"
         ))
     }

@@ -74,7 +74,7 @@ impl From<Audited> for Line {
             Outcome::Found => ("found", None),
             Outcome::Repaired(how) => ("repaired", Some(how)),
             Outcome::LossAccepted(what) => ("loss accepted", Some(what)),
-            Outcome::Busy { .. } => ("not repaired", Some("somebody else repairs it now".to_owned())),
+            Outcome::Busy { .. } => ("not repaired", Some("another process repairs it now".to_owned())),
             Outcome::Unrepaired(why) => ("not repaired", Some(why)),
         };
         Self { partition: partition.0, epoch: epoch.0, what: finding.what, outcome, detail }
@@ -169,15 +169,15 @@ async fn audit(arguments: Arguments) -> Result<()> {
     }
 }
 
-/// What comes of a damaged epoch when nobody else repairs it any more.
+/// The outcome for a damaged epoch, once no other process repairs it.
 async fn after_others<Y: Yard>(auditor: &Auditor<'_, Y>, mut audited: Audited) -> Result<Audited> {
     while let Outcome::Busy { until_ms } = audited.outcome {
         let Audited { partition, epoch, .. } = audited;
-        tracing::info!(%partition, %epoch, "somebody else repairs it, for {} s at most", (until_ms - now_ms()).max(0) / 1000);
+        tracing::info!(%partition, %epoch, "another process repairs it, for {} s at most", (until_ms - now_ms()).max(0) / 1000);
         auditor.yard.sleep_until(until_ms).await;
         match auditor.audit(partition, epoch..epoch.next()).await?.pop() {
             Some(again) => audited = again,
-            None => audited.outcome = Outcome::Repaired("by somebody else".into()),
+            None => audited.outcome = Outcome::Repaired("by another process".into()),
         }
     }
     Ok(audited)

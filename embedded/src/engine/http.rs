@@ -38,7 +38,7 @@ pub(crate) struct Front {
     /// Arguments of every session.
     base: Vec<String>,
     known_settings: HashSet<String>,
-    /// Whoever does not send it may only read.
+    /// Clients that do not send it may only read.
     secret: Option<String>,
     running: Arc<Semaphore>,
     bodies: Arc<Semaphore>,
@@ -134,7 +134,11 @@ impl Front {
     }
 
     fn session(&self, ask: &Ask) -> Result<Connection, Exception> {
-        let arguments = [self.base.as_slice(), ask.settings.as_slice()].concat();
+        let mut arguments = [self.base.as_slice(), ask.settings.as_slice()].concat();
+        if ask.only_reads {
+            // 2, as a server does for GET: nothing is written, and settings may still be given.
+            arguments.push("--readonly=2".to_owned());
+        }
         let session = self.chdb.connect(&arguments).map_err(|error| Exception {
             // The engine does not say which one it was.
             text: format!("{}; settings given: {}", error.text, ask.settings.join(" ")),
@@ -184,9 +188,7 @@ async fn answer(front: Arc<Front>, request: Request) -> Result<Response, Excepti
         return Err(Exception::new(code::READONLY, "pages in a browser ask nothing here (READONLY)"));
     }
     let mut ask = Ask::from_url(&head.method, head.uri.query().unwrap_or(""), &front.known_settings)?;
-    if !front.may_write(&head.headers) {
-        ask.read_only();
-    }
+    ask.only_reads |= !front.may_write(&head.headers);
     let (body, share) = front.receive(body).await?;
     let work = ask.with_body(&head.headers, body)?;
     let turn = front.turn().await?;

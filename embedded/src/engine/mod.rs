@@ -84,8 +84,8 @@ impl Engine {
     }
 }
 
-/// The file in the engine's data that says what whoever may write sends as password. The others may read. It is new with every start,
-/// and not on a command line, which everybody on the machine can see. Without it everybody may write.
+/// The file in the engine's data that holds the password of clients that may write; other clients may read. Each start makes another
+/// one. It is not on the command line, which all users of the machine can see. Without the file all clients may write.
 const SECRET: &str = "secret";
 
 /// The user that sends it.

@@ -82,16 +82,7 @@ impl Ask {
                 },
             }
         }
-        if ask.only_reads {
-            ask.read_only();
-        }
         Ok(ask)
-    }
-
-    /// 2, as a server does for GET: nothing is written, and settings may still be given.
-    pub(crate) fn read_only(&mut self) {
-        self.only_reads = true;
-        self.settings.push("--readonly=2".to_owned());
     }
 
     fn setting(&mut self, name: &str, value: &str, known: &HashSet<String>) -> Result<(), Exception> {

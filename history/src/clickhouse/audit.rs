@@ -2,6 +2,7 @@
 
 use super::{ClickHouse, RawTables};
 use crate::audit::{Change, Damage, Entry, EpochSums, Finding, HEARD_FOR_MS, Part, RollupSums, Sums};
+use crate::sql::{CELL, CELL_OF_RAW, CELL_SAYS};
 use crate::{Error, schema, sql};
 use clickhouse::Row;
 use serde::Deserialize;
@@ -10,7 +11,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 use tidemark_core::cell::Tally;
-use tidemark_core::epoch::Epoch;
+use tidemark_core::epoch::{Epoch, EpochBits};
+use tidemark_core::generation::Rules;
 use tidemark_core::offset::{OffsetRange, Partition};
 use tidemark_core::view::ViewId;
 use tidemark_core::window::{Level, TimeRange};
@@ -101,13 +103,11 @@ fn raw_hashes(tables: &RawTables, place: &str) -> String {
 }
 
 /// A view's cells of some epochs, in one row for each level and epoch: as its tables have them (`held`), and as raw rows have them.
-fn rollup_sums(rules: &tidemark_core::generation::Rules, view: ViewId, partition: Partition, epochs: &Range<Epoch>) -> String {
+fn rollup_sums(rules: &Rules, view: ViewId, partition: Partition, epochs: &Range<Epoch>) -> String {
     let dimensions: Vec<&str> = rules.views.get(view).dimensions().iter().map(|d| d.name()).collect();
-    let of = |prefix: &str| dimensions.iter().map(|d| format!(", toString({prefix}{d}) AS d_{d}")).collect::<String>();
+    let dims: String = dimensions.iter().map(|d| format!(", toString({d}) AS d_{d}")).collect();
     let names: String = dimensions.iter().map(|d| format!(", d_{d}")).collect();
-    let hash = format!(
-        "sum(cityHash64(w{names}, c, ac, s, isNull(lo), ifNull(lo, toDecimal64(0, 4)), isNull(hi), ifNull(hi, toDecimal64(0, 4)), f)) AS hash"
-    );
+    let hash = format!("sum(cityHash64(w{names}, {CELL_SAYS})) AS hash");
     let summed = |level: &str, held: u8, cells: &str| {
         format!(
             "SELECT {level} AS level, e AS epoch, {held} AS held, sum(c) AS events, sum(f) AS fold, {hash} FROM ({cells}) GROUP BY level, e"
@@ -116,23 +116,19 @@ fn rollup_sums(rules: &tidemark_core::generation::Rules, view: ViewId, partition
     let Range { start, end } = epochs;
     let held = Level::ALL.map(|level| {
         let cells = format!(
-            "SELECT epoch AS e, toUInt32(window) AS w{dims}, sum(count) AS c, sum(amount_count) AS ac, sum(amount_sum) AS s, \
-             min(amount_min) AS lo, max(amount_max) AS hi, sum(t.fold) AS f FROM {table} AS t \
+            "SELECT epoch AS e, toUInt32(window) AS w{dims}, {CELL} FROM {table} \
              WHERE partition = {partition} AND epoch >= {start} AND epoch < {end} GROUP BY e, w{names}",
-            dims = of(""),
             table = schema::rollup_table(rules, view, level),
         );
         summed(&format!("toUInt32({})", level.ms() / 1000), 1, &cells)
     });
     // Raw rows are grouped once, and what that gives by each level.
     let finest = format!(
-        "SELECT bitShiftRight(offset, {bits}) AS e, toUInt32(intDiv(toUnixTimestamp64Milli(timestamp), {ms}) * {s}) AS w5{dims}, \
-         count() AS c, count(order_amount) AS ac, sum(ifNull(order_amount, toDecimal64(0, 4))) AS s, min(order_amount) AS lo, \
-         max(order_amount) AS hi, sum(intHash64(offset)) AS f FROM {events} WHERE {place} GROUP BY e, w5{names}",
+        "SELECT bitShiftRight(offset, {bits}) AS e, toUInt32(intDiv(toUnixTimestamp64Milli(timestamp), {ms}) * {s}) AS w5{dims}, {CELL_OF_RAW} \
+         FROM {events} WHERE {place} GROUP BY e, w5{names}",
         bits = rules.epoch_bits.get(),
         ms = Level::FiveMinutes.ms(),
         s = Level::FiveMinutes.ms() / 1000,
-        dims = of(""),
         events = schema::events_table(rules),
         place = in_epochs(rules.epoch_bits, partition, epochs),
     );
@@ -144,7 +140,7 @@ fn rollup_sums(rules: &tidemark_core::generation::Rules, view: ViewId, partition
     held.into_iter().chain([summed("level", 0, &by_level)]).collect::<Vec<_>>().join(" UNION ALL ")
 }
 
-fn in_epochs(bits: tidemark_core::epoch::EpochBits, partition: Partition, epochs: &Range<Epoch>) -> String {
+fn in_epochs(bits: EpochBits, partition: Partition, epochs: &Range<Epoch>) -> String {
     sql::in_range(partition, bits.start_of(epochs.start).get(), bits.start_of(epochs.end).get())
 }
 

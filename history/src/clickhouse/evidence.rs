@@ -3,6 +3,7 @@
 use super::{ClickHouse, EventRow, event_of};
 use crate::answers::cell_of;
 use crate::evidence::{Counted, Origin, Page, Placed, Places, Uncounted};
+use crate::sql::CELL_OF_RAW;
 use crate::{Error, sql};
 use clickhouse::Row;
 use serde::Deserialize;
@@ -57,9 +58,7 @@ impl ClickHouse {
         let query = format!(
             "SELECT partition, bitShiftRight(offset, {bits}) AS epoch, min(offset) AS first, max(offset) AS last, \
                  countIf(offset > CAST([{places}], 'Array(UInt64)')[partition + 1]) AS behind, \
-                 count() AS c, count(order_amount) AS ac, sum(ifNull(order_amount, toDecimal64(0, 4))) AS s, \
-                 min(order_amount) AS lo, max(order_amount) AS hi, sum(intHash64(offset)) AS f \
-                 FROM (SELECT partition, offset, order_amount FROM {events} WHERE {place}{matching} LIMIT 1 BY partition, offset) \
+                 {CELL_OF_RAW} FROM (SELECT partition, offset, order_amount FROM {events} WHERE {place}{matching} LIMIT 1 BY partition, offset) \
                  GROUP BY partition, epoch ORDER BY partition, epoch LIMIT {limit}",
             bits = self.rules.epoch_bits.get(),
             places = places.join(", "),

@@ -84,7 +84,7 @@ pub enum Tables {
 /// One of the servers.
 pub(super) struct Node {
     client: Client,
-    /// Without the user and the password that it may have had: they stay out of what everybody may read.
+    /// Without the user and the password that it may have had: they stay out of messages and metrics.
     url: String,
     room: Semaphore,
     /// As many as `room` has in all.
