@@ -18,6 +18,8 @@ use tidemark_core::event::Limits;
 use tidemark_core::generation::{Generation, Rules};
 use tidemark_core::view::Views;
 use tidemark_history::clickhouse::{Server, Tables};
+use tidemark_https::admission::Memory;
+use tidemark_serving::admission::{Admission, MEMORY_PATIENCE};
 use tidemark_speed_layer::audit::Schedule;
 use tidemark_topic::Membership;
 
@@ -190,6 +192,7 @@ impl ClickHouse {
             password: given(&self.password),
             tables: self.tables(),
             connections: self.connections,
+            ..Server::at("", "")
         }
     }
 
@@ -265,9 +268,27 @@ enum Switch {
 #[serde(deny_unknown_fields)]
 pub struct Serving {
     lateness_ms: u64,
+    questions: usize,
+    memory_mib: usize,
+    max_rows_read: u64,
 }
 
 impl Serving {
+    /// How much is answered at a time.
+    pub fn admission(&self) -> Admission {
+        Admission::new(self.questions, self.memory_bytes() / 2)
+    }
+
+    /// What a server of history may be asked for an answer.
+    pub fn bounding(&self, server: Server) -> Server {
+        let answer_memory = Memory::new(self.memory_bytes() / 2, MEMORY_PATIENCE);
+        Server { answer_memory, max_rows_read: self.max_rows_read, ..server }
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.memory_mib << 20
+    }
+
     /// How long after a window's end late events are expected.
     pub fn lateness(&self) -> Duration {
         Duration::from_millis(self.lateness_ms)

@@ -120,7 +120,7 @@ fn of_log(error: &tidemark_topic::Error) -> Exit {
     use tidemark_topic::Error as E;
     match error {
         E::Unavailable { .. } => Exit::Unreached,
-        E::Fenced { .. } | E::Refused { .. } | E::OtherTopic(_) => Exit::Refused,
+        E::Fenced { .. } | E::Forbidden { .. } | E::Refused { .. } | E::OtherTopic(_) => Exit::Refused,
         E::OutOfRange { .. } | E::NoSuchTopic { .. } => Exit::Failed,
     }
 }
@@ -130,7 +130,7 @@ fn of_history(error: &tidemark_history::Error) -> Exit {
     match error {
         E::Unavailable { .. } => Exit::Unreached,
         E::Refused { .. } | E::OtherRules(_) => Exit::Refused,
-        E::TooLarge | E::Unfinished { .. } | E::Damaged { .. } | E::Nonsense(_) => Exit::Failed,
+        E::TooLarge | E::TooDear { .. } | E::Busy | E::Unfinished { .. } | E::Damaged { .. } | E::Nonsense(_) => Exit::Failed,
     }
 }
 

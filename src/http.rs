@@ -20,6 +20,7 @@ use tidemark_metrics::{Answering, Process, Registry};
 use tidemark_serving::engine::Engine;
 use tidemark_topic::Control;
 use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -30,10 +31,38 @@ const DRAIN: Duration = Duration::from_secs(10);
 pub struct Http {
     servers: JoinSet<()>,
     close: watch::Sender<bool>,
+    front: Front,
 }
+
+/// The runtime that serves connections. All that it does is short; what takes longer is done by the process's own. So a request is
+/// seen at once, and health is answered, however busy the process is.
+struct Front(Option<Runtime>);
+
+impl Front {
+    fn start() -> Result<Self> {
+        let runtime = Builder::new_multi_thread().thread_name("http").event_interval(EVENT_INTERVAL).enable_all().build();
+        Ok(Self(Some(runtime.context("starting the HTTP server's runtime")?)))
+    }
+
+    fn runtime(&self) -> &Runtime {
+        self.0.as_ref().expect("there until dropped")
+    }
+}
+
+impl Drop for Front {
+    /// A runtime does not end within another one by waiting.
+    fn drop(&mut self) {
+        self.0.take().into_iter().for_each(Runtime::shutdown_background);
+    }
+}
+
+/// A busy thread of a runtime looks for what has come over the network after so many tasks, by default after 61. With many
+/// connections that would be late.
+const EVENT_INTERVAL: u32 = 7;
 
 /// Where connections come in.
 pub struct Door {
+    front: Front,
     requests: Listening,
     /// Those of operators and of Prometheus, where they come in by themselves.
     apart: Option<Listening>,
@@ -50,12 +79,13 @@ enum Listening {
 /// unless that was said.
 pub async fn listen(config: &Config, access: &Access) -> Result<(Door, String)> {
     allow_descriptors();
-    let (requests, url) = listen_at(&config.listen, config, access).await?;
+    let front = Front::start()?;
+    let (requests, url) = listen_at(&config.listen, config, access, &front).await?;
     let apart = match config.admin_listen.as_str() {
         "" => None,
-        at => Some(listen_at(at, config, access).await?.0),
+        at => Some(listen_at(at, config, access, &front).await?.0),
     };
-    Ok((Door { requests, apart, max_connections: config.max_connections }, url))
+    Ok((Door { front, requests, apart, max_connections: config.max_connections }, url))
 }
 
 /// Takes as many file descriptors as the system allows this process: by default it may have 1,024, and each connection is one.
@@ -67,12 +97,15 @@ fn allow_descriptors() {
     }
 }
 
-async fn listen_at(at: &str, config: &Config, access: &Access) -> Result<(Listening, String)> {
+async fn listen_at(at: &str, config: &Config, access: &Access, front: &Front) -> Result<(Listening, String)> {
     let tls = config.tls.server()?;
     let listener = TcpListener::bind(at).await;
     let listener = listener.with_context(|| format!("listening on {at}; is another tidemark running? --listen takes another address"))?;
     let address = listener.local_addr()?;
     refuse_strangers(at, address, config, access)?;
+    let listener = listener.into_std()?;
+    let _within = front.runtime().enter();
+    let listener = TcpListener::from_std(listener)?;
     Ok(match tls {
         None => (Listening::Plain(listener), format!("http://{address}")),
         Some(tls) => (Listening::Tls(TlsListener::new(listener, tls)?), format!("https://{address}")),
@@ -149,7 +182,7 @@ impl Http {
     /// Serves `routes`, timed, and beside them or apart what is for operators, with `/metrics` for those that may read:
     /// what is in `registry`, and what the part that answers tells.
     pub fn serve(door: Door, access: &Arc<Access>, mut registry: Registry, answering: Answering, routes: Router, admin: Router) -> Self {
-        let mut server = Self { servers: JoinSet::new(), close: watch::Sender::new(false) };
+        let mut server = Self { servers: JoinSet::new(), close: watch::Sender::new(false), front: door.front };
         registry.register_collector(Box::new(Process));
         let (admin, max) = (access.guard(Scope::Admin, admin), door.max_connections);
         match door.apart {
@@ -167,13 +200,14 @@ impl Http {
 
     fn listen(&mut self, at: Listening, max_connections: usize, routes: Router) {
         let mut closed = self.close.subscribe();
+        let front = self.front.runtime().handle();
         let closing = async move { drop(closed.wait_for(|closed| *closed).await) }.boxed().shared();
         match at {
             Listening::Plain(listener) => {
                 let listener = listener.tap_io(|connection| drop(connection.set_nodelay(true)));
-                self.servers.spawn(tidemark_https::serve(listener, routes, max_connections, closing))
+                self.servers.spawn_on(tidemark_https::serve(listener, routes, max_connections, closing), front)
             }
-            Listening::Tls(listener) => self.servers.spawn(tidemark_https::serve(listener, routes, max_connections, closing)),
+            Listening::Tls(listener) => self.servers.spawn_on(tidemark_https::serve(listener, routes, max_connections, closing), front),
         };
     }
 

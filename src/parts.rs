@@ -14,6 +14,7 @@ use tidemark_history::History;
 use tidemark_history::clickhouse::{Archive, ClickHouse};
 use tidemark_history::generations::{Filling, Generations, Known, State};
 use tidemark_replay::whole::{Source, Throttle, WholeLog};
+use tidemark_serving::admission::Admission;
 use tidemark_serving::engine::{Engine, Layers};
 use tidemark_serving::live::Live;
 use tidemark_snapshot::Store;
@@ -31,6 +32,9 @@ const FOLLOW_EVERY: Duration = Duration::from_millis(250);
 
 /// Before a layer joins its group again.
 const REJOIN_PAUSE: Duration = Duration::from_secs(1);
+
+/// The same where the user has lost a right.
+const FORBIDDEN_PAUSE: Duration = Duration::from_secs(4);
 
 /// The threads of a process's layers.
 pub struct Threads {
@@ -113,13 +117,15 @@ pub struct Servers {
     admin: Admin,
     partitions: PartitionCount,
     pub archive: Archive,
+    admission: Arc<Admission>,
 }
 
 impl Servers {
     pub async fn open(config: &Config, kafka: &str, clickhouse: &str) -> Result<Self> {
         let (kafka, archive) = (config.kafka.connect(kafka), open_archive(config, clickhouse).await?);
         let partitions = PartitionCount::new(input::ensure_topic(config, &kafka, &archive).await?);
-        Ok(Self { admin: kafka.admin()?, kafka, partitions, archive })
+        let admission = Arc::new(config.serving.admission());
+        Ok(Self { admin: kafka.admin()?, kafka, partitions, archive, admission })
     }
 
     /// Those that run elsewhere, by the configuration.
@@ -145,7 +151,8 @@ impl Servers {
         let (rules, partitions) = (Arc::clone(&known.rules), self.partitions.clone());
         let topic = TopicFollower { admin: self.admin.expecting(identity), partitions: partitions.clone() };
         let kafka = topic.admin.kafka().clone();
-        Ok(Ground { rules, kafka, topic, partitions, history, source, throttle })
+        let admission = Arc::clone(&self.admission);
+        Ok(Ground { rules, kafka, topic, partitions, history, source, throttle, admission })
     }
 }
 
@@ -178,6 +185,7 @@ pub struct Ground {
     /// While it is being filled.
     source: Option<Arc<Source>>,
     throttle: Arc<Throttle>,
+    admission: Arc<Admission>,
 }
 
 impl Ground {
@@ -203,7 +211,7 @@ impl Ground {
 type Log = WholeLog<KafkaConsumer>;
 
 pub async fn open_archive(config: &Config, url: &str) -> Result<Archive> {
-    let server = config.clickhouse.server(url);
+    let server = config.serving.bounding(config.clickhouse.server(url));
     let deadline = tokio::time::Instant::now() + START_DEADLINE;
     loop {
         match Archive::open(&server, &config.kafka.topic).await {
@@ -265,7 +273,7 @@ pub async fn open_snapshots(config: &Config, rules: &Rules) -> Result<Option<Arc
 pub fn engine(config: &Config, ground: &Ground, live: Live, reached: watch::Receiver<Cut>, layers: Layers) -> Arc<Engine> {
     let (rules, history, topic) = (Arc::clone(&ground.rules), Arc::clone(&ground.history), config.kafka.topic.clone());
     let engine = Engine::new(rules, topic, ground.partitions.clone(), live, reached, history, layers);
-    Arc::new(engine.with_lateness(config.serving.lateness()))
+    Arc::new(engine.with_lateness(config.serving.lateness()).admitted_by(Arc::clone(&ground.admission)))
 }
 
 /// Starts to count: a thread for each membership, the task that closes epochs, and the one that writes snapshots.
@@ -285,6 +293,7 @@ pub fn start_speed(
         speed = speed.with_snapshots(Arc::clone(store));
     }
     let speed = Arc::new(speed);
+    speed.control.throttled_as(kafka.throttled());
     let options =
         ConsumerOptions { queued_kbytes: config.kafka.queued_kbytes, traced: tidemark_traces::is_on(), ..ConsumerOptions::default() };
     for membership in memberships {
@@ -327,6 +336,7 @@ pub fn start_batch(config: &Config, ground: &Ground, writer: Writer, batch: Batc
     let options =
         ConsumerOptions { queued_kbytes: config.kafka.queued_kbytes, traced: tidemark_traces::is_on(), ..ConsumerOptions::default() };
     let (control, handle) = (batch.control.clone(), tokio::runtime::Handle::current());
+    control.throttled_as(kafka.throttled());
     let run = move || -> Result<(), Stopped> {
         let consumer = connect(&kafka, membership.clone(), options.clone())?;
         let (history, rules) = (Arc::clone(&history), Arc::clone(&rules));
@@ -358,11 +368,16 @@ impl From<tidemark_batch_layer::run::Error> for Stopped {
 /// in the middle of an assignment. Where the broker is the embedded one, nobody else can have the name; elsewhere being
 /// fenced means that another process has it, and ends this one.
 fn rejoining<E: Into<Stopped>>(control: &Control, alone: bool, run: impl Fn() -> Result<(), E>) -> Result<(), Stopped> {
-    use tidemark_topic::Error::{Refused, Unavailable};
+    use tidemark_topic::Error::{Forbidden, Refused, Unavailable};
     loop {
         match run().map_err(Into::into) {
             Err(error @ Stopped::Log(Unavailable { .. })) if !control.is_stopping() => {
                 control.trouble(Some(format!("the layer stands still: {error}")));
+            }
+            // Whoever withdrew a right may give it back. To ask for it again costs the brokers a connection each time.
+            Err(error @ Stopped::Log(Forbidden { .. })) if !control.is_stopping() => {
+                control.trouble(Some(format!("the layer stands still: {error}")));
+                std::thread::sleep(FORBIDDEN_PAUSE);
             }
             Err(error @ Stopped::Log(Refused { .. })) if alone && !control.is_stopping() => {
                 control.trouble(Some(format!("the layer stands still: {error}")));
@@ -386,15 +401,25 @@ fn patient(kafka: &Kafka) -> Kafka {
 fn follow(positions: GroupPositions, partitions: PartitionCount, threads: &Threads) -> watch::Receiver<Cut> {
     let (say, reached) = watch::channel(Cut::default());
     threads.spawn("following the batch layer", async move {
+        let mut told = None;
         while !say.is_closed() {
             match positions.look(partitions.get()).await {
-                Ok(found) => drop(say.send_if_modified(|cut| {
-                    let found = found.into_iter().collect();
-                    let has_moved = *cut != found;
-                    *cut = found;
-                    has_moved
-                })),
-                Err(error) => tracing::warn!("how far history is cannot be asked: {error}"),
+                Ok(found) => {
+                    told = None;
+                    say.send_if_modified(|cut| {
+                        let found = found.into_iter().collect();
+                        let has_moved = *cut != found;
+                        *cut = found;
+                        has_moved
+                    });
+                }
+                Err(error) => {
+                    let error = error.to_string();
+                    if told.as_ref() != Some(&error) {
+                        tracing::warn!("how far history is cannot be asked: {error}");
+                    }
+                    told = Some(error);
+                }
             }
             tokio::time::sleep(FOLLOW_EVERY).await;
         }

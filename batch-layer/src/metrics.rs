@@ -41,6 +41,8 @@ impl Collector for Standing {
         page.gauges(("tidemark_history_position", "H: all offsets below are in history"), "partition", positions)?;
         let (paused, trouble) = (self.0.control.is_paused(), self.0.control.current_trouble());
         page.gauge(("tidemark_batch_paused", "1 while an operator has paused the batch layer"), u64::from(paused))?;
-        page.gauge(("tidemark_batch_troubled", "1 while something holds it up: /v1/status says what"), u64::from(trouble.is_some()))
+        page.gauge(("tidemark_batch_troubled", "1 while something holds it up: /v1/status says what"), u64::from(trouble.is_some()))?;
+        let help = "How long Kafka makes its clients wait for an answer, because of a quota";
+        page.gauge(("tidemark_batch_throttled_seconds", help), self.0.control.throttled().as_secs_f64())
     }
 }

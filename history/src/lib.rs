@@ -117,8 +117,14 @@ pub enum Error {
     #[error("{0}")]
     OtherRules(String),
     /// The answer to a question would be larger than it may be.
-    #[error("the answer would have more than {MAX_ANSWER_ROWS} rows or {} MiB", MAX_ANSWER_BYTES >> 20)]
+    #[error("the answer would have more than {MAX_ANSWER_ROWS} rows or {} MiB, or take more memory than all answers may", MAX_ANSWER_BYTES >> 20)]
     TooLarge,
+    /// A question would read more than a server may be asked to read for one (`max_rows_read`).
+    #[error("the question would read more than {rows} rows")]
+    TooDear { rows: u64 },
+    /// There was no memory for the answer to a question (`answer_memory`).
+    #[error("too many large answers are under way")]
+    Busy,
     /// The rows of an epoch are incomplete, because a repair has deleted them and was not finished.
     #[error(
         "partition {partition}: a repair of epoch {epoch} was not finished, history has {found} of its {announced} rows, and the topic no longer \

@@ -1,6 +1,7 @@
-//! HTTP and HTTPS as all clients and servers here speak it: whom a client trusts and how long it waits for a connection, and how
-//! [`serve`] keeps one connection from holding up others.
+//! HTTP and HTTPS as all clients and servers here speak it: whom a client trusts and how long it waits for a connection, how
+//! [`serve`] keeps one connection from holding up others, and by what [`admission`] bounds what a server takes on.
 
+pub mod admission;
 mod serve;
 
 pub use serve::serve;

@@ -3,6 +3,7 @@
 //!
 //! Memory: a request takes room for its body as the bytes arrive, and, if the body is packed, room for the body unpacked.
 //! A request that finds no room for two seconds gets a 503 and gives its own back, so requests cannot wait for each other.
+//! Work on bodies waits for its turn as long, so that what else the server answers does not wait behind all of them.
 
 use crate::body::{self, Coding, Form, MAX_SENT_BYTES, MAX_UNPACKED_BYTES, UnpackError};
 use crate::described::{Attributes, Call, Calls, CloudEvent, Event, Events};
@@ -25,17 +26,15 @@ use std::sync::Arc;
 use std::time::Duration;
 use tidemark_core::cut::Cut;
 use tidemark_core::event::Limits;
+use tidemark_https::admission::{Busy, Elsewhere, Gate, Memory, Queue, Taken};
 use tidemark_metrics::{Collector, Counter, DescriptorEncoder, Family, Label, Page, Registry};
-use tidemark_topic::{Outgoing, Position, Producer, SendError, now_ms};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tidemark_topic::{Outgoing, Position, Producer, SendError, Throttled, now_ms};
 use tracing::{Instrument as _, trace_span};
 use utoipa::{IntoParams, ToSchema};
 
 /// Bodies in flight, all together: half for bodies as sent, half for unpacked ones. Each half holds the largest
 /// body there may be. Full means that requests get a 503.
 const MAX_IN_FLIGHT_BYTES: usize = 256 * 1024 * 1024;
-/// In what portions room is counted, rounded up: what a request costs besides its body.
-const PORTION_BYTES: usize = 4096;
 /// Bodies up to this size are dealt with at once, which takes less than a millisecond; longer ones on a thread that
 /// may be blocked.
 const MAX_INLINE_BYTES: usize = 64 * 1024;
@@ -43,8 +42,8 @@ const MAX_INLINE_BYTES: usize = 64 * 1024;
 const ARRIVAL_DEADLINE: Duration = Duration::from_secs(60);
 /// After this long without a byte, a body is given up.
 const STALL_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a request waits for room before it gets a 503.
-const ROOM_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a request waits for room, or for its turn to be worked on, before it gets a 503.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Room that is taken for a body before its first byte, at most.
 const FIRST_ROOM: usize = 64 * 1024;
 /// When to come again after a failure to write, in seconds.
@@ -55,8 +54,12 @@ const RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("1");
 pub struct Ingest<P> {
     producer: P,
     limits: Limits,
-    arriving: Arc<Semaphore>,
-    unpacked: Arc<Semaphore>,
+    sent: Memory,
+    unpacked: Memory,
+    /// Work on bodies that are dealt with at once, and on longer ones.
+    short: Gate,
+    long: Gate,
+    elsewhere: Elsewhere,
     items: Family<Label, Counter>,
     accepted: Counter,
     rejected: Counter,
@@ -74,22 +77,27 @@ pub struct Counts {
     pub failed: u64,
 }
 
-impl<P> Ingest<P> {
+impl<P: Producer> Ingest<P> {
     /// `limits` are the rules of the generation that reads the topic, so that what is accepted here is an event there.
     pub fn new(producer: P, limits: Limits) -> Self {
-        let room = || Arc::new(Semaphore::new(MAX_IN_FLIGHT_BYTES / 2 / PORTION_BYTES));
+        let room = || Memory::new(MAX_IN_FLIGHT_BYTES / 2, PATIENCE);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        // Connections bound how many wait.
+        let queue = Queue { length: usize::MAX, patience: PATIENCE };
+        let (short, long) = (Gate::new(2 * cores, queue), Gate::new(cores, queue));
         let items: Family<Label, Counter> = Family::default();
         let of = |outcome| items.get_or_create_owned(&[("outcome", outcome)]);
         let (accepted, rejected, failed) = (of("accepted"), of("rejected"), of("failed"));
-        Self { producer, limits, arriving: room(), unpacked: room(), items, accepted, rejected, failed }
+        let elsewhere = Elsewhere::here();
+        Self { producer, limits, sent: room(), unpacked: room(), short, long, elsewhere, items, accepted, rejected, failed }
     }
 
     /// Registers what ingest has to say.
     pub fn register(&self, registry: &mut Registry) {
         let help = "Items of requests: acknowledged by Kafka, not events, and not known to be in the topic";
         registry.register("tidemark_ingest_items", help, self.items.clone());
-        let rooms = [("sent", &self.arriving), ("unpacked", &self.unpacked)].map(|(body, room)| (body, Arc::clone(room)));
-        registry.register_collector(Box::new(Rooms(rooms)));
+        let rooms = [("sent", self.sent.clone()), ("unpacked", self.unpacked.clone())];
+        registry.register_collector(Box::new(Standing { rooms, throttled: self.producer.throttled() }));
     }
 
     pub fn producer(&self) -> &P {
@@ -101,23 +109,26 @@ impl<P> Ingest<P> {
     }
 }
 
-/// The rooms for bodies, and how much of each is taken.
+/// How things stand, looked up when it is asked for.
 #[derive(Debug)]
-struct Rooms([(&'static str, Arc<Semaphore>); 2]);
+struct Standing {
+    /// For bodies.
+    rooms: [(&'static str, Memory); 2],
+    throttled: Throttled,
+}
 
-impl Collector for Rooms {
+impl Collector for Standing {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let whole = MAX_IN_FLIGHT_BYTES / 2;
-        let bytes = |bytes: usize| u64::try_from(bytes).unwrap_or(u64::MAX);
         let mut page = Page(encoder);
-        let used = self.0.iter().map(|(body, room)| (*body, bytes(whole.saturating_sub(room.available_permits() * PORTION_BYTES))));
+        let bytes = |of: fn(&Memory) -> usize| self.rooms.iter().map(move |(body, room)| (*body, of(room) as u64));
         page.gauges(
             ("tidemark_ingest_room_used_bytes", "Room that bodies in flight take up; when it is full, requests get a 503"),
             "body",
-            used,
+            bytes(Memory::used),
         )?;
-        let limits = self.0.iter().map(|(body, _)| (*body, bytes(whole)));
-        page.gauges(("tidemark_ingest_room_limit_bytes", "Room for bodies in flight"), "body", limits)
+        page.gauges(("tidemark_ingest_room_limit_bytes", "Room for bodies in flight"), "body", bytes(Memory::limit))?;
+        let help = "How long Kafka makes the producer wait for an answer, because of a quota";
+        page.gauge(("tidemark_ingest_throttled_seconds", help), self.throttled.current().as_secs_f64())
     }
 }
 
@@ -164,13 +175,13 @@ async fn only_post() -> Problem {
         (status = 503, description = "Not all was acknowledged, or there is no room for the body now: send the same again"),
     ),
 )]
-async fn post_events<P: Producer + Send + Sync>(
+async fn post_events<P: Producer + Send + Sync + 'static>(
     State(ingest): State<Arc<Ingest<P>>>,
     wanted: Asked,
     request: Request,
 ) -> Result<Response, Problem> {
     let form = body::form(request.headers())?;
-    let answer = post(&ingest, wanted, form, request).await?;
+    let answer = post(ingest, wanted, form, request).await?;
     json_answer(&answer)
 }
 
@@ -187,7 +198,7 @@ async fn post_events<P: Producer + Send + Sync>(
         (status = 503, description = "Not all was acknowledged, or there is no room for the body now: send the same again"),
     ),
 )]
-async fn post_track<P: Producer + Send + Sync>(
+async fn post_track<P: Producer + Send + Sync + 'static>(
     ingest: State<Arc<Ingest<P>>>,
     wanted: Asked,
     request: Request,
@@ -210,7 +221,7 @@ async fn post_track<P: Producer + Send + Sync>(
         (status = 503, description = "Not all was acknowledged, or there is no room for the body now: send the same again"),
     ),
 )]
-async fn post_batch<P: Producer + Send + Sync>(
+async fn post_batch<P: Producer + Send + Sync + 'static>(
     ingest: State<Arc<Ingest<P>>>,
     wanted: Asked,
     request: Request,
@@ -219,7 +230,7 @@ async fn post_batch<P: Producer + Send + Sync>(
 }
 
 /// Answers as Segment's libraries read it.
-async fn post_calls<P: Producer + Send + Sync>(
+async fn post_calls<P: Producer + Send + Sync + 'static>(
     State(ingest): State<Arc<Ingest<P>>>,
     wanted: Asked,
     form: Form,
@@ -227,7 +238,7 @@ async fn post_calls<P: Producer + Send + Sync>(
 ) -> Result<Response, Problem> {
     let answered = async {
         let form = body::json(request.headers(), form)?;
-        post(&ingest, wanted, form, request).await
+        post(ingest, wanted, form, request).await
     };
     let answer = answered.await.map_err(segment::problem)?;
     json_answer(&CallsAnswer { success: answer.rejected_count == 0, answer })
@@ -252,62 +263,31 @@ struct Wanted {
 type Asked = Result<Query<Wanted>, QueryRejection>;
 
 /// The way of every request, whatever its form.
-async fn post<P: Producer + Send + Sync>(ingest: &Ingest<P>, wanted: Asked, form: Form, request: Request) -> Result<Answer, Problem> {
+async fn post<P: Producer + Send + Sync + 'static>(
+    ingest: Arc<Ingest<P>>,
+    wanted: Asked,
+    form: Form,
+    request: Request,
+) -> Result<Answer, Problem> {
     let Query(Wanted { positions }) = wanted.map_err(|error| bad_parameter(&error))?;
     let (head, arriving) = request.into_parts();
     let coding = body::coding(&head.headers)?;
-    let sent = receive(&ingest.arriving, &head.headers, arriving).await?;
+    let sent = receive(&ingest.sent, &head.headers, arriving).await?;
     if sent.bytes.is_empty() && !form.may_be_empty() {
         return Err(bad_body(BodyError::Empty.to_string()));
     }
-    let body = match coding {
-        Coding::Identity => sent,
-        packed => unpack(&ingest.unpacked, packed, sent).await?,
-    };
-    let is_one = form.is_one();
-    let (checked, _room) = check(body, form, &ingest.limits).await?;
-    let written = write(&ingest.producer, &checked, positions).await;
-    let (accepted, failed) = (written.accepted, written.failed());
-    ingest.accepted.inc_by(accepted);
-    ingest.failed.inc_by(failed);
-    if failed > 0 {
-        return Err(not_written(&written));
-    }
-    ingest.rejected.inc_by(checked.rejected_count());
-    match checked.rejected.first() {
-        Some(only) if is_one => Err(refused_alone(&only.refusal)),
-        _ => Ok(Answer::new(checked, written)),
-    }
+    ingest.elsewhere.clone().run(async move { ingest.take_in(sent, coding, form, positions).await }).await
 }
 
 /// A body and the room that it takes up.
 struct Held {
     bytes: Bytes,
-    room: OwnedSemaphorePermit,
-}
-
-/// Portions that `bytes` take up. No body is as large as 2^32 portions.
-fn portions(bytes: usize) -> u32 {
-    u32::try_from(bytes.div_ceil(PORTION_BYTES).max(1)).unwrap_or(u32::MAX)
-}
-
-/// Takes room, or gives up after [`ROOM_TIMEOUT`]: requests that hold a part of what they need must not wait for each other.
-async fn set_aside(room: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
-    match tokio::time::timeout(ROOM_TIMEOUT, Arc::clone(room).acquire_many_owned(portions(bytes))).await {
-        Ok(taken) => taken.map_err(|_closed| internal("the room for bodies is closed")),
-        Err(_elapsed) => Err(no_room()),
-    }
-}
-
-/// Gives back what was set aside beyond `bytes`.
-fn give_back(room: &mut OwnedSemaphorePermit, bytes: usize) {
-    let needed = usize::try_from(portions(bytes)).unwrap_or(usize::MAX);
-    drop(room.split(room.num_permits().saturating_sub(needed)));
+    room: Taken,
 }
 
 /// Reads the body as it was sent. Room is taken as bytes arrive, not as they are announced: a client that sends nothing holds
 /// next to nothing.
-async fn receive(room: &Arc<Semaphore>, headers: &HeaderMap, body: Body) -> Result<Held, Problem> {
+async fn receive(room: &Memory, headers: &HeaderMap, body: Body) -> Result<Held, Problem> {
     // The server has already compared a length that is there with what is sent.
     let promised = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     if promised.is_some_and(|length| length > MAX_SENT_BYTES) {
@@ -317,9 +297,9 @@ async fn receive(room: &Arc<Semaphore>, headers: &HeaderMap, body: Body) -> Resu
     tokio::time::timeout(ARRIVAL_DEADLINE, all).await.unwrap_or_else(|_elapsed| Err(too_slow(ARRIVAL_DEADLINE)))
 }
 
-async fn collect(room: &Arc<Semaphore>, mut body: Body, promised: usize) -> Result<Held, Problem> {
+async fn collect(room: &Memory, mut body: Body, promised: usize) -> Result<Held, Problem> {
     let mut bytes = BytesMut::with_capacity(promised.min(FIRST_ROOM));
-    let mut held = set_aside(room, bytes.capacity()).await?;
+    let mut held = room.take(bytes.capacity()).await.map_err(no_room)?;
     while let Some(frame) = tokio::time::timeout(STALL_TIMEOUT, body.frame()).await.map_err(|_elapsed| too_slow(STALL_TIMEOUT))? {
         let frame = frame.map_err(|error| bad_body(format!("the body broke off, and nothing of it was written: {error}")))?;
         if let Ok(data) = frame.into_data() {
@@ -328,14 +308,13 @@ async fn collect(room: &Arc<Semaphore>, mut body: Body, promised: usize) -> Resu
             }
             // Memory grows by doubling, and all of it is room that is taken.
             bytes.reserve(data.len());
-            let have = held.num_permits() * PORTION_BYTES;
-            if bytes.capacity() > have {
-                held.merge(set_aside(room, bytes.capacity() - have).await?);
+            if bytes.capacity() > held.bytes() {
+                held.merge(room.take(bytes.capacity() - held.bytes()).await.map_err(no_room)?);
             }
             bytes.extend_from_slice(&data);
         }
     }
-    give_back(&mut held, bytes.capacity());
+    held.shrink_to(bytes.capacity());
     Ok(Held { bytes: bytes.freeze(), room: held })
 }
 
@@ -347,53 +326,85 @@ fn too_slow(within: Duration) -> Problem {
     Problem::new(StatusCode::REQUEST_TIMEOUT, "slow-body", "Body too slow", detail)
 }
 
-fn no_room() -> Problem {
+fn no_room(_: Busy) -> Problem {
     let detail = "the server has as much in flight as it takes, and nothing of this body was written; send the same events again";
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no-room", "No room", detail).header(RETRY_AFTER, RETRY_AFTER_S)
 }
 
-/// Unpacks within the room that such a body should need. If it needs more, that room is given back before more is
-/// taken, and unpacking begins again.
-async fn unpack(room: &Arc<Semaphore>, coding: Coding, sent: Held) -> Result<Held, Problem> {
-    let expected = body::expected_bytes(sent.bytes.len());
-    for limit in [expected, MAX_UNPACKED_BYTES] {
-        let room = set_aside(room, limit).await?;
-        let bytes = sent.bytes.clone();
-        // The room goes with the work: that goes on when the client has gone away.
-        let (unpacked, mut room) = run(limit, move || (body::unpack(coding, &bytes, limit), room)).await?;
-        match unpacked {
-            Ok(bytes) => {
-                give_back(&mut room, bytes.len());
-                let bytes = Bytes::from(bytes);
-                return Ok(Held { bytes, room });
-            }
-            Err(UnpackError::TooLong { .. }) if limit < MAX_UNPACKED_BYTES => {}
-            Err(UnpackError::TooLong { .. }) => break,
-            Err(error @ UnpackError::Broken(_)) => {
-                return Err(bad_body(format!("the {coding} body is {error}; nothing of it was written, send it again as a whole")));
-            }
+fn busy(_: Busy) -> Problem {
+    let detail = format!(
+        "so many bodies are being worked on that this one had no turn within {} s, and nothing of it was written; send the same events again",
+        PATIENCE.as_secs()
+    );
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "Too busy", detail).header(RETRY_AFTER, RETRY_AFTER_S)
+}
+
+impl<P: Producer> Ingest<P> {
+    /// A whole body.
+    async fn take_in(&self, sent: Held, coding: Coding, form: Form, positions: bool) -> Result<Answer, Problem> {
+        let body = match coding {
+            Coding::Identity => sent,
+            packed => self.unpack(packed, sent).await?,
+        };
+        let is_one = form.is_one();
+        let (checked, _room) = self.check(body, form).await?;
+        let written = write(&self.producer, &checked, positions).await;
+        let (accepted, failed) = (written.accepted, written.failed());
+        self.accepted.inc_by(accepted);
+        self.failed.inc_by(failed);
+        if failed > 0 {
+            return Err(not_written(&written));
+        }
+        self.rejected.inc_by(checked.rejected_count());
+        match checked.rejected.first() {
+            Some(only) if is_one => Err(refused_alone(&only.refusal)),
+            _ => Ok(Answer::new(checked, written)),
         }
     }
-    Err(too_large(format!("the body is longer than {} MiB when unpacked; send fewer events at a time", MAX_UNPACKED_BYTES >> 20)))
-}
 
-async fn check(body: Held, form: Form, limits: &Limits) -> Result<(Checked, OwnedSemaphorePermit), Problem> {
-    let limits = limits.clone();
-    let (checked, room) = run(body.bytes.len(), move || (items::check(&body.bytes, &form, now_ms(), &limits), body.room)).await?;
-    match checked {
-        Ok(checked) => Ok((checked, room)),
-        Err(error @ BodyError::TooMany) => Err(too_large(error.to_string())),
-        Err(error) => Err(bad_body(error.to_string())),
+    /// Unpacks within the room that such a body should need. If it needs more, that room is given back before more is
+    /// taken, and unpacking begins again.
+    async fn unpack(&self, coding: Coding, sent: Held) -> Result<Held, Problem> {
+        let expected = body::expected_bytes(sent.bytes.len());
+        for limit in [expected, MAX_UNPACKED_BYTES] {
+            let room = self.unpacked.take(limit).await.map_err(no_room)?;
+            let bytes = sent.bytes.clone();
+            // The room goes with the work: that goes on when the client has gone away.
+            let (unpacked, mut room) = self.work(limit, move || (body::unpack(coding, &bytes, limit), room)).await?;
+            match unpacked {
+                Ok(bytes) => {
+                    room.shrink_to(bytes.len());
+                    let bytes = Bytes::from(bytes);
+                    return Ok(Held { bytes, room });
+                }
+                Err(UnpackError::TooLong { .. }) if limit < MAX_UNPACKED_BYTES => {}
+                Err(UnpackError::TooLong { .. }) => break,
+                Err(error @ UnpackError::Broken(_)) => {
+                    return Err(bad_body(format!("the {coding} body is {error}; nothing of it was written, send it again as a whole")));
+                }
+            }
+        }
+        Err(too_large(format!("the body is longer than {} MiB when unpacked; send fewer events at a time", MAX_UNPACKED_BYTES >> 20)))
     }
-}
 
-/// Does work on about so many bytes, elsewhere if it is much.
-async fn run<T: Send + 'static>(bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
-    if bytes <= MAX_INLINE_BYTES {
-        return Ok(work());
+    async fn check(&self, body: Held, form: Form) -> Result<(Checked, Taken), Problem> {
+        let limits = self.limits.clone();
+        let (checked, room) = self.work(body.bytes.len(), move || (items::check(&body.bytes, &form, now_ms(), &limits), body.room)).await?;
+        match checked {
+            Ok(checked) => Ok((checked, room)),
+            Err(error @ BodyError::TooMany) => Err(too_large(error.to_string())),
+            Err(error) => Err(bad_body(error.to_string())),
+        }
     }
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| internal(&error.to_string()))
+
+    /// Does work on about so many bytes in its turn, on a thread of its own if it is much.
+    async fn work<T: Send + 'static>(&self, bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+        if bytes > MAX_INLINE_BYTES {
+            return self.long.apart(work).await.map_err(busy);
+        }
+        let _turn = self.short.enter().await.map_err(busy)?;
+        Ok(work())
+    }
 }
 
 /// What became of a request's items at the brokers.
@@ -618,8 +629,7 @@ mod tests {
     #[tokio::test]
     async fn a_request_that_has_no_room_waits_and_gives_its_own_back() {
         let ingest = Arc::new(Ingest::new(Nowhere, Limits::default()));
-        let whole = ingest.arriving.available_permits();
-        let taken = set_aside(&ingest.arriving, MAX_IN_FLIGHT_BYTES / 2).await.unwrap();
+        let taken = ingest.sent.take(MAX_IN_FLIGHT_BYTES / 2).await.unwrap();
         let mut request = pin!(routes(Arc::clone(&ingest)).oneshot(lines("x\n")));
         let mut context = Context::from_waker(Waker::noop());
         assert!(request.as_mut().poll(&mut context).is_pending());
@@ -628,14 +638,12 @@ mod tests {
             Poll::Ready(response) => assert_eq!(response.unwrap().status(), StatusCode::OK),
             Poll::Pending => panic!("there is room"),
         }
-        assert_eq!(ingest.arriving.available_permits(), whole);
+        assert_eq!(ingest.sent.used(), 0);
     }
 
     #[tokio::test]
     async fn after_every_kind_of_answer_all_room_is_free_again() {
         let ingest = Arc::new(Ingest::new(Nowhere, Limits::default()));
-        let free = |ingest: &Ingest<Nowhere>| (ingest.arriving.available_permits(), ingest.unpacked.available_permits());
-        let before = free(&ingest);
         let long = "1\n".repeat(items::MAX_ITEMS + 1);
         for (body, coding) in [
             (b"x".to_vec(), "identity"),
@@ -648,17 +656,16 @@ mod tests {
             let mut request = lines(body);
             request.headers_mut().insert("content-encoding", HeaderValue::from_static(coding));
             drop(routes(Arc::clone(&ingest)).oneshot(request).await.unwrap());
-            assert_eq!(free(&ingest), before, "{coding}");
+            assert_eq!((ingest.sent.used(), ingest.unpacked.used(), ingest.long.taken(), ingest.short.taken()), (0, 0, 0, 0), "{coding}");
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_does_not_arrive_gives_its_room_back() {
         let ingest = Arc::new(Ingest::new(Nowhere, Limits::default()));
-        let whole = ingest.arriving.available_permits();
         let never = Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
         let response = routes(Arc::clone(&ingest)).oneshot(lines(never)).await.unwrap();
         assert_eq!(response.status(), StatusCode::REQUEST_TIMEOUT);
-        assert_eq!(ingest.arriving.available_permits(), whole);
+        assert_eq!(ingest.sent.used(), 0);
     }
 }

@@ -66,7 +66,21 @@ impl Page<'_> {
         self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
     }
 
-    /// What only grows; `_total` is added to the name.
+    /// What only grows, by the values of one label; `_total` is added to the name.
+    pub fn counters<L: EncodeLabelValue>(
+        &mut self,
+        (name, help): (&str, &str),
+        label: &str,
+        values: impl IntoIterator<Item = (L, u64)>,
+    ) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (of, value) in values {
+            family.encode_family(&[(label, of)])?.encode_counter::<Label, u64, u64>(&value, None)?;
+        }
+        Ok(())
+    }
+
+    /// The same without a label.
     pub fn counter(&mut self, (name, help): (&str, &str), value: u64) -> fmt::Result {
         let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
         family.encode_counter::<Label, u64, u64>(&value, None)

@@ -90,6 +90,7 @@ fn bench(c: &mut Criterion) {
     let plan = planned(DASHBOARD);
     let answer = Answer {
         rows: arrange(&plan, &hour.0, &hour.1),
+        memory: None,
         cut: Default::default(),
         mark: Default::default(),
         end: Default::default(),

@@ -11,11 +11,14 @@ use tidemark_core::generation::Generation;
 use tidemark_core::question::{RowKey, Rows};
 use tidemark_core::window::{Step, rfc3339};
 use tidemark_history::audit::Change;
+use tidemark_https::admission::Taken;
 
 /// An answer, and the cut that it is exact at.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Answer {
     pub rows: Vec<(RowKey, Cell)>,
+    /// What they take, of the bound for all answers.
+    pub memory: Option<Taken>,
     /// S: every event below has been counted, none above. H, or somewhat below it, where raw events were asked.
     pub cut: Cut,
     /// M: history answered below, the speed layer from here up.

@@ -131,6 +131,7 @@ mod tests {
         let (mark, end) = Default::default();
         Answer {
             rows,
+            memory: None,
             cut,
             mark,
             end,

@@ -4,6 +4,7 @@
 //! answers are cached under the mark, and under the revision, which rises when damage below the mark is found or repaired: no
 //! expiry and no staleness.
 
+use crate::admission::{Admission, MANY_ROWS, ROW_BYTES};
 use crate::answer::{Answer, Source, arrange};
 use crate::kept::Kept;
 use crate::ledger::Ledger;
@@ -26,6 +27,7 @@ use tidemark_core::view::ViewId;
 use tidemark_core::watermark::{Shown, watermark};
 use tidemark_history::raw::RawAnswer;
 use tidemark_history::{History, Marks};
+use tidemark_https::admission::{Taken, Turn};
 use tidemark_speed_layer::Speed;
 use tidemark_speed_layer::run::PartitionStatus;
 use tidemark_topic::PartitionCount;
@@ -69,6 +71,7 @@ pub struct Engine {
     /// The layers that run in this process.
     pub layers: Layers,
     pub kept: Kept,
+    pub admission: Arc<Admission>,
     /// How long after a window's end, in event time, late events are expected.
     pub lateness: Duration,
     pub meters: Meters,
@@ -91,6 +94,8 @@ pub enum AnswerError {
     Starting(String),
     #[error("history cannot be asked: {0}")]
     History(String),
+    #[error("the server has more questions than it can answer now")]
+    Busy,
     #[error("{0}")]
     Damaged(String),
     #[error("the position {wanted} has not been reached in time; counted so far: {reached}")]
@@ -101,8 +106,10 @@ pub enum AnswerError {
     BeyondTheEnd { partition: u32, at: u64, end: u64 },
     #[error("the answer would have {0} rows, more than {MAX_ROWS}; ask for a shorter range, a longer step or fewer dimensions")]
     TooManyRows(usize),
-    #[error("the answer would be too large, more than {MAX_ROWS} rows; ask for a shorter range, a longer step or fewer dimensions")]
+    #[error("the answer would be too large; ask for a shorter range, a longer step or fewer dimensions")]
     TooLarge,
+    #[error("the question would read more than {0} rows of history; ask for a shorter range, or declare a view with its dimensions")]
+    TooDear(u64),
     #[error("the number comes from too many epochs to show them; explain a shorter range")]
     TooManyEpochs,
     #[error("the number is {number}, and its raw events are {events}: one of them is wrong. `tidemark recount` says which, by the topic")]
@@ -115,6 +122,8 @@ impl From<tidemark_history::Error> for AnswerError {
     fn from(error: tidemark_history::Error) -> Self {
         match error {
             tidemark_history::Error::TooLarge => Self::TooLarge,
+            tidemark_history::Error::TooDear { rows } => Self::TooDear(rows),
+            tidemark_history::Error::Busy => Self::Busy,
             damaged @ tidemark_history::Error::Damaged { .. } => Self::Damaged(damaged.to_string()),
             other => Self::History(other.to_string()),
         }
@@ -134,7 +143,14 @@ impl Engine {
         let weight = |_: &Asked, rows: &Arc<Rows>| u32::try_from(rows.len() + 1).unwrap_or(u32::MAX);
         let cache = Cache::builder().max_capacity(CACHED_CELLS).weigher(weight).time_to_idle(CACHED_FOR).build();
         let (kept, meters, ledger) = (Kept::default(), Meters::default(), Ledger::default());
-        Self { rules, topic, partitions, live, reached, history, layers, kept, lateness: LATENESS, meters, ledger, cache }
+        let admission = Arc::default();
+        Self { rules, topic, partitions, live, reached, history, layers, kept, admission, lateness: LATENESS, meters, ledger, cache }
+    }
+
+    /// Shares turns and memory with the other engines of the process.
+    #[must_use]
+    pub fn admitted_by(self, admission: Arc<Admission>) -> Self {
+        Self { admission, ..self }
     }
 
     #[must_use]
@@ -181,20 +197,23 @@ impl Engine {
         if let Some(wanted) = &plan.at_least {
             self.wait_for(wanted, until, self.live.changes(), || self.live.positions()).await?;
         }
-        let snapshot = match self.live.snapshot(view, &plan.question, self.partitions.get()).await {
+        let snapshot = match self.live.snapshot(view, &plan.question, self.partitions.get(), &self.admission).await {
             Ok(snapshot) => snapshot,
             Err(LiveError::Elsewhere(why)) => {
                 tracing::debug!("answered from history alone: {why}");
                 return self.answer_by_history(Some(view), plan, until.min(Instant::now() + LOOK)).await;
             }
             Err(LiveError::Buckets(error)) => return Err(AnswerError::Buckets(error.to_string())),
+            Err(LiveError::Busy) => return Err(AnswerError::Busy),
             Err(error @ LiveError::Starting) => return Err(AnswerError::Starting(error.to_string())),
         };
         let revision = self.history.revision();
         let marks: Marks = snapshot.waterlines.iter().map(|(&p, line)| (p, line.mark)).collect();
         let (history, source) = self.history(view, plan, needed_groups(plan, &snapshot.rows), &marks, revision).await?;
+        let (rows, memory) = self.arranged(plan, snapshot.rows, history).await?;
         Ok(Answer {
-            rows: arranged(plan, &snapshot.rows, &history)?,
+            rows,
+            memory: Some(memory),
             cut: snapshot.waterlines.iter().map(|(&p, line)| (p, line.position)).collect(),
             mark: self.mark_of(&marks),
             end: snapshot.ends,
@@ -224,6 +243,7 @@ impl Engine {
         let asked = AtomicBool::new(false);
         let ask = async {
             asked.store(true, Ordering::Relaxed);
+            let _turn = self.admission.history.enter().await?;
             let asking = trace_span!("closed part", otel.kind = "client", db.system.name = "clickhouse");
             let rows = self.history.answer(view, &plan.question, &groups, marks).instrument(asking).await;
             rows.map(Arc::new).map_err(AnswerError::from)
@@ -244,18 +264,20 @@ impl Engine {
             return Err(AnswerError::Starting("how far history is, is not known of every partition yet".into()));
         }
         let revision = self.history.revision();
+        let turn = self.turn(view).await?;
         let asking = trace_span!("history alone", otel.kind = "client", db.system.name = "clickhouse");
         let answer = tidemark_history::raw::answer(&*self.history, &self.rules, view, &plan.question, &reached).instrument(asking).await;
         let RawAnswer { rows, cut, marks } = answer?;
+        drop(turn);
         // An epoch that is being repaired is left out, with all above it.
         if let Some(wanted) = plan.at_least.as_ref().filter(|wanted| !cut.reaches(wanted)) {
             return Err(AnswerError::TimedOut { wanted: wanted.clone(), reached: cut });
         }
         let mut end = self.live.ends();
         cut.iter().for_each(|(partition, position)| end.raise(partition, position));
-        let (rows, mark) = (arranged(plan, &Rows::new(), &rows)?, self.mark_of(&marks));
-        let (generation, revised) = (self.rules.generation, Vec::new());
-        Ok(Answer { rows, cut, mark, end, generation, revision, revised, source: Source::Raw })
+        let (rows, memory) = self.arranged(plan, Rows::new(), Arc::new(rows)).await?;
+        let (mark, generation, revised) = (self.mark_of(&marks), self.rules.generation, Vec::new());
+        Ok(Answer { rows, memory: Some(memory), cut, mark, end, generation, revision, revised, source: Source::Raw })
     }
 
     /// A question at a cut that was: from history alone, once it has come so far.
@@ -263,15 +285,41 @@ impl Engine {
         self.must_be_in_the_log(cut, until).await?;
         let reached = self.reached.borrow().clone();
         let damage = self.history.damage().await?;
+        let turn = self.turn(plan.view).await?;
         let asking = trace_span!("history at a cut", otel.kind = "client", db.system.name = "clickhouse");
         let needed = |open: &Rows| needed_groups(plan, open);
         let answer = tidemark_history::raw::answer_at(&*self.history, &self.rules, plan.view, &plan.question, needed, &reached, cut);
         let answer = answer.instrument(asking).await?;
         let Some(rows) = answer else { return Err(AnswerError::TimedOut { wanted: cut.clone(), reached }) };
-        let (rows, (mark, end)) = (arranged(plan, &Rows::new(), &rows)?, Default::default());
+        drop(turn);
+        let (rows, memory) = self.arranged(plan, Rows::new(), Arc::new(rows)).await?;
+        let (mark, end) = Default::default();
         let revised = if generation.is_some() { damage.since(*since).to_vec() } else { Vec::new() };
         let (cut, generation, revision) = (cut.clone(), self.rules.generation, damage.revision());
-        Ok(Answer { rows, cut, mark, end, generation, revision, revised, source: Source::Pinned })
+        Ok(Answer { rows, memory: Some(memory), cut, mark, end, generation, revision, revised, source: Source::Pinned })
+    }
+
+    /// For a question to history: to its roll-ups, or to raw events alone.
+    async fn turn(&self, view: Option<ViewId>) -> Result<Turn<'_>, AnswerError> {
+        let gate = if view.is_some() { &self.admission.history } else { &self.admission.raw };
+        Ok(gate.enter().await?)
+    }
+
+    /// Merges what both layers have said, and takes memory for it.
+    async fn arranged(&self, plan: &Plan, speed: Rows, history: Arc<Rows>) -> Result<(Vec<(RowKey, Cell)>, Taken), AnswerError> {
+        let many = speed.len() + history.len();
+        let mut memory = self.admission.memory_for(many).await?;
+        let rows = if many > MANY_ROWS {
+            let plan = plan.clone();
+            self.admission.long.apart(move || arrange(&plan, &speed, &history)).await?
+        } else {
+            arrange(plan, &speed, &history)
+        };
+        if rows.len() > MAX_ROWS {
+            return Err(AnswerError::TooManyRows(rows.len()));
+        }
+        memory.shrink_to(rows.len() * ROW_BYTES);
+        Ok((rows, memory))
     }
 
     /// Refuses a cut that no answer can have had. What was heard of the log's end is waited for, as it may be old.
@@ -336,9 +384,4 @@ fn needed_groups(plan: &Plan, live: &Rows) -> Groups {
         Some((n, Measure::Count)) => Groups::for_the_largest(n, live, MAX_LIVE_GROUPS),
         _ => Groups::All,
     }
-}
-
-fn arranged(plan: &Plan, speed: &Rows, history: &Rows) -> Result<Vec<(RowKey, Cell)>, AnswerError> {
-    let rows = arrange(plan, speed, history);
-    if rows.len() > MAX_ROWS { Err(AnswerError::TooManyRows(rows.len())) } else { Ok(rows) }
 }

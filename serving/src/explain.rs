@@ -160,6 +160,7 @@ impl Engine {
         let cut = aim.plan.at.as_ref().map_or(latest, |at| at.cut.clone());
         let at = At { generation: Some(self.rules.generation), revision: self.history.revision(), cut: cut.clone() };
         let answer = self.answer(&Plan { at: Some(at), ..aim.plan.clone() }).await?;
+        let _turn = self.admission.raw.enter().await?;
         let cell = answer.rows.first().map_or(Cell::EMPTY, |(_, cell)| *cell);
         let of = Counted { question: &aim.plan.question, cut: &cut };
         let end = of.question.range.to_ms;

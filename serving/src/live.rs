@@ -1,5 +1,6 @@
 //! The live part of an answer: the open epochs, from the speed layer in this process, or from its snapshots in Redis.
 
+use crate::admission::Admission;
 use crate::snapshots::Snapshots;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use tidemark_core::offset::Partition;
 use tidemark_core::question::Question;
 use tidemark_core::view::ViewId;
 use tidemark_core::window::BucketError;
+use tidemark_https::admission::Busy;
 use tidemark_speed_layer::run::PartitionStatus;
 use tidemark_speed_layer::{Snapshot, Speed};
 use tokio::sync::watch;
@@ -31,17 +33,33 @@ pub enum LiveError {
     /// What another process has counted cannot be read: history alone can answer.
     #[error("{0}")]
     Elsewhere(String),
+    #[error("the server is busy")]
+    Busy,
+}
+
+impl From<Busy> for LiveError {
+    fn from(_: Busy) -> Self {
+        Self::Busy
+    }
 }
 
 impl Live {
-    /// Answers from the open epochs of all partitions.
-    pub async fn snapshot(&self, view: ViewId, question: &Question, partitions: u32) -> Result<Snapshot, LiveError> {
+    /// Answers from the open epochs of all partitions, in its turn.
+    pub async fn snapshot(&self, view: ViewId, question: &Question, partitions: u32, admission: &Admission) -> Result<Snapshot, LiveError> {
         match self {
             Self::Here(speed) => {
-                let snapshot = trace_span!("live part").in_scope(|| speed.snapshot(view, question, partitions));
+                let _turn = admission.short.enter().await?;
+                let reading = trace_span!("live part");
+                let snapshot = if speed.is_long_to_answer() {
+                    let (speed, question) = (Arc::clone(speed), question.clone());
+                    admission.long.apart(move || reading.in_scope(|| speed.snapshot(view, &question, partitions))).await?
+                } else {
+                    reading.in_scope(|| speed.snapshot(view, question, partitions))
+                };
                 snapshot?.ok_or(LiveError::Starting)
             }
             Self::InRedis(snapshots) => {
+                let _turn = admission.redis.enter().await?;
                 let reading = trace_span!("live part", otel.kind = "client", db.system.name = "redis");
                 snapshots.snapshot(view, question).instrument(reading).await
             }
@@ -53,6 +71,14 @@ impl Live {
         match self {
             Self::Here(speed) => speed.is_still_at(cut, mark, end),
             Self::InRedis(snapshots) => snapshots.is_still_at(cut, mark, end),
+        }
+    }
+
+    /// How many partitions can answer.
+    pub fn ready(&self) -> usize {
+        match self {
+            Self::Here(speed) => speed.ready(),
+            Self::InRedis(snapshots) => snapshots.positions().iter().len(),
         }
     }
 

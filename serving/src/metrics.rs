@@ -1,5 +1,6 @@
 //! What serving tells Prometheus.
 
+use crate::admission::Admitted;
 use crate::answer::Source;
 use crate::engine::Engine;
 use crate::live::Live;
@@ -29,6 +30,7 @@ pub fn register(engine: &Arc<Engine>, registry: &mut Registry) {
     let help = "Answers to queries: the text of one before (kept), history's part of one before (cache), history, raw events, or history at a cut that was asked for (pinned)";
     registry.register_with_unit("tidemark_query_duration", help, Unit::Seconds, engine.meters.0.clone());
     registry.register_collector(Box::new(Standing(engine.live.clone())));
+    registry.register_collector(Box::new(Admitted(Arc::clone(&engine.admission))));
 }
 
 #[derive(Debug)]

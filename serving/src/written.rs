@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use std::sync::OnceLock;
 use std::time::Duration;
 use tidemark_core::cut::Cut;
+use tidemark_https::admission::Taken;
 
 pub(crate) const CUT: HeaderName = HeaderName::from_static("tidemark-cut");
 pub(crate) const MARK: HeaderName = HeaderName::from_static("tidemark-mark");
@@ -70,6 +71,9 @@ pub struct Written {
     /// All headers that are the same however it is sent.
     headers: HeaderMap,
     pub(crate) head: Bytes,
+    /// What the head takes, of the bound for all answers.
+    #[expect(dead_code, reason = "held, not read")]
+    memory: Option<Taken>,
     /// The head by each coding that somebody has wanted.
     packed: [OnceLock<Packed>; Coding::ALL.len()],
 }
@@ -131,7 +135,7 @@ pub(crate) fn known_tags(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 impl Written {
     /// The answer to a query, which has an absolute range.
     pub fn new(query: &str, plan: &Plan, answer: Answer, form: Form) -> Self {
-        let head = match form {
+        let head: Bytes = match form {
             Form::Json => json(plan, &answer).into(),
             Form::Csv => csv(plan, &answer).into(),
             Form::Lines => lines(plan, &answer).into(),
@@ -140,8 +144,11 @@ impl Written {
         };
         let tag = Tag::new(plan, &answer, form);
         let headers = headers(query, &answer, form, &tag);
-        let Answer { cut, mark, end, revision, source, .. } = answer;
-        Self { form, tag, headers, head, packed: Default::default(), revision, source, cut, mark, end }
+        let Answer { cut, mark, end, revision, source, mut memory, .. } = answer;
+        if let Some(memory) = &mut memory {
+            memory.shrink_to(head.len());
+        }
+        Self { form, tag, headers, head, memory, packed: Default::default(), revision, source, cut, mark, end }
     }
 
     pub fn is_pinned(&self) -> bool {
@@ -223,6 +230,7 @@ pub(crate) mod tests {
         let (rows, (mark, end)) = (Vec::new(), Default::default());
         let answer = Answer {
             rows,
+            memory: None,
             cut: cut.parse().expect("a cut"),
             mark,
             end,

@@ -119,6 +119,8 @@ impl Collector for Standing {
         page.gauges(("tidemark_speed_lag_seconds", help), "partition", ages)?;
         let (paused, trouble) = (self.0.control.is_paused(), self.0.control.current_trouble());
         page.gauge(("tidemark_speed_paused", "1 while an operator has paused the speed layer"), u64::from(paused))?;
-        page.gauge(("tidemark_speed_troubled", "1 while something holds it up: /v1/status says what"), u64::from(trouble.is_some()))
+        page.gauge(("tidemark_speed_troubled", "1 while something holds it up: /v1/status says what"), u64::from(trouble.is_some()))?;
+        let help = "How long Kafka makes its clients wait for an answer, because of a quota";
+        page.gauge(("tidemark_speed_throttled_seconds", help), self.0.control.throttled().as_secs_f64())
     }
 }

@@ -12,6 +12,7 @@ use parking_lot::{ArcRwLockWriteGuard, RawRwLock, RwLock};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tidemark_core::cell::Tally;
 use tidemark_core::cut::Cut;
@@ -28,6 +29,10 @@ use tidemark_snapshot::Store;
 use tidemark_topic::{Consumer, Control, Extent, Happened, now_ms};
 use tidemark_traces::Journeys;
 use tokio::sync::watch;
+
+/// About a millisecond's work for an answer.
+const MANY_EPOCHS: usize = 200;
+const MANY_CELLS: usize = 50_000;
 
 /// Longest wait in a poll; events end it earlier.
 const POLL: Duration = Duration::from_millis(500);
@@ -71,11 +76,23 @@ pub(crate) struct Owned {
     pub(crate) tide: Arc<RwLock<Tide>>,
     /// Locked by the task that writes snapshots alone.
     pub(crate) publication: Arc<tokio::sync::Mutex<Publication>>,
+    /// It has been seen that the tide is taught, which it stays.
+    taught: Arc<AtomicBool>,
 }
 
 impl Owned {
     fn new(tide: Tide, publication: Publication) -> Self {
-        Self { tide: Arc::new(RwLock::new(tide)), publication: Arc::new(tokio::sync::Mutex::new(publication)) }
+        let (tide, publication) = (Arc::new(RwLock::new(tide)), Arc::new(tokio::sync::Mutex::new(publication)));
+        Self { tide, publication, taught: Arc::default() }
+    }
+
+    /// Waits for nobody: while it is not known yet, and the tide is being changed, it is not.
+    fn is_taught(&self) -> bool {
+        self.taught.load(Ordering::Relaxed)
+            || self.tide.try_read().is_some_and(|tide| {
+                self.taught.store(tide.is_taught(), Ordering::Relaxed);
+                tide.is_taught()
+            })
     }
 }
 
@@ -185,11 +202,11 @@ impl Speed {
     }
 
     /// True while every partition of a cut stands where the cut, its marks and its ends say: a new [`Speed::snapshot`]
-    /// would find the same.
+    /// would find the same. Waits for nobody: a partition that is being changed does not stand.
     pub fn is_still_at(&self, cut: &Cut, mark: &Cut, end: &Cut) -> bool {
         cut.iter().all(|(partition, position)| {
             let Some(tide) = self.tide(partition) else { return false };
-            let tide = tide.read();
+            let Some(tide) = tide.try_read() else { return false };
             let waterline = tide.waterline();
             tide.is_taught()
                 && waterline.position == position
@@ -200,6 +217,11 @@ impl Speed {
 
     pub(crate) fn end(&self, partition: Partition, waterline: Waterline) -> NextOffset {
         self.ends.get(&partition).map_or(waterline.position, |end| (*end).max(waterline.position))
+    }
+
+    /// How many partitions are ready. Waits for nobody.
+    pub fn ready(&self) -> usize {
+        self.partitions.iter().filter(|entry| entry.is_taught()).count()
     }
 
     /// S of each partition that is ready.
@@ -221,6 +243,21 @@ impl Speed {
         self.status().values().map(PartitionStatus::lag).sum()
     }
 
+    /// True if open epochs are so many, or have so many cells over all views, that to answer from them takes longer than a
+    /// thread of the runtime should be away.
+    pub fn is_long_to_answer(&self) -> bool {
+        let (mut epochs, mut cells) = (0, 0);
+        self.partitions.iter().any(|entry| {
+            let tide = entry.tide.read();
+            epochs += tide.open_epochs();
+            // To add up the cells of many epochs would be long, too.
+            epochs > MANY_EPOCHS || {
+                cells += tide.cells();
+                cells > MANY_CELLS
+            }
+        })
+    }
+
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
@@ -230,8 +267,7 @@ impl Speed {
             let tide = entry.value().tide.read();
             let waterline = tide.waterline();
             let end = self.end(*entry.key(), waterline);
-            let cells = tide.segments().map(crate::segment::Segment::cells).sum();
-            let (taught, open_epochs, tally) = (tide.is_taught(), tide.segments().count(), tide.tally());
+            let (taught, open_epochs, tally, cells) = (tide.is_taught(), tide.open_epochs(), tide.tally(), tide.cells());
             let (counted_ms, event_ms) = (tide.counted_ms(), tide.event_ms());
             let caught_up_ms = self.caught_up.get(entry.key()).map(|at| *at);
             (*entry.key(), PartitionStatus { waterline, end, taught, open_epochs, tally, cells, counted_ms, event_ms, caught_up_ms })

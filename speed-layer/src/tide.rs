@@ -298,6 +298,15 @@ impl Tide {
         tally
     }
 
+    pub fn open_epochs(&self) -> usize {
+        self.complete.len() + 1
+    }
+
+    /// Cells of the open epochs, of all views.
+    pub fn cells(&self) -> usize {
+        self.segments().map(Segment::cells).sum()
+    }
+
     /// The open epochs, oldest first.
     pub fn segments(&self) -> impl Iterator<Item = &Segment> {
         self.complete.iter().map(Arc::as_ref).chain(std::iter::once(&self.current))

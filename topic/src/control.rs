@@ -1,10 +1,10 @@
 //! The handle on a layer's loops, for everybody but their own threads: stop them, pause them, see what troubles them.
 
-use crate::{Error, Waker};
+use crate::{Error, Throttled, Waker};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// Before the log is asked again.
@@ -22,6 +22,7 @@ struct Layer {
     stopping: AtomicBool,
     paused: AtomicBool,
     gentle: AtomicBool,
+    throttled: OnceLock<Throttled>,
     /// Guards what the layer's parts say of themselves; held for no longer than it takes to say it.
     parts: Mutex<BTreeMap<usize, Part>>,
     /// The part that is made next; the first one's number is 0.
@@ -81,6 +82,16 @@ impl Control {
 
     pub fn is_gentle(&self) -> bool {
         self.layer.gentle.load(Ordering::Relaxed)
+    }
+
+    /// Tells of the layer's clients from here on.
+    pub fn throttled_as(&self, throttled: Throttled) {
+        let _ = self.layer.throttled.set(throttled);
+    }
+
+    /// How long brokers make the layer's clients wait because of a quota.
+    pub fn throttled(&self) -> Duration {
+        self.layer.throttled.get().map_or(Duration::ZERO, Throttled::current)
     }
 
     /// Says what holds this part up, or that nothing does any more; logged when it changes.

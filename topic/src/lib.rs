@@ -191,6 +191,9 @@ pub enum Error {
     NoSuchTopic { topic: String },
     #[error(transparent)]
     OtherTopic(Box<OtherTopic>),
+    /// The user has no right to that, and may be given it at any time.
+    #[error("kafka does not let this user do that: {reason}")]
+    Forbidden { reason: String },
     /// A setting or a record that the client or broker refuses; repeating will not help.
     #[error("kafka refused: {reason}")]
     Refused { reason: String },
@@ -236,7 +239,9 @@ mod control;
 pub mod kafka;
 pub mod memory;
 mod producer;
+mod throttled;
 mod waker;
 pub use control::Control;
 pub use producer::{Outgoing, Position, Producer, SendError};
+pub use throttled::Throttled;
 pub use waker::Waker;

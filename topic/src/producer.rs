@@ -1,5 +1,6 @@
 //! Writing to the log: records go in batches, and each is answered for by itself.
 
+use crate::Throttled;
 use std::future::Future;
 use tidemark_core::offset::{Offset, Partition};
 
@@ -43,4 +44,9 @@ pub trait Producer {
     /// the order of `records`. Waits while the buffer is full. If the future is dropped, what was handed over so far is
     /// written all the same.
     fn send_batch(&self, records: &[Outgoing<'_>]) -> impl Future<Output = Vec<Result<Position, SendError>>> + Send;
+
+    /// How long brokers make it wait.
+    fn throttled(&self) -> Throttled {
+        Throttled::default()
+    }
 }

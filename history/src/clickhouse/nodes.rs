@@ -16,13 +16,20 @@ use serde::de::DeserializeOwned;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
+use tidemark_https::admission::{Busy, Gate, Memory, Queue, Taken};
 
 /// An answer for people must come sooner than they give up; what takes longer is refused by the engine itself.
 pub(super) const QUERY_DEADLINE: Duration = Duration::from_secs(30);
 
-/// The engine's code for a result beyond its bounds.
+/// The engine's codes for a result beyond its bounds, and for a question that would read too much.
 const TOO_MANY_ROWS_OR_BYTES: u32 = 396;
+const TOO_MANY_ROWS: u32 = 158;
+
+/// What a byte of an answer's rows, as the engine sends them, comes to in memory.
+const BYTES_PER_BYTE: usize = 6;
+
+/// After so many bytes more, memory is taken for them.
+const PORTION_BYTES: usize = 64 << 10;
 
 /// What is asked goes before what is only being filled. Of a statement behind, the engine lets each block wait while one that
 /// goes first runs, but no longer than so many milliseconds, for somebody always asks; where it may (`CAP_SYS_NICE`), its
@@ -46,6 +53,10 @@ pub struct Server {
     pub tables: Tables,
     /// Requests to one server at a time; more wait.
     pub connections: usize,
+    /// For the rows of answers while they are read.
+    pub answer_memory: Memory,
+    /// A question that would read more is refused. 0: there is no bound.
+    pub max_rows_read: u64,
 }
 
 /// Without the password.
@@ -62,7 +73,9 @@ impl std::fmt::Debug for Server {
 impl Server {
     /// One server with tables of its own, no user and no password.
     pub fn at(url: impl Into<String>, database: impl Into<String>) -> Self {
-        Self { urls: vec![url.into()], database: database.into(), user: None, password: None, tables: Tables::Own, connections: 16 }
+        let answer_memory = Memory::new(1 << 30, Duration::from_secs(2));
+        let (urls, database) = (vec![url.into()], database.into());
+        Self { urls, database, user: None, password: None, tables: Tables::Own, connections: 16, answer_memory, max_rows_read: 0 }
     }
 }
 
@@ -86,10 +99,9 @@ pub(super) struct Node {
     client: Client,
     /// Without the user and the password that it may have had: they stay out of messages and metrics.
     url: String,
-    room: Semaphore,
-    /// As many as `room` has in all.
-    limit: usize,
-    waiting: AtomicUsize,
+    requests: Gate,
+    answer_memory: Memory,
+    max_rows_read: u64,
     /// Below these it has been seen to have everything.
     whole: Mutex<Marks>,
     gentle: AtomicBool,
@@ -104,7 +116,6 @@ impl std::fmt::Debug for Node {
 impl Node {
     fn new(server: &Server, url: &str, database: Option<&str>) -> Self {
         let http = HyperClient::builder(TokioExecutor::new()).pool_idle_timeout(Duration::from_secs(2)).build(tidemark_https::connector());
-        let limit = server.connections.max(1);
         // An address may name the user and the password of its server.
         let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
         let (named, place) = rest.rsplit_once('@').map_or((None, rest), |(named, place)| (Some(named), place));
@@ -126,9 +137,9 @@ impl Node {
         Self {
             client,
             url: format!("{scheme}://{place}"),
-            room: Semaphore::new(limit),
-            limit,
-            waiting: AtomicUsize::new(0),
+            requests: Gate::new(server.connections, Queue::UNBOUNDED),
+            answer_memory: server.answer_memory.clone(),
+            max_rows_read: server.max_rows_read,
             whole: Mutex::default(),
             gentle: AtomicBool::new(false),
         }
@@ -151,16 +162,47 @@ impl Node {
         self.within(QUERY_DEADLINE, self.reading(query).fetch_all::<R>()).await
     }
 
-    /// [`Node::select`] of an answer for people, which is bounded.
+    /// [`Node::select`] of an answer for people: what it may read, what it may come to, and the memory of all such answers are
+    /// bounded. Nobody reads the answer to a question whose asker has gone away, so the server gives it up.
     pub(super) async fn answer<R>(&self, query: Query) -> Result<Vec<R>, Error>
     where
         R: for<'a> Row<Value<'a> = R> + DeserializeOwned + Send + 'static,
     {
         let bounded = query
+            .with_setting("max_rows_to_read", self.max_rows_read.to_string())
+            .with_setting("read_overflow_mode", "throw")
             .with_setting("max_result_rows", MAX_ANSWER_ROWS.to_string())
             .with_setting("max_result_bytes", MAX_ANSWER_BYTES.to_string())
-            .with_setting("result_overflow_mode", "throw");
-        self.within(QUERY_DEADLINE, bounded.fetch_all::<R>()).await
+            .with_setting("result_overflow_mode", "throw")
+            .with_setting("cancel_http_readonly_queries_on_client_close", "1");
+        let mut refused = None;
+        let reading = async {
+            let (mut cursor, mut rows) = (bounded.fetch::<R>()?, Vec::new());
+            let (mut counted, mut memory) = (0, None::<Taken>);
+            while let Some(row) = cursor.next().await? {
+                rows.push(row);
+                let bytes = usize::try_from(cursor.decoded_bytes()).unwrap_or(usize::MAX);
+                if bytes - counted < PORTION_BYTES {
+                    continue;
+                }
+                if bytes * BYTES_PER_BYTE > self.answer_memory.limit() {
+                    refused = Some(Error::TooLarge);
+                    break;
+                }
+                match (self.answer_memory.take((bytes - counted) * BYTES_PER_BYTE).await, &mut memory) {
+                    (Ok(more), Some(memory)) => memory.merge(more),
+                    (Ok(more), none) => *none = Some(more),
+                    (Err(Busy), _) => {
+                        refused = Some(Error::Busy);
+                        break;
+                    }
+                }
+                counted = bytes;
+            }
+            Ok(rows)
+        };
+        let rows = self.within(QUERY_DEADLINE, reading).await;
+        refused.map_or(rows, Err)
     }
 
     /// Waits until this server has, of these tables, all that any of its replicas has.
@@ -187,7 +229,7 @@ impl Node {
         answer: impl Future<Output = clickhouse::error::Result<T>> + Send,
     ) -> Result<T, Error> {
         let asked = async {
-            let _room = self.enter().await;
+            let _turn = self.requests.enter().await;
             answer.await
         };
         match tokio::time::timeout(deadline, asked).await {
@@ -196,22 +238,13 @@ impl Node {
         }
     }
 
-    async fn enter(&self) -> Result<SemaphorePermit<'_>, AcquireError> {
-        if let Ok(room) = self.room.try_acquire() {
-            return Ok(room);
-        }
-        let _waiting = Waiting::begin(&self.waiting);
-        self.room.acquire().await
-    }
-
     pub(super) fn url(&self) -> &str {
         &self.url
     }
 
     pub(super) fn load(&self) -> Load {
-        let server = self.url.clone();
-        let in_flight = self.limit.saturating_sub(self.room.available_permits());
-        Load { server, in_flight, waiting: self.waiting.load(Ordering::Relaxed), limit: self.limit }
+        let (server, requests) = (self.url.clone(), &self.requests);
+        Load { server, in_flight: requests.taken(), waiting: requests.waiting(), limit: requests.limit() }
     }
 
     /// Below these it has been seen to have everything.
@@ -237,6 +270,7 @@ impl Node {
         match error {
             clickhouse::error::Error::BadResponse(text) => match exception_code(text) {
                 Some(TOO_MANY_ROWS_OR_BYTES) => Error::TooLarge,
+                Some(TOO_MANY_ROWS) if self.max_rows_read > 0 => Error::TooDear { rows: self.max_rows_read },
                 Some(code) => Error::Refused { code, reason: text.clone() },
                 None => self.unavailable(reason),
             },
@@ -245,22 +279,6 @@ impl Node {
             }
             _ => Error::Nonsense(reason),
         }
-    }
-}
-
-/// Counts somebody who waits for room, until dropped.
-struct Waiting<'n>(&'n AtomicUsize);
-
-impl<'n> Waiting<'n> {
-    fn begin(count: &'n AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -1,5 +1,6 @@
 //! `GET /v1/dead-letters`: what was not counted, and why, newest first.
 
+use super::query::problem;
 use super::{Shared, bad_request};
 use axum::Json;
 use axum::extract::{Query, State};
@@ -49,6 +50,7 @@ pub async fn dead_letters(
         .map(|text| place(text).ok_or_else(|| bad_request("before must be the `next` of an earlier answer")))
         .transpose()?;
     let query = DeadLetterQuery { partition: parameters.partition.map(Partition), reason: parameters.reason, before, limit };
+    let _turn = engine.admission.raw.enter().await.map_err(|busy| problem(busy.into()))?;
     let letters = engine.history.dead_letters(&query).await.map_err(|error| {
         tracing::warn!("{error}");
         Problem::new(

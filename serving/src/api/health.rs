@@ -22,7 +22,7 @@ pub async fn healthz() -> Result<&'static str, Problem> {
 /// none.
 pub async fn readyz(State(engine): State<Shared>) -> Result<&'static str, Problem> {
     let not_yet = |detail: String| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-ready", "Not ready", detail);
-    let ready = engine.live.positions().iter().len();
+    let ready = engine.live.ready();
     // A node that has none of the layers answers from history alone while Redis has nothing for it.
     if ready < engine.partitions.get() as usize && engine.layers.speed.is_some() {
         return Err(not_yet(format!("{ready} of {} partitions are ready", engine.partitions.get())));

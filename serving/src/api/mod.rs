@@ -21,7 +21,10 @@ use crate::engine::Engine;
 use crate::push::Push;
 use crate::written::Form;
 use axum::Router;
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::Response;
 use axum::routing::{get, post};
 use std::sync::Arc;
 use tidemark_ingest::problem::Problem;
@@ -50,20 +53,30 @@ pub fn routes(answering: &Answering) -> Routes {
         .route("/openapi.json", get(documents::openapi))
         .route("/docs", get(documents::reference))
         .with_state(answering.clone());
-    let read = Router::new()
+    // Of these, answers are often kept, and sent at once.
+    let queries = Router::new()
         .route("/v1/query", get(query::query))
         .route("/v1/query.csv", query::in_form(Form::Csv))
         .route("/v1/query.ndjson", query::in_form(Form::Lines))
         .route("/v1/query.arrow", query::in_form(Form::Arrow))
         .route("/v1/query.parquet", query::in_form(Form::Parquet))
+        .with_state(answering.clone());
+    let read = Router::new()
         .route("/v1/explain", get(explain::explain))
         .route("/v1/status", get(status::status))
         .route("/v1/dead-letters", get(dead_letters::dead_letters))
         .merge(prometheus::routes())
         .with_state(answering.clone())
-        .merge(Router::new().route("/v1/live", get(live::live)).with_state(Arc::clone(&push)));
+        .merge(Router::new().route("/v1/live", get(live::live)).with_state(Arc::clone(&push)))
+        .route_layer(from_fn_with_state(answering.clone(), elsewhere))
+        .merge(queries);
     let admin = Router::new().route("/v1/layers/{layer}/{action}", post(control::control)).with_state(answering.clone());
     Routes { open, read, admin, push }
+}
+
+/// Answers where answers are made ([`crate::admission`]).
+async fn elsewhere(State(answering): State<Answering>, request: Request, next: Next) -> Response {
+    answering.live().admission.elsewhere.run(next.run(request)).await
 }
 
 /// What is not there says what is.

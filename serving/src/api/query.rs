@@ -2,9 +2,10 @@
 
 use super::wanted::{accepted, coding, wait};
 use super::{Shared, bad_request};
+use crate::admission::MANY_ROWS;
 use crate::answer::Source;
 use crate::answering::Answering;
-use crate::engine::AnswerError;
+use crate::engine::{AnswerError, Engine};
 use crate::packed::Coding;
 use crate::plan::{PlanError, absolute, generation_asked, plan_text};
 use crate::written::{Form, Written};
@@ -52,7 +53,7 @@ async fn answer(answering: &Answering, RawQuery(query): RawQuery, headers: &Head
         engine.meters.answered(source, took);
         let coding = coding(headers).filter(|_| answer.is_packable());
         if !answer.is_known(headers) {
-            return Ok(whole(answer, coding, took).await);
+            return whole(&engine, answer, coding, took).await;
         }
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() || answer.is_pinned() {
@@ -84,7 +85,7 @@ pub(super) fn engine_for(answering: &Answering, query: &str) -> Result<Shared, P
     Err(Problem::new(StatusCode::GONE, "generation-gone", "The generation is gone", detail))
 }
 
-async fn whole(answer: Arc<Written>, coding: Option<Coding>, took: Duration) -> Response {
+async fn whole(engine: &Engine, answer: Arc<Written>, coding: Option<Coding>, took: Duration) -> Result<Response, Problem> {
     let mut headers = headers(&answer, coding);
     let timing = format!("total;dur={:.3}", took.as_secs_f64() * 1000.0);
     headers.insert("server-timing", HeaderValue::try_from(timing).expect("digits"));
@@ -92,10 +93,11 @@ async fn whole(answer: Arc<Written>, coding: Option<Coding>, took: Duration) -> 
     let body = if is_quick {
         answer.body(coding, took)
     } else {
-        let packing = tokio::task::spawn_blocking(move || answer.body(coding, took));
-        packing.await.expect("packing does not panic")
+        engine.admission.long.apart(move || answer.body(coding, took)).await.map_err(|busy| problem(busy.into()))?
     };
-    (headers, body).into_response()
+    headers.insert(header::CONTENT_LENGTH, body.len().into());
+    let body = engine.admission.body(body).map_err(problem)?;
+    Ok((headers, body).into_response())
 }
 
 fn not_modified(answer: &Written, coding: Option<Coding>) -> Response {
@@ -118,9 +120,22 @@ async fn answered(engine: &Shared, query: &str, form: Form) -> Result<(Arc<Writt
     if let Some(answer) = engine.kept.get(&asked, engine).await {
         return Ok((answer, Source::Kept));
     }
-    let plan = plan_text(&engine.rules, &asked.0).map_err(refused)?;
+    let engine = Arc::clone(engine);
+    engine.admission.elsewhere.clone().run(async move { anew(&engine, asked, form).await }).await
+}
+
+/// A new answer, which is kept.
+async fn anew(engine: &Shared, asked: (String, Form), form: Form) -> Result<(Arc<Written>, Source), Problem> {
+    let plan = plan_text(&engine.rules, &asked.0).map_err(|error| bad_request(error.to_string()))?;
     let answer = engine.answer(&plan).await.map_err(problem)?;
-    let answer = Arc::new(Written::new(&asked.0, &plan, answer, form));
+    let answer = if answer.rows.len() > MANY_ROWS {
+        let query = asked.0.clone();
+        let writing = engine.admission.long.apart(move || Written::new(&query, &plan, answer, form));
+        writing.await.map_err(|busy| problem(busy.into()))?
+    } else {
+        Written::new(&asked.0, &plan, answer, form)
+    };
+    let answer = Arc::new(answer);
     engine.kept.keep(asked, Arc::clone(&answer)).await;
     let source = answer.source;
     Ok((answer, source))
@@ -142,6 +157,13 @@ pub(super) fn problem(error: AnswerError) -> Problem {
                 "this question needs history, which does not answer now; live answers of open epochs alone would be wrong, so there is none. Try again shortly",
             )
         }
+        AnswerError::Busy => Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "busy",
+            "Too busy",
+            detail + "; try again shortly. If this is so for long, it needs more serving nodes, or clients that ask less often",
+        )
+        .header(header::RETRY_AFTER, HeaderValue::from_static("1")),
         AnswerError::Damaged(_) => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "history-damaged", "History is damaged", detail),
         AnswerError::TimedOut { .. } => Problem::new(
             StatusCode::GATEWAY_TIMEOUT,
@@ -153,6 +175,7 @@ pub(super) fn problem(error: AnswerError) -> Problem {
         | AnswerError::BeyondTheEnd { .. }
         | AnswerError::TooManyRows(_)
         | AnswerError::TooLarge
+        | AnswerError::TooDear(_)
         | AnswerError::TooManyEpochs
         | AnswerError::Buckets(_) => bad_request(detail),
         AnswerError::DoesNotAddUp { .. } => {

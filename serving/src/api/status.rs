@@ -109,5 +109,6 @@ fn accounted(account: &Account) -> Value {
 }
 
 fn layer(control: &Control) -> Value {
-    json!({"paused": control.is_paused(), "trouble": control.current_trouble()})
+    let throttled_ms = u64::try_from(control.throttled().as_millis()).unwrap_or(u64::MAX);
+    json!({"paused": control.is_paused(), "trouble": control.current_trouble(), "throttled_ms": throttled_ms})
 }

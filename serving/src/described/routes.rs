@@ -37,7 +37,7 @@ pub struct Described;
         (status = 304, description = "Nothing has changed"),
         (status = 400, description = "The question cannot be understood, or its answer is too large"),
         (status = 410, description = "The generation that `at` names has been dropped"),
-        (status = 503, description = "What is needed for an exact answer cannot be reached"),
+        (status = 503, description = "What is needed for an exact answer cannot be reached, or the server has more questions than it can answer now"),
         (status = 504, description = "The position of `at_least` was not reached in time"),
     ),
 )]
@@ -58,7 +58,7 @@ fn query() {}
         (status = 400, description = "The question cannot be understood, or its answer is too large"),
         (status = 410, description = "The generation that `at` names has been dropped"),
         (status = 404, description = "There is no such form"),
-        (status = 503, description = "What is needed for an exact answer cannot be reached"),
+        (status = 503, description = "What is needed for an exact answer cannot be reached, or the server has more questions than it can answer now"),
         (status = 504, description = "The position of `at_least` was not reached in time"),
     ),
 )]
@@ -95,7 +95,7 @@ enum Form {
         (status = 400, description = "The question cannot be understood, or aims at no one number"),
         (status = 410, description = "The generation that `at` names has been dropped"),
         (status = 500, description = "The raw events do not add up to the number: one of them is wrong"),
-        (status = 503, description = "History cannot be reached"),
+        (status = 503, description = "History cannot be reached, or the server has more questions than it can answer now"),
         (status = 504, description = "History has not come so far in time"),
     ),
 )]
@@ -111,7 +111,7 @@ fn explain() {}
     responses(
         (status = 200, description = "The stream", content((String = "text/event-stream"))),
         (status = 400, description = "The question cannot be understood, or its answer is too large"),
-        (status = 503, description = "What is needed for an exact answer cannot be reached, or too many queries are listened to"),
+        (status = 503, description = "What is needed for an exact answer cannot be reached, the server has more questions than it can answer now, or too many queries are listened to"),
         (status = 504, description = "The position of `at_least` was not reached in time"),
     ),
 )]
@@ -127,7 +127,7 @@ fn status() {}
     responses(
         (status = 200, description = "A page of dead letters", body = DeadLetters),
         (status = 400, description = "A parameter is not what it must be"),
-        (status = 503, description = "History cannot be reached"),
+        (status = 503, description = "History cannot be reached, or the server has more questions than it can answer now"),
     ),
 )]
 fn dead_letters() {}

@@ -10,7 +10,7 @@ use super::lookup::{Lookup, Span, Times};
 use super::metric::{METRICS, edge_before};
 use super::series::{Series, series};
 use super::translate::{selected, translate};
-use crate::engine::Engine;
+use crate::engine::{AnswerError, Engine};
 use crate::plan::plan;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use tidemark_core::cut::Cut;
 use tidemark_core::question::RowKey;
 use tidemark_core::view::Dimension;
 use tidemark_core::window::rfc3339;
+use tidemark_https::admission::Taken;
 
 /// The most points of a series, as Prometheus has it.
 pub const MOST_POINTS: usize = 11_000;
@@ -108,7 +109,7 @@ async fn evaluated(
         let data = write(&expression, &Evaluation::new(&expression, series, times)?, &mut remarks)?;
         Ok(Told { data, remarks, cut: found.map(|found| found.cut) })
     };
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
+    engine.admission.long.apart(work).await.map_err(AnswerError::from)?
 }
 
 /// The series of a lookup of no window.
@@ -140,6 +141,8 @@ struct Found {
     question: Question,
     rows: Vec<(RowKey, Cell)>,
     cut: Cut,
+    #[expect(dead_code, reason = "held, not read")]
+    memory: Option<Taken>,
 }
 
 impl Found {
@@ -154,7 +157,7 @@ async fn ask(engine: &Engine, mut question: Question, waiting: Waiting) -> Resul
     let plan = plan(&engine.rules, &question.parameters).map_err(|error| Failure::BadData(error.to_string()))?;
     let answer = engine.answer(&plan).await?;
     engine.meters.answered(answer.source, began.elapsed());
-    Ok(Found { question, rows: answer.rows, cut: answer.cut })
+    Ok(Found { question, rows: answer.rows, cut: answer.cut, memory: answer.memory })
 }
 
 /// `/api/v1/series`: those of which there is a sample in a span.

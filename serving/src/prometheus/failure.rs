@@ -36,7 +36,7 @@ impl From<AnswerError> for Failure {
         let detail = error.to_string();
         match error {
             AnswerError::TimedOut { .. } => Self::Timeout(detail),
-            AnswerError::Starting(_) | AnswerError::Damaged(_) => Self::Unavailable(detail),
+            AnswerError::Starting(_) | AnswerError::Busy | AnswerError::Damaged(_) => Self::Unavailable(detail),
             AnswerError::History(_) => {
                 tracing::warn!("{detail}");
                 Self::Unavailable("history does not answer now, and this question needs it; try again shortly".into())
@@ -44,6 +44,7 @@ impl From<AnswerError> for Failure {
             AnswerError::NoSuchPartition(_) | AnswerError::BeyondTheEnd { .. } => Self::BadData(detail),
             AnswerError::TooManyRows(_)
             | AnswerError::TooLarge
+            | AnswerError::TooDear(_)
             | AnswerError::Buckets(_)
             | AnswerError::TooManyEpochs
             | AnswerError::DoesNotAddUp { .. } => Self::Execution(detail),

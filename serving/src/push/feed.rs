@@ -214,7 +214,17 @@ mod tests {
         let rows = rows.split("  ").filter(|row| !row.is_empty()).map(row).collect();
         let cut = Cut::from_iter([(Partition(0), NextOffset::new(at))]);
         let (mark, end) = (Cut::default(), cut.clone());
-        let answer = Answer { rows, cut, mark, end, generation: Generation(1), revision: 0, revised: Vec::new(), source: Source::Cache };
+        let answer = Answer {
+            rows,
+            memory: None,
+            cut,
+            mark,
+            end,
+            generation: Generation(1),
+            revision: 0,
+            revised: Vec::new(),
+            source: Source::Cache,
+        };
         Heard { plan: planned(), answer, watermark_ms: Some(watermark_ms), lateness: Duration::from_secs(60) }
     }
 

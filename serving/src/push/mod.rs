@@ -150,7 +150,10 @@ impl Push {
             live.mark_unchanged();
             history.mark_unchanged();
             let heard = match Asked::new(&engine, &query) {
-                Ok(asked) if shared.is_old(&engine, &asked) => asked.ask(&engine).await.map(Some),
+                Ok(asked) if shared.is_old(&engine, &asked) => {
+                    let _turn = engine.admission.live.enter().await;
+                    asked.ask(&engine).await.map(Some)
+                }
                 Ok(_) => Ok(None),
                 Err(error) => Err(error),
             };

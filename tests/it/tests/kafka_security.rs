@@ -5,11 +5,15 @@ use crate::disaster::{CONFIG, Roles};
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 use tidemark_tests::certificates::{certificates, openssl};
 use tidemark_tests::cluster::{Cluster, Extra};
 use tidemark_tests::data;
 use tidemark_tests::role::{Role, Way};
 use tidemark_tests::server::{binary, free_port};
+use tidemark_tests::wait;
+
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// TLS, TLS with a certificate of the client's, TLS with a user, TLS by a certificate that has expired, and TLS with a token.
 struct Ports {
@@ -213,7 +217,56 @@ fn kafka_is_reached_by_tls_and_by_users_and_what_is_wrong_is_said() {
     let doctor = doctor.args(["--url", &roles.serve.client.url]).stdin(Stdio::null()).output().expect("started");
     let said = String::from_utf8_lossy(&doctor.stdout);
     assert!(said.contains("is the topic that history was counted from"), "{said}");
+    rights_are_withdrawn_and_given_back(&cluster, &roles, &data::lines(&january)[1_000..2_000]);
+    a_quota_makes_clients_wait(&cluster, &roles, &data::lines(&january)[2_000..6_000]);
     roles.stop();
+}
+
+/// Whose right is missing stands still and says so, and goes on by itself when it has it again.
+fn rights_are_withdrawn_and_given_back(cluster: &Cluster, roles: &Roles, lines: &[&[u8]]) {
+    let acl = |arguments: &str| {
+        let arguments: Vec<&str> = arguments.split(' ').chain(["--topic", "events", "--operation", "Read"]).collect();
+        cluster.kafka_tool("org.apache.kafka.tools.AclCommand", &arguments);
+    };
+    acl("--remove --force --allow-principal User:tidemark");
+    let position = roles.send(lines);
+    for layer in [&roles.speed, &roles.batch] {
+        let said = wait::until("the layer says which right it lacks", DEADLINE, || {
+            let reply = layer.client.get("/readyz");
+            reply.text().contains("DescribeConfigs on the topic").then(|| reply.text())
+        });
+        assert!(said.contains("does not let this user do that") && said.contains("stands still"), "{said}");
+    }
+    // What has been counted is answered all the while.
+    assert_eq!(roles.serve.client.got("/v1/query?step=total&measures=count")["exact"], true);
+    acl("--add --allow-principal User:tidemark");
+    roles.settle(cluster, &position);
+}
+
+/// They are slower, say why, and lose nothing.
+fn a_quota_makes_clients_wait(cluster: &Cluster, roles: &Roles, lines: &[&[u8]]) {
+    let quota = |change: &str| {
+        let arguments: Vec<&str> = "--alter --entity-type users --entity-name tidemark".split(' ').chain(change.split(' ')).collect();
+        cluster.kafka_tool("kafka.admin.ConfigCommand", &arguments);
+    };
+    quota("--add-config producer_byte_rate=5000,consumer_byte_rate=5000");
+    let position = std::thread::scope(|scope| {
+        let sent = scope.spawn(|| roles.send(lines));
+        for (role, metric) in [
+            (&roles.ingest, "tidemark_ingest_throttled_seconds"),
+            (&roles.speed, "tidemark_speed_throttled_seconds"),
+            (&roles.batch, "tidemark_batch_throttled_seconds"),
+        ] {
+            wait::until("it says that Kafka makes it wait", DEADLINE, || {
+                let metrics = role.client.get("/metrics").text();
+                let line = metrics.lines().find(|line| line.starts_with(metric)).unwrap_or_else(|| panic!("no {metric}")).to_owned();
+                line.rsplit_once(' ').and_then(|(_, value)| value.parse().ok()).filter(|wait: &f64| *wait > 0.0)
+            });
+        }
+        quota("--delete-config producer_byte_rate,consumer_byte_rate");
+        sent.join().expect("everything is taken")
+    });
+    roles.settle(cluster, &position);
 }
 
 #[test]

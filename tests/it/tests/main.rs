@@ -23,6 +23,7 @@ mod life;
 mod live;
 mod metrics;
 mod openapi;
+mod overload;
 mod permalinks;
 mod prometheus;
 mod proof;

@@ -20,12 +20,13 @@ pub use examine::{Examined, Group};
 pub use positions::GroupPositions;
 pub use producer::{KafkaProducer, ProducerOptions};
 
-use crate::{Error, Extent, Membership, NextOffset, OtherTopic, Partition, TopicIdentity};
+use crate::{Error, Extent, Membership, NextOffset, OtherTopic, Partition, Throttled, TopicIdentity};
 use faults::Faults;
 use rdkafka::admin::AdminClient;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext as _, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::statistics::Statistics;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -33,6 +34,9 @@ use std::time::Duration;
 
 /// How long a question to the broker (extent, committed position, metadata) may take.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How often clients tell of themselves: of late it is asked only how long brokers made them wait.
+const STATISTICS_EVERY: Duration = Duration::from_secs(5);
 
 /// Settings on which exactness rests. Another value would be wrong, so it is refused rather than overridden.
 const RESERVED: [&str; 19] = [
@@ -75,6 +79,7 @@ pub struct Kafka {
     asking: Arc<OnceLock<Arc<AdminClient<Journal>>>>,
     /// What its clients have met.
     faults: Faults,
+    throttled: Throttled,
 }
 
 impl Kafka {
@@ -86,6 +91,7 @@ impl Kafka {
             expected: None,
             asking: Arc::default(),
             faults: Faults::default(),
+            throttled: Throttled::default(),
         }
     }
 
@@ -114,6 +120,11 @@ impl Kafka {
         Ok(Arc::clone(self.asking.get_or_init(|| Arc::new(client))))
     }
 
+    /// How long brokers make its clients wait.
+    pub fn throttled(&self) -> Throttled {
+        self.throttled.clone()
+    }
+
     /// How far a group has come, without joining it.
     pub fn group_positions(&self, group: &str) -> Result<GroupPositions, Error> {
         GroupPositions::new(self, group)
@@ -137,6 +148,7 @@ impl Kafka {
         config.set_log_level(RDKafkaLogLevel::Info);
         // A broker that is back is found within a second or two, not ten.
         config.set("reconnect.backoff.max.ms", "1000").set("socket.keepalive.enable", "true");
+        config.set("statistics.interval.ms", STATISTICS_EVERY.as_millis().to_string());
         for (key, value) in defaults {
             config.set(*key, *value);
         }
@@ -156,6 +168,15 @@ impl Kafka {
         match code {
             RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownPartition => {
                 Error::NoSuchTopic { topic: self.topic.clone() }
+            }
+            RDKafkaErrorCode::TopicAuthorizationFailed => Error::Forbidden {
+                reason: format!("{reason}; it needs Create, Read, Write, Describe and DescribeConfigs on the topic `{}`", self.topic),
+            },
+            RDKafkaErrorCode::GroupAuthorizationFailed => Error::Forbidden {
+                reason: format!("{reason}; it needs Read and Describe on the groups that begin with kafka.group and a dash"),
+            },
+            RDKafkaErrorCode::ClusterAuthorizationFailed | RDKafkaErrorCode::TransactionalIdAuthorizationFailed => {
+                Error::Forbidden { reason: format!("{reason}; docs/operations.md lists the rights that it needs") }
             }
             _ if is_transient(code) => {
                 let reason = self.faults.current().map_or(reason, |fault| format!("{doing}: {fault}"));
@@ -306,6 +327,7 @@ fn is_transient(code: RDKafkaErrorCode) -> bool {
 struct Journal {
     outage: AtomicBool,
     faults: Faults,
+    throttled: Throttled,
 }
 
 impl ClientContext for Journal {
@@ -325,6 +347,11 @@ impl ClientContext for Journal {
         }
     }
 
+    fn stats(&self, statistics: Statistics) {
+        let longest = statistics.brokers.values().filter_map(|broker| Some(broker.throttle.as_ref()?.max)).max();
+        self.throttled.note(Duration::from_millis(longest.map_or(0, i64::unsigned_abs)), STATISTICS_EVERY);
+    }
+
     fn error(&self, error: KafkaError, reason: &str) {
         self.faults.note(reason);
         match error.rdkafka_error_code() {
@@ -340,7 +367,7 @@ impl ClientContext for Journal {
 
 impl Journal {
     fn of(kafka: &Kafka) -> Self {
-        Self { faults: kafka.faults.clone(), ..Self::default() }
+        Self { faults: kafka.faults.clone(), throttled: kafka.throttled.clone(), ..Self::default() }
     }
 
     /// The broker has answered.

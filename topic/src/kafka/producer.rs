@@ -3,7 +3,7 @@
 use super::answers::{Answer, Waiting};
 use super::native::{Report, Reports, Undelivered, Writing};
 use super::{Journal, Kafka, PARTITIONER, is_transient};
-use crate::{Error, Offset, Outgoing, Partition, Position, Producer, SendError};
+use crate::{Error, Offset, Outgoing, Partition, Position, Producer, SendError, Throttled};
 use parking_lot::Mutex;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use std::ops::Range;
@@ -143,6 +143,10 @@ impl KafkaProducer {
 }
 
 impl Producer for KafkaProducer {
+    fn throttled(&self) -> Throttled {
+        self.kafka.throttled()
+    }
+
     async fn send_batch(&self, records: &[Outgoing<'_>]) -> Vec<Result<Position, SendError>> {
         if records.is_empty() {
             return Vec::new();

@@ -9,6 +9,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::KafkaError;
+use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 use std::sync::Arc;
@@ -79,6 +80,10 @@ pub(super) struct Context {
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         self.journal.log(level, facility, message);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        self.journal.stats(statistics);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {

@@ -54,7 +54,9 @@ impl<C: ClientContext> Writing<C> {
     pub(in crate::kafka) fn new(config: &ClientConfig, topic: &str, context: C) -> Result<Self, KafkaError> {
         let native = config.create_native_config()?;
         // SAFETY: the configuration is alive; the call sets a number in it.
-        unsafe { ffi::rd_kafka_conf_set_events(native.ptr(), ffi::RD_KAFKA_EVENT_DR | ffi::RD_KAFKA_EVENT_ERROR) };
+        unsafe {
+            ffi::rd_kafka_conf_set_events(native.ptr(), ffi::RD_KAFKA_EVENT_DR | ffi::RD_KAFKA_EVENT_ERROR | ffi::RD_KAFKA_EVENT_STATS)
+        };
         let client = Client::new(config, native, RDKafkaType::RD_KAFKA_PRODUCER, context)?;
         let no_topic = KafkaError::ClientCreation(format!("`{topic}` cannot be a topic"));
         let Some(name) = c_name(topic) else { return Err(no_topic) };
@@ -167,6 +169,11 @@ impl<C: ClientContext> Writing<C> {
                 // SAFETY: the event is alive, and its text is a C string that lives as long.
                 let reason = unsafe { CStr::from_ptr(ffi::rd_kafka_event_error_string(event.as_ptr())) };
                 self.context().error(KafkaError::Global(event.error().into()), reason.to_string_lossy().trim());
+            }
+            ffi::RD_KAFKA_EVENT_STATS => {
+                // SAFETY: the event is alive, and its text is a C string that lives as long.
+                let statistics = unsafe { CStr::from_ptr(ffi::rd_kafka_event_stats(event.as_ptr())) };
+                self.context().stats_raw(statistics.to_bytes());
             }
             ffi::RD_KAFKA_EVENT_LOG => self.log(&event),
             _ => {}
