@@ -608,7 +608,7 @@ fn internal(reason: &str) -> Problem {
 mod tests {
     use super::*;
     use std::pin::pin;
-    use std::task::{Context, Poll, Waker};
+    use std::task::{Context, Waker};
     use tidemark_core::offset::{Offset, Partition};
     use tower::ServiceExt as _;
 
@@ -634,10 +634,7 @@ mod tests {
         let mut context = Context::from_waker(Waker::noop());
         assert!(request.as_mut().poll(&mut context).is_pending());
         drop(taken);
-        match request.as_mut().poll(&mut context) {
-            Poll::Ready(response) => assert_eq!(response.unwrap().status(), StatusCode::OK),
-            Poll::Pending => panic!("there is room"),
-        }
+        assert_eq!(request.await.unwrap().status(), StatusCode::OK);
         assert_eq!(ingest.sent.used(), 0);
     }
 
