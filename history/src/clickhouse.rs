@@ -41,8 +41,17 @@ use tidemark_core::question::{Groups, Question, Rows, merge_rows};
 use tidemark_core::view::ViewId;
 use tidemark_core::window::{Level, TimeRange};
 
-/// Below the batch group's session timeout, so that an owner that loses its partition has no insert of unknown fate.
-pub const INSERT_DEADLINE: Duration = Duration::from_secs(20);
+/// How long an insert is waited for.
+const INSERT_DEADLINE: Duration = Duration::from_secs(20);
+
+/// How long an insert may run in the engine, which stops it itself, and within which it arrives there: rows by
+/// [`tidemark_https::ARRIVES_WITHIN`], a statement by the engine's clock.
+const INSERT_RUNS_SECS: &str = "15";
+const INSERT_ARRIVES_WITHIN_MS: i64 = 10_000;
+
+/// After that an insert that was sent has ended, whatever became of it. Below the batch group's session timeout, so that an owner that
+/// loses its partition has no insert of unknown fate.
+pub const INSERT_ENDS_WITHIN: Duration = Duration::from_secs(25);
 
 /// A server that is asked every second and has not answered for so long does not answer.
 const SILENT_AFTER: Duration = Duration::from_secs(5);
@@ -54,6 +63,11 @@ pub struct ClickHouse {
     tables: Tables,
     rules: Arc<Rules>,
     heard: Arc<audit::Heard>,
+}
+
+#[derive(Row, Deserialize)]
+struct ClockRow {
+    now_ms: i64,
 }
 
 #[derive(Row, Deserialize)]
@@ -188,6 +202,13 @@ impl ClickHouse {
     /// Lets everything else that the servers are asked go before what this history is asked, or not.
     pub fn gently(&self, gentle: bool) {
         self.nodes.gently(gentle);
+    }
+
+    /// By the clock of the server that is written to.
+    async fn now_ms(&self) -> Result<i64, Error> {
+        let rows: Vec<ClockRow> =
+            self.nodes.primary(async |node| node.select("SELECT toUnixTimestamp64Milli(now64(3)) AS now_ms").await).await?;
+        rows.first().map(|row| row.now_ms).ok_or_else(|| Error::Nonsense("the server tells no time".into()))
     }
 
     async fn execute(&self, statement: &str) -> Result<(), Error> {
@@ -375,6 +396,7 @@ impl ClickHouse {
     /// What every insert of rows asks for: once however often it is sent, in all its partitions, and acknowledged when done.
     fn insert_settings<'a>(&self, token: &'a str) -> impl Iterator<Item = (&'static str, &'a str)> {
         let everywhere = [
+            ("max_execution_time", INSERT_RUNS_SECS),
             ("insert_deduplication_token", token),
             ("insert_deduplicate", "1"),
             ("deduplicate_blocks_in_dependent_materialized_views", "1"),
@@ -413,11 +435,13 @@ impl ClickHouse {
     }
 
     /// An `INSERT … SELECT` from a table of history.
-    async fn insert_from(&self, statement: &str, source: &String, token: &str) -> Result<(), Error> {
+    async fn insert_from(&self, statement: impl Fn(&str) -> String, source: &String, token: &str) -> Result<(), Error> {
+        let until_ms = self.now_ms().await? + INSERT_ARRIVES_WITHIN_MS;
+        let statement = statement(&sql::refuse_after(until_ms));
         let insert = async |node: &Node| {
             node.catch_up(&self.tables, std::slice::from_ref(source)).await?;
             let insert =
-                self.insert_settings(token).fold(node.reading(statement), |insert, (name, value)| insert.with_setting(name, value));
+                self.insert_settings(token).fold(node.reading(&statement), |insert, (name, value)| insert.with_setting(name, value));
             node.within(INSERT_DEADLINE, insert.execute()).await
         };
         self.nodes.primary(insert).await
@@ -482,8 +506,10 @@ impl History for ClickHouse {
         let place = sql::in_range(partition, range.from().get(), range.to().get());
         let columns = [schema::EVENT_COLUMNS, schema::DEAD_LETTER_COLUMNS];
         for ((from, to), columns) in [(&from.events, &to.events), (&from.dead_letters, &to.dead_letters)].into_iter().zip(columns) {
-            let statement = format!("INSERT INTO {to} ({columns}) SELECT {columns} FROM {from} WHERE {place} ORDER BY offset");
-            self.insert_from(&statement, from, token).await?;
+            let statement = |in_time: &str| {
+                format!("INSERT INTO {to} ({columns}) SELECT {columns} FROM {from} WHERE {place} AND {in_time} ORDER BY offset")
+            };
+            self.insert_from(statement, from, token).await?;
         }
         Ok(())
     }
@@ -514,9 +540,11 @@ impl History for ClickHouse {
     }
 
     async fn wipe(&self, partition: Partition, epoch: Epoch, what: Wiped, deadline_secs: u32) -> Result<(), Error> {
-        // One deadline for all statements: none may outlive what the repair has announced.
+        // One end for all statements: none may outlive what the repair has announced, even if it arrives late. By the engine's own
+        // clock, for another one may be ahead of it or behind.
         let until = Instant::now() + Duration::from_secs(deadline_secs.into());
-        for statement in sql::wipe(&self.rules, partition, epoch, what) {
+        let until_ms = self.now_ms().await? + i64::try_from(until.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(0);
+        for statement in sql::wipe(&self.rules, partition, epoch, what, until_ms) {
             let left = Duration::from_secs(until.saturating_duration_since(Instant::now()).as_secs());
             let delete = async |node: &Node| {
                 if left.is_zero() {
@@ -525,16 +553,22 @@ impl History for ClickHouse {
                 let delete = node.client().query(&statement).with_setting("max_execution_time", left.as_secs().to_string());
                 // Here and now; the others follow, and answer nothing before they have.
                 let delete = delete.with_setting("lightweight_deletes_sync", "1").with_setting("wait_end_of_query", "1");
+                // The server that takes the statement looks at its clock, once for all replicas.
+                let delete = delete.with_setting("mutations_execute_nondeterministic_on_initiator", "1");
                 node.within(left, delete.execute()).await
             };
             self.nodes.primary(delete).await?;
+        }
+        if self.now_ms().await? >= until_ms {
+            return Err(Error::Nonsense("the time for deleting an epoch was over before all was deleted".into()));
         }
         Ok(())
     }
 
     async fn fill(&self, view: ViewId, partition: Partition, epoch: Epoch, token: &str) -> Result<(), Error> {
-        let statement = schema::fill(&self.rules, view, &sql::in_epoch(self.rules.epoch_bits, partition, epoch));
-        self.insert_from(&statement, &self.events(), token).await
+        let place = sql::in_epoch(self.rules.epoch_bits, partition, epoch);
+        let statement = |in_time: &str| schema::fill(&self.rules, view, &format!("{place} AND {in_time}"));
+        self.insert_from(statement, &self.events(), token).await
     }
 
     async fn answer(&self, view: ViewId, question: &Question, groups: &Groups, marks: &Marks) -> Result<Rows, Error> {

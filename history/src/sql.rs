@@ -417,9 +417,11 @@ pub fn extent(rules: &Rules, view: ViewId, marks: &Marks) -> String {
 }
 
 /// The DELETEs of a repair: roll-ups first, so that what is left over is never more than raw has.
-pub fn wipe(rules: &Rules, partition: Partition, epoch: Epoch, what: Wiped) -> Vec<String> {
+/// Each deletes nothing any more at `until_ms`.
+pub fn wipe(rules: &Rules, partition: Partition, epoch: Epoch, what: Wiped, until_ms: i64) -> Vec<String> {
+    let in_time = before(until_ms);
     let rollups = |views: &mut dyn Iterator<Item = ViewId>| {
-        let delete = |table| format!("DELETE FROM {table} WHERE partition = {partition} AND epoch = {epoch}");
+        let delete = |table| format!("DELETE FROM {table} WHERE partition = {partition} AND epoch = {epoch} AND {in_time}");
         rollup_tables(rules, views).map(delete).collect::<Vec<_>>()
     };
     match what {
@@ -428,7 +430,9 @@ pub fn wipe(rules: &Rules, partition: Partition, epoch: Epoch, what: Wiped) -> V
         Wiped::Everything => {
             let mut statements = rollups(&mut rules.views.ids());
             let range = in_epoch(rules.epoch_bits, partition, epoch);
-            statements.extend([events_table(rules), dead_letters_table(rules)].map(|table| format!("DELETE FROM {table} WHERE {range}")));
+            statements.extend(
+                [events_table(rules), dead_letters_table(rules)].map(|table| format!("DELETE FROM {table} WHERE {range} AND {in_time}")),
+            );
             statements
         }
     }
@@ -436,7 +440,18 @@ pub fn wipe(rules: &Rules, partition: Partition, epoch: Epoch, what: Wiped) -> V
 
 /// ` WHERE …`: by the engine's clock it is not that late yet.
 pub fn in_time(until_ms: Option<i64>) -> String {
-    until_ms.map(|until_ms| format!(" WHERE now64(3) < fromUnixTimestamp64Milli(toInt64({until_ms}))")).unwrap_or_default()
+    until_ms.map(|until_ms| format!(" WHERE {}", before(until_ms))).unwrap_or_default()
+}
+
+/// By the engine's clock it is not that late yet. The engine looks when it begins with the statement, which may have been on its way
+/// for long.
+pub fn before(until_ms: i64) -> String {
+    format!("now64(3) < fromUnixTimestamp64Milli(toInt64({until_ms}))")
+}
+
+/// The same, and an error if it is too late: for statements whose success would pass for done.
+pub fn refuse_after(until_ms: i64) -> String {
+    format!("throwIf(NOT {}, 'the statement has come too late') = 0", before(until_ms))
 }
 
 pub fn in_epoch(bits: EpochBits, partition: Partition, epoch: Epoch) -> String {

@@ -8,17 +8,24 @@ pub use serve::serve;
 
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioIo;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 use std::path::Path;
 use std::time::Duration;
+use tokio::net::TcpStream;
+use tower::util::MapResponse;
 
 /// How long a connection may take to come about.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Makes connections, plain or by TLS as the address says.
-pub type Connector = HttpsConnector<HttpConnector>;
+/// What has not arrived within it is not sent again, and the connection is over.
+pub const ARRIVES_WITHIN: Duration = Duration::from_secs(10);
+
+/// Makes connections, plain or by TLS as the address says. A request that is given up does not arrive later: its connection is
+/// reset, and what of it waits, here or there, is forgotten.
+pub type Connector = HttpsConnector<MapResponse<HttpConnector, fn(TokioIo<TcpStream>) -> TokioIo<TcpStream>>>;
 
 /// Trusts the system's authorities. Where there are none, plain HTTP is still spoken and no certificate is trusted.
 pub fn connector() -> Connector {
@@ -52,12 +59,18 @@ fn trusting(roots: RootCertStore) -> ClientConfig {
     ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()
 }
 
-fn tcp() -> HttpConnector {
+fn tcp() -> MapResponse<HttpConnector, fn(TokioIo<TcpStream>) -> TokioIo<TcpStream>> {
     let mut tcp = HttpConnector::new();
     tcp.set_connect_timeout(Some(CONNECT_DEADLINE));
     tcp.set_nodelay(true);
     tcp.enforce_http(false);
-    tcp
+    tcp.set_tcp_user_timeout(Some(ARRIVES_WITHIN));
+    MapResponse::new(tcp, |stream: TokioIo<TcpStream>| {
+        if let Err(error) = stream.inner().set_zero_linger() {
+            tracing::debug!("a connection will be closed slowly: {error}");
+        }
+        stream
+    })
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use tidemark_core::generation::Rules;
 use tidemark_core::offset::{NextOffset, OffsetRange, Partition};
 use tidemark_core::view::ViewId;
 use tidemark_history::block::Block;
-use tidemark_history::clickhouse::INSERT_DEADLINE;
+use tidemark_history::clickhouse::INSERT_ENDS_WITHIN;
 use tidemark_history::ledger::Clock;
 use tidemark_history::{Error, History, Wiped};
 
@@ -107,7 +107,7 @@ impl<C: Clock> Rewrite<'_, C> {
 
     /// Enough for an insert.
     fn has_time(&self, until_ms: i64) -> bool {
-        u64::from(self.secs_left(until_ms)) >= INSERT_DEADLINE.as_secs()
+        u64::from(self.secs_left(until_ms)) >= INSERT_ENDS_WITHIN.as_secs()
     }
 
     fn secs_left(&self, until_ms: i64) -> u32 {

@@ -261,15 +261,17 @@ impl ClickHouse {
                 " HAVING (SELECT count() FROM ledger WHERE {family} AND entry = 'closed' AND partition = {partition} AND epoch = {epoch}) = 0"
             )
         };
-        let statement = format!(
-            "INSERT INTO audits (generation, partition, epoch, entry, content, first_window, last_window, at) \
-             SELECT {raw}, {partition}, {epoch}, '{CLOSED}', sum(h), {first}, {last}, now64(3) FROM ({rows}){condition}",
-            first = window("min"),
-            last = window("max"),
-            rows = raw_hashes(&tables, &place),
-        );
+        let statement = |in_time: &str| {
+            format!(
+                "INSERT INTO audits (generation, partition, epoch, entry, content, first_window, last_window, at) \
+                 SELECT {raw}, {partition}, {epoch}, '{CLOSED}', sum(h), {first}, {last}, now64(3) FROM ({rows}){condition}",
+                first = window("min"),
+                last = window("max"),
+                rows = raw_hashes(&tables, &format!("{place} AND {in_time}")),
+            )
+        };
         // The table remembers no tokens: of two rows about an epoch the later one counts.
-        self.insert_from(&statement, &tables.events, "noted").await
+        self.insert_from(statement, &tables.events, "noted").await
     }
 
     pub(super) async fn select_content(&self, tables: &RawTables, partition: Partition, range: OffsetRange) -> Result<u64, Error> {

@@ -24,25 +24,35 @@ use tidemark_history::raw::Epochs;
 use tidemark_history::rows::{Found, RawRecord, RowBlock};
 use tidemark_history::{Contents, DeadLetter, DeadLetterQuery, Digest, EpochCells, Error, History, Marks, Tallies, VisitCell, Wiped};
 
-/// The longest that an insert runs in the engine (`clickhouse::INSERT_DEADLINE`).
-const INSERT_MS: i64 = 20_000;
+/// How long after it was sent an insert may end (`clickhouse::INSERT_ENDS_WITHIN`).
+const INSERT_MS: i64 = 25_000;
 
 /// After that, who answers has heard of damage, and has answered what was asked before (`audit::HEARD_FOR` and half a minute).
 const HEARD_BY_ALL_MS: i64 = 33_000;
+
+/// The chance that an insert is on its way for as long as it may be.
+const LATE_PER_MILLE: usize = 30;
 
 /// In each poll of a call that waits, the chance that the caller hears no more of it.
 const UNHEARD_PER_MILLE: usize = 4;
 
 #[derive(Debug, Default)]
 struct Running {
-    /// When each of the twin's inserts began, in its order.
-    inserts: Vec<i64>,
+    /// Of the twin, in its order.
+    inserts: Vec<Insert>,
     wipes: BTreeMap<u64, Wipe>,
     /// Of wipes that are over.
     outcomes: BTreeMap<u64, Result<(), Error>>,
     next_wipe: u64,
     /// When each repair's announcement was written, by its deadline.
     announced: BTreeMap<(Partition, Epoch, i64), i64>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Insert {
+    sent_ms: i64,
+    /// It arrives at the last moment.
+    is_late: bool,
 }
 
 #[derive(Debug)]
@@ -81,6 +91,10 @@ impl Engine {
     }
 
     fn step_insert(&self, at: usize) {
+        self.notice();
+        if lock(&self.running).inserts[at].is_late {
+            return;
+        }
         let before = self.twin.inserts();
         let lose = self.ground.fault(30);
         self.twin.step(at, lose);
@@ -117,18 +131,20 @@ impl Engine {
 
     /// Notes when the inserts that have begun since the last look began.
     pub fn notice(&self) {
-        lock(&self.running).inserts.resize(self.twin.inserts(), self.ground.now_ms());
+        let insert = |_| Insert { sent_ms: self.ground.now_ms(), is_late: self.ground.fault(LATE_PER_MILLE) };
+        let running = &mut *lock(&self.running);
+        let known = running.inserts.len();
+        running.inserts.extend((known..self.twin.inserts()).map(insert));
     }
 
     /// Lets time pass. No statement outlives its deadline: it ends before, or is cancelled.
     pub fn advance(&self, ms: i64) {
         let then = self.ground.now_ms() + ms;
         loop {
-            let late = lock(&self.running).inserts.iter().position(|began| began + INSERT_MS <= then);
-            match late {
-                Some(at) => self.step_insert(at),
-                None => break,
-            }
+            let late = lock(&self.running).inserts.iter().position(|insert| insert.sent_ms + INSERT_MS <= then);
+            let Some(at) = late else { break };
+            lock(&self.running).inserts[at].is_late = false;
+            self.step_insert(at);
         }
         let running = &mut *lock(&self.running);
         let late: Vec<u64> = running.wipes.iter().filter(|(_, wipe)| wipe.until_ms <= then).map(|(id, _)| *id).collect();
