@@ -351,6 +351,7 @@ struct Batch {
     max_age_ms: u64,
     max_bytes: usize,
     in_flight: usize,
+    give_up_after_ms: u64,
 }
 
 /// The engine takes no more rows in one insert (measured: beyond a million it may write half of them).
@@ -426,14 +427,15 @@ impl Config {
     }
 
     pub fn block_limits(&self) -> Result<BlockLimits> {
-        let Batch { max_rows, max_age_ms, max_bytes, in_flight } = self.batch;
+        let Batch { max_rows, max_age_ms, max_bytes, in_flight, give_up_after_ms } = self.batch;
         if max_rows == 0 || max_rows > MAX_BLOCK_ROWS {
             bail!("batch.max_rows must be between 1 and {MAX_BLOCK_ROWS}");
         }
         if in_flight == 0 {
             bail!("batch.in_flight must be at least 1");
         }
-        Ok(BlockLimits { max_rows, max_age: Duration::from_millis(max_age_ms), max_bytes, in_flight, ..BlockLimits::default() })
+        let (max_age, give_up_after) = (Duration::from_millis(max_age_ms), Duration::from_millis(give_up_after_ms));
+        Ok(BlockLimits { max_rows, max_age, max_bytes, in_flight, give_up_after, ..BlockLimits::default() })
     }
 }
 

@@ -330,7 +330,11 @@ pub fn start_speed(
 /// Starts to write history.
 pub fn start_batch(config: &Config, ground: &Ground, writer: Writer, batch: Batch, threads: &mut Threads) -> Result<()> {
     let Writer { instance, alone } = writer;
-    let (history, rules, limits) = (Arc::clone(&ground.history), Arc::clone(&ground.rules), config.block_limits()?);
+    let (history, rules, mut limits) = (Arc::clone(&ground.history), Arc::clone(&ground.rules), config.block_limits()?);
+    if alone {
+        // There is nobody to give partitions to.
+        limits.give_up_after = Duration::MAX;
+    }
     let connect = ground.connect();
     let (kafka, membership) = (patient(&ground.kafka), config.kafka.membership(&config.kafka.batch_group(&rules), instance));
     let options =
@@ -338,11 +342,25 @@ pub fn start_batch(config: &Config, ground: &Ground, writer: Writer, batch: Batc
     let (control, handle) = (batch.control.clone(), tokio::runtime::Handle::current());
     control.throttled_as(kafka.throttled());
     let run = move || -> Result<(), Stopped> {
+        await_history(&history, &batch.control, &handle);
         let consumer = connect(&kafka, membership.clone(), options.clone())?;
         let (history, rules) = (Arc::clone(&history), Arc::clone(&rules));
         Ok(tidemark_batch_layer::run(consumer, history, rules, limits, batch.clone(), handle.clone())?)
     };
     threads.start("batch", move || rejoining(&control, alone, run).context("the batch layer ended"))
+}
+
+/// Before a batch layer joins its group: partitions that it cannot write are others'. Blocks.
+fn await_history(history: &ClickHouse, control: &Control, runtime: &tokio::runtime::Handle) {
+    while !control.is_stopping() {
+        match runtime.block_on(history.marks()) {
+            Err(error @ tidemark_history::Error::Unavailable { .. }) => {
+                control.trouble(Some(format!("the batch layer is not in its group, for history does not answer: {error}")));
+            }
+            _ => return,
+        }
+        std::thread::sleep(REJOIN_PAUSE);
+    }
 }
 
 /// What ends a layer.
@@ -373,6 +391,9 @@ fn rejoining<E: Into<Stopped>>(control: &Control, alone: bool, run: impl Fn() ->
         match run().map_err(Into::into) {
             Err(error @ Stopped::Log(Unavailable { .. })) if !control.is_stopping() => {
                 control.trouble(Some(format!("the layer stands still: {error}")));
+            }
+            Err(error @ Stopped::Batch(tidemark_batch_layer::run::Error::CutOff(_))) if !control.is_stopping() => {
+                control.trouble(Some(format!("the layer gives its partitions to others: {error}")));
             }
             // Whoever withdrew a right may give it back. To ask for it again costs the brokers a connection each time.
             Err(error @ Stopped::Log(Forbidden { .. })) if !control.is_stopping() => {

@@ -3,6 +3,7 @@
 
 use crate::commit::{Desk, Fenced, Intent, commit_block};
 use crate::metrics::Meters;
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,12 +38,35 @@ pub struct InFlight {
     waker: Waker,
     control: Control,
     meters: Meters,
+    silence: Silence,
+}
+
+/// Since when history has not answered, of all that it has been asked. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Silence(Arc<Mutex<Option<Instant>>>);
+
+impl Silence {
+    /// Takes in why a question failed: a refusal is an answer, too.
+    pub fn failed(&self, error: &tidemark_history::Error) {
+        match error {
+            tidemark_history::Error::Unavailable { .. } => drop(self.0.lock().get_or_insert_with(Instant::now)),
+            _ => self.answered(),
+        }
+    }
+
+    pub fn answered(&self) {
+        *self.0.lock() = None;
+    }
+
+    pub fn lasts(&self) -> Duration {
+        self.0.lock().map_or(Duration::ZERO, |since| since.elapsed())
+    }
 }
 
 impl InFlight {
-    pub fn new(waker: Waker, control: Control, meters: Meters) -> Self {
+    pub fn new(waker: Waker, control: Control, meters: Meters, silence: Silence) -> Self {
         let (to_loop, inbox) = channel();
-        Self { leaving: BTreeMap::new(), inbox, to_loop, waker, control, meters }
+        Self { leaving: BTreeMap::new(), inbox, to_loop, waker, control, meters, silence }
     }
 
     pub fn len(&self) -> usize {
@@ -73,10 +97,13 @@ impl InFlight {
             control: self.control.clone(),
             leaving,
             meters: self.meters.clone(),
+            silence: self.silence.clone(),
         };
+        let silence = self.silence.clone();
         let (history, meters, began) = (Arc::clone(history), self.meters.clone(), Instant::now());
         let writing = runtime.spawn(async move {
             commit_block(&mut desk, &*history, generation, &block, found, doubtful).await?;
+            silence.answered();
             meters.rows.observe(block.rows() as f64);
             meters.writing.observe(began.elapsed().as_secs_f64());
             Ok(())
@@ -108,6 +135,11 @@ impl InFlight {
         message
     }
 
+    /// The same for so long.
+    pub fn next_within(&mut self, wait: Duration) -> Option<Message> {
+        self.inbox.recv_timeout(wait).ok().inspect(|message| self.note(message))
+    }
+
     fn note(&mut self, message: &Message) {
         if let Message::Ended { partition, .. } = message {
             self.leaving.remove(partition);
@@ -122,6 +154,7 @@ struct LoopDesk {
     control: Control,
     leaving: Arc<AtomicBool>,
     meters: Meters,
+    silence: Silence,
 }
 
 impl LoopDesk {
@@ -158,6 +191,7 @@ impl Desk for LoopDesk {
 
     async fn failed(&mut self, failures: u32, error: &tidemark_history::Error) -> Result<(), Fenced> {
         self.meters.errors.inc();
+        self.silence.failed(error);
         self.pause(failures, error).await
     }
 }

@@ -22,11 +22,14 @@ pub struct BlockLimits {
     pub max_parts: usize,
     /// Blocks, of different partitions, that are on their way into history at the same time.
     pub in_flight: usize,
+    /// After so long without an answer of history, partitions are given to others.
+    pub give_up_after: Duration,
 }
 
 impl Default for BlockLimits {
     fn default() -> Self {
-        Self { max_rows: 100_000, max_age: Duration::from_secs(10), max_bytes: 64 << 20, max_parts: 60, in_flight: 2 }
+        let (max_age, give_up_after) = (Duration::from_secs(10), Duration::from_secs(60));
+        Self { max_rows: 100_000, max_age, max_bytes: 64 << 20, max_parts: 60, in_flight: 2, give_up_after }
     }
 }
 
@@ -172,8 +175,14 @@ mod tests {
     use tidemark_core::offset::Offset;
     use tidemark_core::view::Views;
 
-    const LIMITS: BlockLimits =
-        BlockLimits { max_rows: 1_000, max_age: Duration::from_secs(10), max_bytes: 1_000, max_parts: 60, in_flight: 1 };
+    const LIMITS: BlockLimits = BlockLimits {
+        max_rows: 1_000,
+        max_age: Duration::from_secs(10),
+        max_bytes: 1_000,
+        max_parts: 60,
+        in_flight: 1,
+        give_up_after: Duration::MAX,
+    };
 
     fn lane(partition: u32, intent: Option<Intent>) -> (Partition, Lane) {
         let views = Views::declare([("by_type", vec!["event_type"])]).expect("valid views");

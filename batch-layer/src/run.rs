@@ -1,7 +1,7 @@
 //! The batch layer's loop: one thread that polls the log, owns the lanes and sends their blocks on their way.
 
 use crate::commit::{Intent, IntentError, intent_of};
-use crate::in_flight::{InFlight, Message};
+use crate::in_flight::{InFlight, Message, Silence};
 use crate::lane::{BlockLimits, Lane, fit};
 use crate::metrics::Meters;
 use crate::position::{PositionError, Resume, settle};
@@ -34,6 +34,9 @@ pub enum Error {
     Intent(#[from] IntentError),
     #[error(transparent)]
     Position(#[from] PositionError),
+    /// The partitions are to be others', who may reach it.
+    #[error("history has not answered for {} s", .0.as_secs())]
+    CutOff(Duration),
 }
 
 /// The batch layer as the rest of the system sees it.
@@ -96,6 +99,7 @@ struct Loop<C> {
     runtime: tokio::runtime::Handle,
     lanes: BTreeMap<Partition, Lane>,
     in_flight: InFlight,
+    silence: Silence,
     paused: bool,
 }
 
@@ -109,8 +113,10 @@ pub fn run<C: Consumer>(
     runtime: tokio::runtime::Handle,
 ) -> Result<(), Error> {
     batch.control.wake_by(consumer.waker());
-    let in_flight = InFlight::new(consumer.waker(), batch.control.clone(), batch.meters.clone());
-    let mut state = Loop { consumer, history, rules, limits, batch, runtime, lanes: BTreeMap::new(), in_flight, paused: false };
+    let silence = Silence::default();
+    let in_flight = InFlight::new(consumer.waker(), batch.control.clone(), batch.meters.clone(), silence.clone());
+    let lanes = BTreeMap::new();
+    let mut state = Loop { consumer, history, rules, limits, batch, runtime, lanes, in_flight, silence, paused: false };
     let mut outcome = Ok(());
     while outcome.is_ok() && !state.batch.control.is_stopping() {
         outcome = state.turn();
@@ -158,9 +164,15 @@ impl<C: Consumer> Loop<C> {
         fit(&mut self.lanes, self.limits.max_bytes);
         // Asked again: a record that came after the pause, in this poll, is not written either.
         if !self.batch.control.is_paused() {
-            self.launch_due();
+            self.launch_due()?;
         }
-        Ok(())
+        self.must_be_heard()
+    }
+
+    /// Ends a membership that history has not answered for too long.
+    fn must_be_heard(&self) -> Result<(), Error> {
+        let lasts = self.silence.lasts();
+        if lasts > self.limits.give_up_after { Err(Error::CutOff(lasts)) } else { Ok(()) }
     }
 
     fn follow_pause(&mut self) -> Result<(), Error> {
@@ -184,7 +196,7 @@ impl<C: Consumer> Loop<C> {
             let extent = control.patiently(|| self.consumer.extent(partition))?;
             let Some((committed, doubtful_below)) = self.settle(partition, committed, extent)? else { return Ok(()) };
             let intent = intent_of(&committed)?;
-            let Some(lane) = self.taught(partition, &committed, intent, extent.start) else { return Ok(()) };
+            let Some(lane) = self.taught(partition, &committed, intent, extent.start)? else { return Ok(()) };
             let lane = lane.doubting_below(doubtful_below);
             self.batch.begin(partition, committed.next);
             let begin_at = lane.begin_at();
@@ -199,7 +211,13 @@ impl<C: Consumer> Loop<C> {
     }
 
     /// A lane whose judge knows what it must. What the log no longer has, history has; `None` when it is time to stop.
-    fn taught(&self, partition: Partition, committed: &Committed, intent: Option<Intent>, start: NextOffset) -> Option<Lane> {
+    fn taught(
+        &self,
+        partition: Partition,
+        committed: &Committed,
+        intent: Option<Intent>,
+        start: NextOffset,
+    ) -> Result<Option<Lane>, Error> {
         self.ask(async || {
             let mut lane = Lane::new(&self.rules, partition, committed.next, intent.clone());
             let from = lane.begin_at();
@@ -218,7 +236,7 @@ impl<C: Consumer> Loop<C> {
         committed: Option<Committed>,
         extent: Extent,
     ) -> Result<Option<(Committed, NextOffset)>, Error> {
-        let settled = self.ask(async || settle(&*self.history, &self.rules, partition, committed.clone(), extent, &RealClock).await);
+        let settled = self.ask(async || settle(&*self.history, &self.rules, partition, committed.clone(), extent, &RealClock).await)?;
         let next = match settled.transpose()? {
             None => return Ok(None),
             Some(Resume::At(committed)) => return Ok(Some((committed, NextOffset::ZERO))),
@@ -234,18 +252,23 @@ impl<C: Consumer> Loop<C> {
     }
 
     /// Asks history until it answers; `None` when it is time to stop.
-    fn ask<T>(&self, question: impl AsyncFn() -> Result<T, tidemark_history::Error>) -> Option<T> {
+    fn ask<T>(&self, question: impl AsyncFn() -> Result<T, tidemark_history::Error>) -> Result<Option<T>, Error> {
         while !self.batch.control.is_stopping() {
             match self.runtime.block_on(question()) {
                 Ok(answer) => {
+                    self.silence.answered();
                     self.batch.control.trouble(None);
-                    return Some(answer);
+                    return Ok(Some(answer));
                 }
-                Err(error) => self.batch.control.trouble(Some(format!("the batch layer waits for history: {error}"))),
+                Err(error) => {
+                    self.silence.failed(&error);
+                    self.batch.control.trouble(Some(format!("the batch layer waits for history: {error}")));
+                }
             }
+            self.must_be_heard()?;
             std::thread::sleep(RETRY);
         }
-        None
+        Ok(None)
     }
 
     /// What has not been committed is the next owner's: it reads the same records again.
@@ -267,7 +290,7 @@ impl<C: Consumer> Loop<C> {
 
     /// Sends what is due on its way. While it cannot go, because its partition or all places are taken, nothing more is
     /// read either: that bounds the memory.
-    fn launch_due(&mut self) {
+    fn launch_due(&mut self) -> Result<(), Error> {
         let partitions: Vec<Partition> = self.lanes.keys().copied().collect();
         for partition in partitions {
             while let Some(lane) = self.lanes.get_mut(&partition) {
@@ -278,8 +301,10 @@ impl<C: Consumer> Loop<C> {
                 let Some((block, intent)) = lane.due(Instant::now(), &self.limits) else { break };
                 let most = if self.batch.control.is_gentle() { 1 } else { self.limits.in_flight };
                 while self.in_flight.contains(partition) || self.in_flight.len() >= most {
-                    let message = self.in_flight.next();
-                    self.heed(message);
+                    match self.in_flight.next_within(POLL) {
+                        Some(message) => self.heed(message),
+                        None => self.must_be_heard()?,
+                    }
                 }
                 if let Some(lane) = self.lanes.get(&partition) {
                     let doubtful = lane.is_doubtful(&block);
@@ -287,6 +312,7 @@ impl<C: Consumer> Loop<C> {
                 }
             }
         }
+        Ok(())
     }
 
     fn heed(&mut self, message: Message) {

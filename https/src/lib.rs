@@ -25,7 +25,12 @@ pub const ARRIVES_WITHIN: Duration = Duration::from_secs(10);
 
 /// Makes connections, plain or by TLS as the address says. A request that is given up does not arrive later: its connection is
 /// reset, and what of it waits, here or there, is forgotten.
-pub type Connector = HttpsConnector<MapResponse<HttpConnector, fn(TokioIo<TcpStream>) -> TokioIo<TcpStream>>>;
+pub type Connector = HttpsConnector<Tcp>;
+
+/// A connection before TLS.
+pub type Stream = TokioIo<TcpStream>;
+/// Makes them.
+pub type Tcp = MapResponse<HttpConnector, fn(Stream) -> Stream>;
 
 /// Trusts the system's authorities. Where there are none, plain HTTP is still spoken and no certificate is trusted.
 pub fn connector() -> Connector {
@@ -59,13 +64,13 @@ fn trusting(roots: RootCertStore) -> ClientConfig {
     ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()
 }
 
-fn tcp() -> MapResponse<HttpConnector, fn(TokioIo<TcpStream>) -> TokioIo<TcpStream>> {
+fn tcp() -> Tcp {
     let mut tcp = HttpConnector::new();
     tcp.set_connect_timeout(Some(CONNECT_DEADLINE));
     tcp.set_nodelay(true);
     tcp.enforce_http(false);
     tcp.set_tcp_user_timeout(Some(ARRIVES_WITHIN));
-    MapResponse::new(tcp, |stream: TokioIo<TcpStream>| {
+    MapResponse::new(tcp, |stream: Stream| {
         if let Err(error) = stream.inner().set_zero_linger() {
             tracing::debug!("a connection will be closed slowly: {error}");
         }

@@ -10,11 +10,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tidemark_tests::admin::Admin;
 use tidemark_tests::client::{Client, Position};
-use tidemark_tests::cluster::Cluster;
+use tidemark_tests::cluster::{Cluster, Endpoints};
 use tidemark_tests::data;
+use tidemark_tests::proxy::Proxy;
 use tidemark_tests::question::{Answer, Question};
 use tidemark_tests::recount::Recount;
-use tidemark_tests::role::Role;
+use tidemark_tests::role::{Role, Way};
 use tidemark_tests::server::{Server, Site};
 use tidemark_tests::wait;
 
@@ -185,6 +186,34 @@ fn partitions_that_are_added_are_counted_by_every_question() {
     follow(&roles.serve.client, &recount, &all_of(&recount));
     let position = roles.send(&lines[600..]);
     roles.settle(&cluster, &position);
+    roles.stop();
+}
+
+/// Two batch layers share the topic, and one of them is cut off from ClickHouse: it gives its partitions to the other one, and comes
+/// back when it is answered.
+#[test]
+fn a_batch_layer_that_clickhouse_does_not_answer_gives_its_partitions_away() {
+    let cluster = Cluster::start(1);
+    configure(&cluster, &CONFIG.replace("[batch]\n", "[batch]\ngive_up_after_ms = 2000\n"));
+    let january = data::bytes("flights-2013-01.late.ndjson.gz");
+    let lines = &data::lines(&january)[..4_000];
+    let roles = Roles::start(&cluster);
+    let proxy = Proxy::to(cluster.clickhouse_port());
+    let clickhouse = cluster.clickhouse().replace(&cluster.clickhouse_port().to_string(), &proxy.port().to_string());
+    let servers = Some(Endpoints { clickhouse, ..cluster.endpoints() });
+    let cut_off = Role::by(&cluster, "batch", "cut-off", &Way { servers, ..Way::default() });
+    // Each has one of the two partitions.
+    let position = roles.send(&lines[..2_000]);
+    roles.settle(&cluster, &position);
+
+    proxy.silence(true);
+    let position = roles.send(&lines[2_000..]);
+    roles.settle(&cluster, &position);
+    let said = cut_off.client.get("/readyz").text();
+    assert!(said.contains("history"), "{said}");
+    proxy.silence(false);
+    wait::until("it is back", DEADLINE, || (cut_off.client.get("/readyz").status == 200).then_some(()));
+    cut_off.stop();
     roles.stop();
 }
 
