@@ -57,9 +57,34 @@ impl FromStr for Intent {
     }
 }
 
-/// The group's committed note for a partition: an intent, or nothing under way.
-pub fn intent_of(committed: &Committed) -> Result<Option<Intent>, IntentError> {
-    if committed.metadata.is_empty() { Ok(None) } else { committed.metadata.parse().map(Some) }
+/// What the group keeps with a partition's position.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Note {
+    /// What an owner is about to insert; `None`: nothing is under way.
+    pub intent: Option<Intent>,
+    /// The group's position was lost, and up to here blocks may have been sent before without an intent being left. It stands until the
+    /// position has passed it, whoever owns the partition.
+    pub doubtful_below: NextOffset,
+}
+
+impl Note {
+    /// As it is committed with a position.
+    pub fn at(self, next: NextOffset) -> Committed {
+        let doubt = (self.doubtful_below > next).then(|| format!("doubt={}", self.doubtful_below));
+        let words = [self.intent.map(|intent| intent.to_string()), doubt];
+        Committed { next, metadata: words.into_iter().flatten().collect::<Vec<String>>().join(" ") }
+    }
+
+    pub fn of(committed: &Committed) -> Result<Self, IntentError> {
+        let text = committed.metadata.as_str();
+        let (intent, doubt) = text.rsplit_once("doubt=").map_or((text, None), |(intent, doubt)| (intent.trim_end(), Some(doubt)));
+        let doubtful_below = match doubt {
+            Some(doubt) => NextOffset::new(doubt.parse().map_err(|_| IntentError(text.to_owned()))?),
+            None => NextOffset::ZERO,
+        };
+        let intent = if intent.is_empty() { None } else { Some(intent.parse().map_err(|_| IntentError(text.to_owned()))?) };
+        Ok(Self { intent, doubtful_below })
+    }
 }
 
 /// This owner has lost the partition; its successor goes on.
@@ -76,25 +101,26 @@ pub trait Desk {
     fn failed(&mut self, failures: u32, error: &tidemark_history::Error) -> impl Future<Output = Result<(), Fenced>>;
 }
 
-/// Brings one block into history. `found` is the intent under which a former owner may have sent it already; `doubtful` is a
-/// block that may have been sent without an intent being left.
+/// Brings one block into history. `found` is the intent under which a former owner may have sent it already; for `doubtful_below`
+/// see [`Note`].
 pub async fn commit_block(
     desk: &mut impl Desk,
     history: &dyn History,
     generation: Generation,
     block: &Block,
     found: Option<Intent>,
-    doubtful: bool,
+    doubtful_below: NextOffset,
 ) -> Result<(), Fenced> {
     let from = block.range.from();
     let is_new = found.is_none();
-    let mut unknown = !is_new || doubtful;
+    let mut unknown = !is_new || from < doubtful_below;
+    let intending = |intent: &Intent| Note { intent: Some(intent.clone()), doubtful_below }.at(from);
     let mut attempt = match found {
         Some(intent) => intent,
         None => Intent { to: block.range.to(), attempt: 0, parts: block.part_keys() },
     };
     if is_new && !attempt.parts.is_empty() {
-        desk.commit(block.partition, &Committed { next: from, metadata: attempt.to_string() }).await?;
+        desk.commit(block.partition, &intending(&attempt)).await?;
     }
     let mut failures = 0;
     while !attempt.parts.is_empty() {
@@ -119,9 +145,9 @@ pub async fn commit_block(
             break;
         }
         attempt = Intent { to: attempt.to, attempt: attempt.attempt + 1, parts: missing };
-        desk.commit(block.partition, &Committed { next: from, metadata: attempt.to_string() }).await?;
+        desk.commit(block.partition, &intending(&attempt)).await?;
     }
-    desk.commit(block.partition, &Committed { next: block.range.to(), metadata: String::new() }).await
+    desk.commit(block.partition, &Note { intent: None, doubtful_below }.at(block.range.to())).await
 }
 
 async fn insert(history: &dyn History, generation: Generation, block: &Block, attempt: &Intent) -> Result<(), tidemark_history::Error> {
@@ -149,6 +175,25 @@ mod tests {
         }
         for text in ["intent", "intent to=x attempt=0 parts=", "somebody else's"] {
             assert_eq!(text.parse::<Intent>(), Err(IntentError(text.to_owned())));
+        }
+    }
+
+    #[test]
+    fn a_doubt_stands_until_the_position_has_passed_it() {
+        let intent = Intent { to: NextOffset::new(9), attempt: 0, parts: BTreeSet::from([PartKey::DeadLetters]) };
+        for (intent, doubt, next, text) in [
+            (None, 0, 5, ""),
+            (None, 12, 5, "doubt=12"),
+            (Some(intent.clone()), 0, 5, "intent to=9 attempt=0 parts=dead"),
+            (Some(intent), 12, 5, "intent to=9 attempt=0 parts=dead doubt=12"),
+        ] {
+            let note = Note { intent, doubtful_below: NextOffset::new(doubt) };
+            let committed = note.clone().at(NextOffset::new(next));
+            assert_eq!((committed.metadata.as_str(), Note::of(&committed)), (text, Ok(note)));
+        }
+        assert_eq!(Note { intent: None, doubtful_below: NextOffset::new(12) }.at(NextOffset::new(12)).metadata, "");
+        for text in ["doubt=", "doubt=x", "somebody else's doubt=3"] {
+            assert!(Note::of(&Committed { next: NextOffset::ZERO, metadata: text.to_owned() }).is_err(), "{text}");
         }
     }
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 use tidemark_core::generation::Generation;
-use tidemark_core::offset::Partition;
+use tidemark_core::offset::{NextOffset, Partition};
 use tidemark_history::History;
 use tidemark_history::block::Block;
 use tidemark_topic::{Committed, Control, Error, Waker};
@@ -85,7 +85,7 @@ impl InFlight {
         generation: Generation,
         block: Block,
         found: Option<Intent>,
-        doubtful: bool,
+        doubtful_below: NextOffset,
     ) {
         let partition = block.partition;
         let leaving = Arc::new(AtomicBool::new(false));
@@ -102,7 +102,7 @@ impl InFlight {
         let silence = self.silence.clone();
         let (history, meters, began) = (Arc::clone(history), self.meters.clone(), Instant::now());
         let writing = runtime.spawn(async move {
-            commit_block(&mut desk, &*history, generation, &block, found, doubtful).await?;
+            commit_block(&mut desk, &*history, generation, &block, found, doubtful_below).await?;
             silence.answered();
             meters.rows.observe(block.rows() as f64);
             meters.writing.observe(began.elapsed().as_secs_f64());

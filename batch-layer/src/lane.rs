@@ -77,8 +77,8 @@ impl Lane {
         Self { doubtful_below: position, ..self }
     }
 
-    pub fn is_doubtful(&self, block: &Block) -> bool {
-        block.range.from() < self.doubtful_below
+    pub fn doubtful_below(&self) -> NextOffset {
+        self.doubtful_below
     }
 
     /// The first record that is needed next.

@@ -1,6 +1,6 @@
 //! The batch layer's loop: one thread that polls the log, owns the lanes and sends their blocks on their way.
 
-use crate::commit::{Intent, IntentError, intent_of};
+use crate::commit::{Intent, IntentError, Note};
 use crate::in_flight::{InFlight, Message, Silence};
 use crate::lane::{BlockLimits, Lane, fit};
 use crate::metrics::Meters;
@@ -194,8 +194,8 @@ impl<C: Consumer> Loop<C> {
             let control = self.batch.control.clone();
             let committed = control.patiently(|| self.consumer.committed(partition))?;
             let extent = control.patiently(|| self.consumer.extent(partition))?;
-            let Some((committed, doubtful_below)) = self.settle(partition, committed, extent)? else { return Ok(()) };
-            let intent = intent_of(&committed)?;
+            let Some(committed) = self.settle(partition, committed, extent)? else { return Ok(()) };
+            let Note { intent, doubtful_below } = Note::of(&committed)?;
             let Some(lane) = self.taught(partition, &committed, intent, extent.start)? else { return Ok(()) };
             let lane = lane.doubting_below(doubtful_below);
             self.batch.begin(partition, committed.next);
@@ -229,26 +229,21 @@ impl<C: Consumer> Loop<C> {
         })
     }
 
-    /// Where writing goes on, and up to where blocks may have been sent before; `None` when it is time to stop.
-    fn settle(
-        &mut self,
-        partition: Partition,
-        committed: Option<Committed>,
-        extent: Extent,
-    ) -> Result<Option<(Committed, NextOffset)>, Error> {
+    /// Where writing goes on; `None` when it is time to stop.
+    fn settle(&mut self, partition: Partition, committed: Option<Committed>, extent: Extent) -> Result<Option<Committed>, Error> {
         let settled = self.ask(async || settle(&*self.history, &self.rules, partition, committed.clone(), extent, &RealClock).await)?;
         let next = match settled.transpose()? {
             None => return Ok(None),
-            Some(Resume::At(committed)) => return Ok(Some((committed, NextOffset::ZERO))),
+            Some(Resume::At(committed)) => return Ok(Some(committed)),
             Some(Resume::AfterDeleting(next)) => next,
         };
-        let committed = Committed { next, metadata: String::new() };
+        let committed = Note { intent: None, doubtful_below: extent.end }.at(next);
         // Of a new topic, nothing has been lost.
         if next > extent.start {
             tracing::warn!(%partition, "the consumer group has no position at or above {next}, where history is closed: what was written above is written again");
             self.batch.control.clone().patiently(|| self.consumer.commit(partition, &committed))?;
         }
-        Ok(Some((committed, extent.end)))
+        Ok(Some(committed))
     }
 
     /// Asks history until it answers; `None` when it is time to stop.
@@ -307,8 +302,8 @@ impl<C: Consumer> Loop<C> {
                     }
                 }
                 if let Some(lane) = self.lanes.get(&partition) {
-                    let doubtful = lane.is_doubtful(&block);
-                    self.in_flight.launch(&self.runtime, &self.history, self.rules.generation, block, intent, doubtful);
+                    let doubtful_below = lane.doubtful_below();
+                    self.in_flight.launch(&self.runtime, &self.history, self.rules.generation, block, intent, doubtful_below);
                 }
             }
         }

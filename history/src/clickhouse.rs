@@ -204,13 +204,6 @@ impl ClickHouse {
         self.nodes.gently(gentle);
     }
 
-    /// By the clock of the server that is written to.
-    async fn now_ms(&self) -> Result<i64, Error> {
-        let rows: Vec<ClockRow> =
-            self.nodes.primary(async |node| node.select("SELECT toUnixTimestamp64Milli(now64(3)) AS now_ms").await).await?;
-        rows.first().map(|row| row.now_ms).ok_or_else(|| Error::Nonsense("the server tells no time".into()))
-    }
-
     async fn execute(&self, statement: &str) -> Result<(), Error> {
         self.nodes.primary(async |node| node.execute(statement).await).await
     }
@@ -297,6 +290,12 @@ async fn answer_by_raw(node: &Node, question: &Question, events: impl Fn(TimeRan
     let Some(starts) = calendar_starts(node, question, extent).await? else { return Ok(Rows::new()) };
     let query = node.client().query(&sql::answer_raw(question, &events(question.range), &starts));
     Ok(rows_of(node.answer::<CellRow>(query).await?))
+}
+
+/// By the server's clock.
+async fn now_ms(node: &Node) -> Result<i64, Error> {
+    let rows: Vec<ClockRow> = node.select("SELECT toUnixTimestamp64Milli(now64(3)) AS now_ms").await?;
+    rows.first().map(|row| row.now_ms).ok_or_else(|| Error::Nonsense("the server tells no time".into()))
 }
 
 async fn extent_of(node: &Node, query: &str) -> Result<Option<(i64, i64)>, Error> {
@@ -436,10 +435,9 @@ impl ClickHouse {
 
     /// An `INSERT … SELECT` from a table of history.
     async fn insert_from(&self, statement: impl Fn(&str) -> String, source: &String, token: &str) -> Result<(), Error> {
-        let until_ms = self.now_ms().await? + INSERT_ARRIVES_WITHIN_MS;
-        let statement = statement(&sql::refuse_after(until_ms));
         let insert = async |node: &Node| {
             node.catch_up(&self.tables, std::slice::from_ref(source)).await?;
+            let statement = statement(&sql::refuse_after(now_ms(node).await? + INSERT_ARRIVES_WITHIN_MS));
             let insert =
                 self.insert_settings(token).fold(node.reading(&statement), |insert, (name, value)| insert.with_setting(name, value));
             node.within(INSERT_DEADLINE, insert.execute()).await
@@ -543,7 +541,8 @@ impl History for ClickHouse {
         // One end for all statements: none may outlive what the repair has announced, even if it arrives late. By the engine's own
         // clock, for another one may be ahead of it or behind.
         let until = Instant::now() + Duration::from_secs(deadline_secs.into());
-        let until_ms = self.now_ms().await? + i64::try_from(until.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(0);
+        let now_ms_there = self.nodes.primary(now_ms).await?;
+        let until_ms = now_ms_there + i64::try_from(until.saturating_duration_since(Instant::now()).as_millis()).unwrap_or_default();
         for statement in sql::wipe(&self.rules, partition, epoch, what, until_ms) {
             let left = Duration::from_secs(until.saturating_duration_since(Instant::now()).as_secs());
             let delete = async |node: &Node| {
@@ -555,12 +554,14 @@ impl History for ClickHouse {
                 let delete = delete.with_setting("lightweight_deletes_sync", "1").with_setting("wait_end_of_query", "1");
                 // The server that takes the statement looks at its clock, once for all replicas.
                 let delete = delete.with_setting("mutations_execute_nondeterministic_on_initiator", "1");
-                node.within(left, delete.execute()).await
+                node.within(left, delete.execute()).await?;
+                // What came late has deleted nothing, and not said so.
+                if now_ms(node).await? >= until_ms {
+                    return Err(node.unavailable("the time for deleting an epoch was over".into()));
+                }
+                Ok(())
             };
             self.nodes.primary(delete).await?;
-        }
-        if self.now_ms().await? >= until_ms {
-            return Err(Error::Nonsense("the time for deleting an epoch was over before all was deleted".into()));
         }
         Ok(())
     }

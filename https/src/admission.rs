@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
 
 /// One kind of work: so much of it at a time.
@@ -76,7 +77,7 @@ impl Gate {
     /// Does long work, in its turn, on a thread that may be blocked.
     pub async fn apart<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Busy> {
         let _turn = self.enter().await?;
-        Ok(tokio::task::spawn_blocking(work).await.unwrap_or_else(|ended| std::panic::resume_unwind(ended.into_panic())))
+        Ok(done(tokio::task::spawn_blocking(work).await).await)
     }
 
     /// Turns that are taken.
@@ -134,10 +135,16 @@ impl Elsewhere {
     /// Does work there, until it is done or nobody waits for it any more.
     pub async fn run<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
         let Some(runtime) = &self.0 else { return work.await };
-        match AbortOnDropHandle::new(runtime.spawn(work)).await {
-            Ok(done) => done,
-            Err(ended) => std::panic::resume_unwind(ended.into_panic()),
-        }
+        done(AbortOnDropHandle::new(runtime.spawn(work)).await).await
+    }
+}
+
+/// What work came to. A panic goes on here; work that ended with its runtime never comes to anything.
+async fn done<T>(outcome: Result<T, JoinError>) -> T {
+    match outcome.map_err(JoinError::try_into_panic) {
+        Ok(done) => done,
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        Err(Err(_cancelled)) => std::future::pending().await,
     }
 }
 

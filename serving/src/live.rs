@@ -48,12 +48,12 @@ impl Live {
     pub async fn snapshot(&self, view: ViewId, question: &Question, partitions: u32, admission: &Admission) -> Result<Snapshot, LiveError> {
         match self {
             Self::Here(speed) => {
-                let _turn = admission.short.enter().await?;
                 let reading = trace_span!("live part");
                 let snapshot = if speed.is_long_to_answer() {
                     let (speed, question) = (Arc::clone(speed), question.clone());
                     admission.long.apart(move || reading.in_scope(|| speed.snapshot(view, &question, partitions))).await?
                 } else {
+                    let _turn = admission.short.enter().await?;
                     reading.in_scope(|| speed.snapshot(view, question, partitions))
                 };
                 snapshot?.ok_or(LiveError::Starting)

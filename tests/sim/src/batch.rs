@@ -6,11 +6,12 @@ use crate::ground::{Ground, PARTITIONS, lock};
 use crate::log::Log;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use tidemark_batch_layer::commit::{Desk, Fenced, commit_block, intent_of};
+use tidemark_batch_layer::commit::{Desk, Fenced, Note, commit_block};
 use tidemark_batch_layer::lane::{BlockLimits, Lane};
 use tidemark_batch_layer::position::{Resume, settle};
 use tidemark_core::offset::{NextOffset, Offset, Partition};
 use tidemark_history::ledger::Clock;
+use tidemark_history::raw::recall;
 use tidemark_topic::{Committed, Extent, Record};
 
 #[derive(Clone, Debug)]
@@ -111,26 +112,38 @@ impl Clock for GroundClock {
 
 /// An owner of one partition: it ends when it finds out that it is the owner no more.
 pub async fn own(ground: Ground, log: Log, group: Group, engine: Engine, partition: Partition, generation: u32) -> Fenced {
-    let (committed, doubtful_below) = loop {
-        let extent = Extent { start: NextOffset::ZERO, end: log.end(partition) };
+    let committed = loop {
+        let extent = Extent { start: log.start(partition), end: log.end(partition) };
         let clock = GroundClock(ground.clone());
         match settle(&engine, &ground.rules, partition, group.committed(partition), extent, &clock).await {
-            Ok(Ok(Resume::At(committed))) => break (committed, NextOffset::ZERO),
+            Ok(Ok(Resume::At(committed))) => break committed,
             Ok(Ok(Resume::AfterDeleting(next))) => {
-                let committed = Committed { next, metadata: String::new() };
+                let committed = Note { intent: None, doubtful_below: extent.end }.at(next);
                 if let Err(fenced) = group.commit(partition, generation, &committed) {
                     return fenced;
                 }
-                break (committed, extent.end);
+                break committed;
             }
             Ok(Err(error)) => panic!("the log has everything, but: {error}"),
             Err(_) => pause().await,
         }
     };
     pause().await;
-    let intent = intent_of(&committed).expect("the group's notes are all Tidemark's");
+    let Note { intent, doubtful_below } = Note::of(&committed).expect("the group's notes are all Tidemark's");
     ground.say(format_args!("batch {partition}/{generation}: begins at {} `{}`", committed.next, committed.metadata));
-    let mut lane = Lane::new(&ground.rules, partition, committed.next, intent).doubting_below(doubtful_below);
+    let mut lane = loop {
+        let mut lane = Lane::new(&ground.rules, partition, committed.next, intent.clone());
+        let (from, start) = (lane.begin_at(), log.start(partition));
+        if from >= start {
+            break lane;
+        }
+        if recall(&engine, &ground.rules, partition, from, start, |record| lane.recall(record, &ground.rules.limits)).await.is_ok() {
+            lane.passed(start, Instant::now());
+            break lane;
+        }
+        pause().await;
+    }
+    .doubting_below(doubtful_below);
     let mut desk = SimulatedDesk { ground: ground.clone(), group, generation };
     // Only differences between instants matter, so the machine's clock does not.
     let (origin, origin_ms) = (Instant::now(), ground.now_ms());
@@ -139,6 +152,9 @@ pub async fn own(ground: Ground, log: Log, group: Group, engine: Engine, partiti
         let now = origin + Duration::from_millis(u64::try_from(ground.now_ms() - origin_ms).unwrap_or_default());
         let max_age = if ground.chance(400) { Duration::ZERO } else { Duration::from_secs(10) };
         let limits = BlockLimits { max_rows: 1 + ground.below(6) as u64, max_age, ..BlockLimits::default() };
+        if log.start(partition) > read {
+            return Fenced(format!("offset {read} is outside the log"));
+        }
         let end = log.end(partition);
         let upto = end.get().min(read.get() + ground.below(8) as u64);
         for offset in (read.get()..upto).map(Offset::new) {
@@ -151,8 +167,8 @@ pub async fn own(ground: Ground, log: Log, group: Group, engine: Engine, partiti
             lane.passed(end, now);
         }
         while let Some((block, intent)) = lane.due(now, &limits) {
-            let doubtful = lane.is_doubtful(&block);
-            if let Err(fenced) = commit_block(&mut desk, &engine, ground.rules.generation, &block, intent, doubtful).await {
+            let doubt = lane.doubtful_below();
+            if let Err(fenced) = commit_block(&mut desk, &engine, ground.rules.generation, &block, intent, doubt).await {
                 return fenced;
             }
         }

@@ -54,6 +54,8 @@ pub struct Totals {
     pub closed_repaired: u64,
     /// Questions that were refused, for what they ask was damaged.
     pub refused: u64,
+    /// Open epochs that retention removed from the log during a repair.
+    pub forgotten_open: u64,
     pub records: u64,
 }
 
@@ -73,6 +75,7 @@ impl Totals {
         self.rebalances += other.rebalances;
         self.crashes += other.crashes;
         self.lost_positions += other.lost_positions;
+        self.forgotten_open += other.forgotten_open;
         self.records += other.records;
     }
 }

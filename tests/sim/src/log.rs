@@ -19,6 +19,8 @@ pub type Slot = Option<Record>;
 #[derive(Debug, Default)]
 struct Slots {
     log: Vec<Slot>,
+    /// Retention has removed what is below.
+    start: NextOffset,
     judged: Vec<Judged>,
 }
 
@@ -62,7 +64,18 @@ impl Log {
         NextOffset::new(self.slots(partition).log.len() as u64)
     }
 
+    pub fn start(&self, partition: Partition) -> NextOffset {
+        self.slots(partition).start
+    }
+
+    /// Retention removes what is below; the recount does not forget it.
+    pub fn forget(&self, partition: Partition, start: NextOffset) {
+        self.slots(partition).start = start;
+    }
+
+    /// A record that the log still has.
     pub fn get(&self, partition: Partition, offset: Offset) -> Slot {
+        assert!(!self.start(partition).includes(offset), "{partition}@{offset} is read, but the log has forgotten it");
         usize::try_from(offset.get()).ok().and_then(|at| self.slots(partition).log.get(at).cloned().flatten())
     }
 

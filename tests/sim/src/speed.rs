@@ -14,6 +14,7 @@ use tidemark_history::audit::{Change, Entry};
 use tidemark_history::block::{Block, BlockBuilder};
 use tidemark_history::ledger::Clock;
 use tidemark_history::memory::MemoryHistory;
+use tidemark_history::raw::recall;
 use tidemark_speed_layer::audit::{Audited, Auditor, Mode, Outcome};
 use tidemark_speed_layer::reconcile::{CloseError, Closing, Difference, Yard, close};
 use tidemark_speed_layer::segment::Segment;
@@ -22,6 +23,7 @@ use tidemark_speed_layer::tide::Tide;
 struct SimulatedYard {
     ground: Ground,
     log: Log,
+    engine: Engine,
 }
 
 impl Clock for SimulatedYard {
@@ -47,10 +49,25 @@ impl Yard for SimulatedYard {
         }
         let rules = &self.ground.rules;
         let range = rules.epoch_bits.range_of(epoch);
+        let (lookback, start) = (Judge::lookback(rules, range.from()), self.log.start(partition));
+        if start > range.from() {
+            return Err(CloseError::Log(format!("the log begins at {start}")));
+        }
         let mut judge = Judge::new(rules);
+        if start > lookback {
+            let learned = recall(&self.engine, rules, partition, lookback, start, |record| {
+                let examined = judge.examined(record.decoded(&rules.limits));
+                judge.judge(record.offset, &examined);
+            });
+            learned.await.map_err(|error| CloseError::Log(error.to_string()))?;
+        }
         let mut builder = BlockBuilder::new(partition, range.from());
         let mut blocks = Vec::new();
-        for offset in (Judge::lookback(rules, range.from()).get()..range.to().get()).map(Offset::new) {
+        for offset in (lookback.max(start).get()..range.to().get()).map(Offset::new) {
+            // Retention may go on meanwhile.
+            if self.log.start(partition).includes(offset) {
+                return Err(CloseError::Log(format!("the log has forgotten {offset}")));
+            }
             let Some(record) = self.log.get(partition, offset) else { continue };
             let examined = judge.examine(record.payload.as_deref(), record.timestamp_ms);
             let verdict = judge.judge(offset, &examined);
@@ -78,7 +95,8 @@ pub struct Audit {
 
 impl Audit {
     pub fn new(ground: &Ground, log: &Log, engine: &Engine, partition: Partition, epoch: Epoch) -> Self {
-        let (yard, engine) = (SimulatedYard { ground: ground.clone(), log: log.clone() }, engine.clone());
+        let engine = engine.clone();
+        let yard = SimulatedYard { ground: ground.clone(), log: log.clone(), engine: engine.clone() };
         let audit = async move {
             let auditor = Auditor { yard: &yard, history: &engine, rules: &yard.ground.rules, mode: Mode::Repair };
             auditor.audit(partition, epoch..epoch.next()).await
@@ -122,7 +140,8 @@ impl Closer {
     fn new(ground: &Ground, log: &Log, engine: &Engine, partition: Partition, segment: Arc<Segment>) -> Self {
         let epoch = segment.epoch();
         let twin = engine.twin.clone();
-        let (yard, engine) = (SimulatedYard { ground: ground.clone(), log: log.clone() }, engine.clone());
+        let engine = engine.clone();
+        let yard = SimulatedYard { ground: ground.clone(), log: log.clone(), engine: engine.clone() };
         let task = Task::new(async move { close(&yard, &engine, &yard.ground.rules, partition, &segment).await });
         Self { partition, epoch, twin, task }
     }
@@ -158,16 +177,31 @@ pub struct Owner {
 }
 
 impl Owner {
-    pub fn new(ground: &Ground, partition: Partition, mark: Mark) -> Self {
-        let tide = Tide::new(partition, Arc::clone(&ground.rules), mark);
-        ground.say(format_args!("speed {partition}: begins at mark {:?}, reading from {}", mark, tide.begin_at()));
-        Self { read: tide.begin_at(), tide, closer: None }
+    /// As the ledger leaves the partition; what the log has forgotten comes from history, once that has passed it. `None` while
+    /// history cannot tell.
+    pub fn new(ground: &Ground, log: &Log, engine: &Engine, partition: Partition, mark: Mark, history: NextOffset) -> Option<Self> {
+        let mut tide = Tide::new(partition, Arc::clone(&ground.rules), mark);
+        let (from, start) = (tide.begin_at(), log.start(partition));
+        if from < start {
+            if history < start {
+                return None;
+            }
+            let recalled = at_once(recall(&engine.twin, &ground.rules, partition, from, start, |record| tide.recall(record)));
+            if let Err(error) = recalled {
+                ground.say(format_args!("speed {partition}: {error}"));
+                return None;
+            }
+            tide.passed(start);
+        }
+        ground.say(format_args!("speed {partition}: begins at mark {mark:?}, reading from {}", from.max(start)));
+        Some(Self { read: from.max(start), tide, closer: None })
     }
 
     /// Counts a few records, or learns that there are none.
     pub fn apply(&mut self, ground: &Ground, log: &Log, partition: Partition) {
         let (end, before) = (log.end(partition), self.tide.waterline().position);
         let upto = end.get().min(self.read.get() + 1 + ground.below(3) as u64);
+        // What it has not read, retention does not remove: H is not far ahead of S.
         for offset in (self.read.get()..upto).map(Offset::new) {
             if let Some(record) = log.get(partition, offset) {
                 self.tide.apply(&[tidemark_topic::Record {

@@ -85,6 +85,8 @@ enum Move {
     /// An accident changes rows of a closed epoch, and an audit finds that.
     Damage,
     Audit,
+    /// Retention removes an epoch from the log that history has, or that a repair has staged.
+    Forget,
 }
 
 /// How often each thing happens: every seed has its own weather, so that some worlds are all storms of one kind.
@@ -92,7 +94,7 @@ enum Move {
 struct Weather(Vec<(Move, usize)>);
 
 impl Weather {
-    const USUAL: [(Move, usize); 18] = [
+    const USUAL: [(Move, usize); 19] = [
         (Move::Append, 180),
         (Move::Batch, 220),
         (Move::Engine, 180),
@@ -111,6 +113,7 @@ impl Weather {
         (Move::LosePosition, 2),
         (Move::Damage, 40),
         (Move::Audit, 150),
+        (Move::Forget, 10),
     ];
 
     fn of(ground: &Ground) -> Self {
@@ -200,6 +203,7 @@ impl World {
             Move::LosePosition => self.lose_position(at),
             Move::Damage => self.damage(at),
             Move::Audit => self.step_audit(),
+            Move::Forget => while self.forget(at) {},
         }
     }
 
@@ -208,6 +212,10 @@ impl World {
         if let Some(fenced) = owner.step() {
             self.ground.say(format_args!("batch {at}: an owner ends: {fenced}"));
             drop(self.sides[at].batch.remove(nth));
+            // One that is not fenced begins again.
+            if nth == self.sides[at].batch.len() {
+                self.new_batch_owner(at);
+            }
         }
         self.engine.notice();
     }
@@ -228,6 +236,11 @@ impl World {
     /// The group forgets how far it was. Kafka does that only to a group that has had no members for long, so no former owner
     /// is about, and none of their statements runs; a new owner finds nothing.
     fn lose_position(&mut self, at: usize) {
+        let partition = self.sides[at].partition;
+        if self.log.start(partition) > self.sides[at].mark.position(self.ground.rules.epoch_bits) {
+            // Writing would go on at the mark, where the log has nothing any more: that is for people to decide.
+            return;
+        }
         self.ground.say(format_args!("batch {at}: the group's position is lost"));
         self.ground.count(|totals| totals.lost_positions += 1);
         self.sides[at].batch.clear();
@@ -247,14 +260,45 @@ impl World {
         let epoch = Epoch(self.ground.below(usize::try_from(closed).unwrap_or(usize::MAX)) as u64);
         let offset = Offset::new(self.ground.rules.epoch_bits.start_of(epoch).get() + self.ground.below(4) as u64);
         let (view, level) = (ViewId(self.ground.below(2)), Level::ALL[self.ground.below(3)]);
+        // Raw rows that are lost come back from the log alone.
+        let is_in_the_log = self.log.start(partition) <= self.ground.rules.epoch_bits.start_of(epoch);
         match self.ground.below(3) {
-            0 => self.engine.twin.lose_raw(partition, offset),
-            1 => self.engine.twin.alter_raw(partition, offset),
+            0 if is_in_the_log => self.engine.twin.lose_raw(partition, offset),
+            1 if is_in_the_log => self.engine.twin.alter_raw(partition, offset),
             _ => self.engine.twin.lose_cells(EpochCells { view, level, partition, epoch }),
         }
         self.ground.say(format_args!("{partition} epoch {epoch} is damaged"));
         self.ground.count(|totals| totals.damaged += 1);
         Audit::record(&self.ground, &self.engine, partition, epoch);
+    }
+
+    /// Retention removes the oldest epoch of the log. It must be in history; if it is not closed yet, history may hold it by a
+    /// repair's staging tables alone, and if those have it all, that is enough. False if it must stay.
+    fn forget(&mut self, at: usize) -> bool {
+        let side = &self.sides[at];
+        let (partition, bits) = (side.partition, self.ground.rules.epoch_bits);
+        let epoch = bits.epoch_at(self.log.start(partition));
+        let (range, end) = (bits.range_of(epoch), bits.end_of(epoch));
+        let damage = at_once(self.engine.twin.damage()).expect("the twin tells of damage");
+        let is_read = side.speed.as_ref().is_none_or(|owner| owner.tide.is_taught() && owner.tide.waterline().position >= end);
+        // An epoch that is damaged comes back from the log alone, with the ids of the one before.
+        let is_needed = damage.damaged.iter().any(|of| of.partition == partition && of.epoch <= epoch.next())
+            || self.audits.iter().any(|audit| audit.partition == partition);
+        if self.group.position(partition) < end || !is_read || is_needed {
+            return false;
+        }
+        let marks = at_once(self.engine.twin.marks()).expect("the twin has a ledger");
+        let is_closed = marks.get(&partition).is_some_and(|mark| mark.is_closed(epoch));
+        let (_, events, dead) = self.recount_epoch(partition, epoch);
+        let staged = at_once(self.engine.twin.staged(partition, range)).expect("the twin answers");
+        let is_staged = staged.values().map(|count| count.rows).sum::<u64>() == events.rows + dead.rows;
+        if !is_closed && !is_staged {
+            return false;
+        }
+        self.ground.say(format_args!("log {partition}: retention removes epoch {epoch}{}", if is_closed { "" } else { ", which is open" }));
+        self.ground.count(|totals| totals.forgotten_open += u64::from(!is_closed));
+        self.log.forget(partition, end);
+        true
     }
 
     /// Goes on with an audit, or begins one of a damaged epoch.
@@ -281,7 +325,8 @@ impl World {
             match side.starting.take() {
                 None => side.starting = Some(at_once(self.engine.marks()).expect("the twin has a ledger")),
                 Some(marks) => {
-                    side.speed = Some(Owner::new(&self.ground, partition, marks.get(&partition).copied().unwrap_or(Mark::START)))
+                    let (mark, history) = (marks.get(&partition).copied().unwrap_or(Mark::START), self.group.position(partition));
+                    side.speed = Owner::new(&self.ground, &self.log, &self.engine, partition, mark, history);
                 }
             }
             return;
@@ -300,6 +345,9 @@ impl World {
             );
             self.ground.count(|totals| totals.epochs_closed += 1);
             self.check_closed(at, epoch);
+        } else if self.ground.chance(150) {
+            // Retention strikes while an epoch is compared, or repaired.
+            while self.forget(at) {}
         }
         self.engine.notice();
     }
