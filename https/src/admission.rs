@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument as _;
 
 /// One kind of work: so much of it at a time.
 #[derive(Debug)]
@@ -135,7 +136,8 @@ impl Elsewhere {
     /// Does work there, until it is done or nobody waits for it any more.
     pub async fn run<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
         let Some(runtime) = &self.0 else { return work.await };
-        done(AbortOnDropHandle::new(runtime.spawn(work)).await).await
+        // Whoever follows the request follows it there.
+        done(AbortOnDropHandle::new(runtime.spawn(work.in_current_span())).await).await
     }
 }
 

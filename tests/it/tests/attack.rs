@@ -3,7 +3,7 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tidemark_tests::client::Client;
 use tidemark_tests::figure::figure;
 use tidemark_tests::question::Question;
@@ -44,13 +44,19 @@ fn whoever_behaves_is_served_while_others_send_slowly_or_do_not_read() {
     let server = site.up();
     let client = &server.client;
     let mut honest = 0;
+    // How long each post took, sorted.
     let mut serve = |posts: u64| {
-        for _ in 0..posts {
+        let post = |_| {
+            let began = Instant::now();
             let reply = client.post("/v1/events", &[("content-type", "application/json")], EVENT.as_bytes());
             assert_eq!(reply.status, 200, "{}", reply.text());
-            honest += 1;
-        }
+            began.elapsed()
+        };
+        let mut took: Vec<Duration> = (0..posts).map(post).collect();
+        honest += posts;
         wait::until("an answer has what was posted", DEADLINE, || (Question::total().ask(client, None).count() == honest).then_some(()));
+        took.sort_unstable();
+        took
     };
     serve(20);
     let before = resident_kib(&server);
@@ -67,7 +73,9 @@ fn whoever_behaves_is_served_while_others_send_slowly_or_do_not_read() {
         // Once the server waits for it to read, it takes no more either.
         while stream.write_all(request.as_bytes()).is_ok() && stream.set_write_timeout(Some(Duration::from_millis(200))).is_ok() {}
     }
-    serve(50);
+    let took = serve(500);
+    let at = |percent: usize| took[(took.len() - 1) * percent / 100].as_millis();
+    figure("an honest client's posts under attack, ms (p50, p99, most)", format!("{} {} {}", at(50), at(99), at(100)));
     let after = resident_kib(&server);
     figure("memory of an attacked server, MiB, before and then", format!("{} {}", before >> 10, after >> 10));
     assert!(after < before + MORE_MEMORY_KIB, "{before} KiB became {after} KiB");

@@ -20,7 +20,7 @@ use tokio::task::LocalSet;
 
 /// Several of each kind; five of eight ask what a view covers. None waits longer than for its answer before it asks again.
 const CLIENTS: u64 = 2000;
-const LOAD: Duration = Duration::from_secs(8);
+const LOAD: Duration = Duration::from_secs(4);
 const DEADLINE: Duration = Duration::from_secs(60);
 const MONTH_MS: i64 = 1_356_998_400_000;
 const WINDOW_MS: i64 = 300_000;
@@ -222,7 +222,7 @@ fn refused_answers(server: &Server) -> f64 {
 
 #[test]
 fn an_overloaded_server_refuses_early_answers_right_and_recovers() {
-    let site = Site::alone("max_connections = 3000\n[counting]\nepoch_bits = 10\n[batch]\nmax_age_ms = 200\n");
+    let site = Site::new("max_connections = 3000\n[counting]\nepoch_bits = 10\n[batch]\nmax_age_ms = 200\n");
     let server = site.up();
     let client = &server.client;
     let january = data::bytes("flights-2013-01.late.ndjson.gz");
