@@ -88,7 +88,8 @@ impl IntoResponse for Failure {
             Self::Execution(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Timeout(_) | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
-        (status, [(header::CONTENT_TYPE, "application/json")], error(&self)).into_response()
+        let again = (status == StatusCode::SERVICE_UNAVAILABLE).then_some([(header::RETRY_AFTER, "1")]);
+        (status, [(header::CONTENT_TYPE, "application/json")], again, error(&self)).into_response()
     }
 }
 
