@@ -63,7 +63,7 @@ pub struct Note {
     /// What an owner is about to insert; `None`: nothing is under way.
     pub intent: Option<Intent>,
     /// The group's position was lost, and up to here blocks may have been sent before without an intent being left. It stands until the
-    /// position has passed it, whoever owns the partition.
+    /// position has passed it, also if the partition gets another owner.
     pub doubtful_below: NextOffset,
 }
 
@@ -77,13 +77,13 @@ impl Note {
 
     pub fn of(committed: &Committed) -> Result<Self, IntentError> {
         let text = committed.metadata.as_str();
-        let (intent, doubt) = text.rsplit_once("doubt=").map_or((text, None), |(intent, doubt)| (intent.trim_end(), Some(doubt)));
-        let doubtful_below = match doubt {
-            Some(doubt) => NextOffset::new(doubt.parse().map_err(|_| IntentError(text.to_owned()))?),
-            None => NextOffset::ZERO,
+        let (intent, doubt) = text.rsplit_once("doubt=").unwrap_or((text, "0"));
+        let parse = || {
+            let intent = intent.trim_end();
+            let intent = if intent.is_empty() { None } else { Some(intent.parse().ok()?) };
+            Some(Self { intent, doubtful_below: NextOffset::new(doubt.parse().ok()?) })
         };
-        let intent = if intent.is_empty() { None } else { Some(intent.parse().map_err(|_| IntentError(text.to_owned()))?) };
-        Ok(Self { intent, doubtful_below })
+        parse().ok_or_else(|| IntentError(text.to_owned()))
     }
 }
 

@@ -99,11 +99,10 @@ impl InFlight {
             meters: self.meters.clone(),
             silence: self.silence.clone(),
         };
-        let silence = self.silence.clone();
         let (history, meters, began) = (Arc::clone(history), self.meters.clone(), Instant::now());
         let writing = runtime.spawn(async move {
             commit_block(&mut desk, &*history, generation, &block, found, doubtful_below).await?;
-            silence.answered();
+            desk.silence.answered();
             meters.rows.observe(block.rows() as f64);
             meters.writing.observe(began.elapsed().as_secs_f64());
             Ok(())

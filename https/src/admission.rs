@@ -24,8 +24,8 @@ pub struct Gate {
     refused: AtomicU64,
 }
 
-/// Before one who does not even fit into the queue is told: most clients that are refused at once ask again at once, and to refuse
-/// them all the time is work, too.
+/// Before a request that finds the queue full is refused: most clients that are refused at once ask again at once, and refusing
+/// costs work, too.
 const REFUSAL_PAUSE: Duration = Duration::from_millis(250);
 
 /// What waits at a gate.
@@ -33,7 +33,7 @@ const REFUSAL_PAUSE: Duration = Duration::from_millis(250);
 pub struct Queue {
     /// More are refused after a moment.
     pub length: usize,
-    /// Whoever has waited so long is refused.
+    /// A request that has waited so long is refused.
     pub patience: Duration,
 }
 
@@ -133,10 +133,10 @@ impl Elsewhere {
         Self(Handle::try_current().ok())
     }
 
-    /// Does work there, until it is done or nobody waits for it any more.
+    /// Does work there, until it is done or the caller stops waiting for it.
     pub async fn run<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
         let Some(runtime) = &self.0 else { return work.await };
-        // Whoever follows the request follows it there.
+        // A trace of the request goes on there.
         done(AbortOnDropHandle::new(runtime.spawn(work.in_current_span())).await).await
     }
 }
@@ -172,7 +172,8 @@ impl fmt::Debug for Memory {
 pub struct Taken(OwnedSemaphorePermit);
 
 impl Memory {
-    /// Whoever finds no room for so long is refused: those that hold a part of what they need must not wait for each other for ever.
+    /// A request that finds no room within the patience is refused: two that each hold a part of what they need must not wait for each
+    /// other without end.
     pub fn new(bytes: usize, patience: Duration) -> Self {
         let limit = portions(bytes);
         Self { portions: Arc::new(Semaphore::new(limit)), limit, patience }

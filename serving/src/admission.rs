@@ -1,7 +1,7 @@
 //! How much is answered at a time: each kind of question has turns of its own, so that cheap ones do not wait behind dear ones, and
 //! all answers under way have a bound of memory.
 //!
-//! Whatever finds no turn in time is refused with a 503. Answers that are sent again as they are need none, and neither do
+//! A request that gets no turn in time is refused with a 503. Answers that are sent again as they are need none, and neither do
 //! the health endpoints. Requests are served by a runtime of their own, whose work is short; answers are made by the runtime of the
 //! layers ([`Elsewhere`]), so that however much that has to do, a request is read, and refused if need be.
 
@@ -18,9 +18,9 @@ use tidemark_metrics::{Collector, DescriptorEncoder, Page};
 const REDIS: usize = 32;
 
 /// Answers of more rows are merged and written on threads of their own.
-pub(crate) const MANY_ROWS: usize = 10_000;
+const MANY_ROWS: usize = 10_000;
 
-/// Live queries that are answered anew at a time.
+/// Live queries that are answered at a time.
 const LIVE: usize = 4;
 
 /// How many wait for each kind of turn, and how long.
@@ -56,8 +56,8 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// So many questions to history at a time, 0 by the machine's cores, a quarter of them to raw events, and so much memory. Answers are made by the runtime
-    /// that this is called in.
+    /// So many questions to history at a time (0: by the machine's cores), a quarter of them to raw events, and so much memory.
+    /// Answers are made by the runtime that this is called in.
     pub fn new(questions: usize, memory_bytes: usize) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let questions = if questions == 0 { (2 * cores).max(4) } else { questions };
@@ -72,6 +72,11 @@ impl Admission {
             memory: Memory::new(memory_bytes, MEMORY_PATIENCE),
             elsewhere: Elsewhere::here(),
         }
+    }
+
+    /// Does work on so many rows, on a thread of its own if they are many.
+    pub(crate) async fn work<T: Send + 'static>(&self, rows: usize, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Busy> {
+        if rows > MANY_ROWS { self.long.apart(work).await } else { Ok(work()) }
     }
 
     /// Memory for an answer that is merged of so many rows.

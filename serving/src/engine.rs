@@ -4,7 +4,7 @@
 //! answers are cached under the mark, and under the revision, which rises when damage below the mark is found or repaired: no
 //! expiry and no staleness.
 
-use crate::admission::{Admission, MANY_ROWS, ROW_BYTES};
+use crate::admission::{Admission, ROW_BYTES};
 use crate::answer::{Answer, Source, arrange};
 use crate::kept::Kept;
 use crate::ledger::Ledger;
@@ -309,12 +309,8 @@ impl Engine {
     async fn arranged(&self, plan: &Plan, speed: Rows, history: Arc<Rows>) -> Result<(Vec<(RowKey, Cell)>, Taken), AnswerError> {
         let many = speed.len() + history.len();
         let mut memory = self.admission.memory_for(many).await?;
-        let rows = if many > MANY_ROWS {
-            let plan = plan.clone();
-            self.admission.long.apart(move || arrange(&plan, &speed, &history)).await?
-        } else {
-            arrange(plan, &speed, &history)
-        };
+        let plan = plan.clone();
+        let rows = self.admission.work(many, move || arrange(&plan, &speed, &history)).await?;
         if rows.len() > MAX_ROWS {
             return Err(AnswerError::TooManyRows(rows.len()));
         }

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
-use tidemark_https::admission::{Busy, Gate, Memory, Queue, Taken};
+use tidemark_https::admission::{Busy, Gate, Memory, Queue};
 
 /// An answer for people must come sooner than they give up; what takes longer is refused by the engine itself.
 pub(super) const QUERY_DEADLINE: Duration = Duration::from_secs(30);
@@ -163,7 +163,7 @@ impl Node {
     }
 
     /// [`Node::select`] of an answer for people: what it may read, what it may come to, and the memory of all such answers are
-    /// bounded. Nobody reads the answer to a question whose asker has gone away, so the server gives it up.
+    /// bounded. The server gives a question up if the client that asked it closes the connection.
     pub(super) async fn answer<R>(&self, query: Query) -> Result<Vec<R>, Error>
     where
         R: for<'a> Row<Value<'a> = R> + DeserializeOwned + Send + 'static,
@@ -178,7 +178,7 @@ impl Node {
         let mut refused = None;
         let reading = async {
             let (mut cursor, mut rows) = (bounded.fetch::<R>()?, Vec::new());
-            let (mut counted, mut memory) = (0, None::<Taken>);
+            let (mut counted, mut memory) = (0, Vec::new());
             while let Some(row) = cursor.next().await? {
                 rows.push(row);
                 let bytes = usize::try_from(cursor.decoded_bytes()).unwrap_or(usize::MAX);
@@ -189,10 +189,9 @@ impl Node {
                     refused = Some(Error::TooLarge);
                     break;
                 }
-                match (self.answer_memory.take((bytes - counted) * BYTES_PER_BYTE).await, &mut memory) {
-                    (Ok(more), Some(memory)) => memory.merge(more),
-                    (Ok(more), none) => *none = Some(more),
-                    (Err(Busy), _) => {
+                match self.answer_memory.take((bytes - counted) * BYTES_PER_BYTE).await {
+                    Ok(more) => memory.push(more),
+                    Err(Busy) => {
                         refused = Some(Error::Busy);
                         break;
                     }

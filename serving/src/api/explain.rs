@@ -1,7 +1,6 @@
 //! `GET /v1/explain`: what one number of an answer is made of.
 
-use super::bad_request;
-use super::query::{engine_for, problem};
+use super::query::{engine_for, problem, refused};
 use crate::answering::Answering;
 use crate::explain::{Aim, Explanation, aim};
 use crate::measure::{Measure, Value as Figure};
@@ -20,8 +19,8 @@ use tidemark_topic::now_ms;
 pub async fn explain(State(answering): State<Answering>, RawQuery(query): RawQuery) -> Result<Json<Value>, Problem> {
     let query = query.unwrap_or_default();
     let engine = engine_for(&answering, &query)?;
-    let query = absolute(&query, now_ms()).map_err(|error| bad_request(error.to_string()))?;
-    let aim = aim(&engine.rules, &query).map_err(|error| bad_request(error.to_string()))?;
+    let query = absolute(&query, now_ms()).map_err(refused)?;
+    let aim = aim(&engine.rules, &query).map_err(refused)?;
     let explanation = engine.explain(&aim).await.map_err(problem)?;
     Ok(Json(shown(&query, &engine.rules, &aim, &explanation)))
 }

@@ -2,7 +2,6 @@
 
 use super::wanted::{accepted, coding, wait};
 use super::{Shared, bad_request};
-use crate::admission::MANY_ROWS;
 use crate::answer::Source;
 use crate::answering::Answering;
 use crate::engine::{AnswerError, Engine};
@@ -66,7 +65,7 @@ async fn answer(answering: &Answering, RawQuery(query): RawQuery, headers: &Head
 /// The one that answers, or that of the generation that the query names.
 pub(super) fn engine_for(answering: &Answering, query: &str) -> Result<Shared, Problem> {
     let live = answering.live();
-    let Some(wanted) = generation_asked(query).map_err(|error| bad_request(error.to_string()))? else { return Ok(live) };
+    let Some(wanted) = generation_asked(query).map_err(refused)? else { return Ok(live) };
     if live.rules.generation == wanted {
         return Ok(live);
     }
@@ -115,27 +114,26 @@ fn headers(answer: &Written, coding: Option<Coding>) -> HeaderMap {
 
 /// An answer to a query as it is meant now, kept or new.
 async fn answered(engine: &Shared, query: &str, form: Form) -> Result<(Arc<Written>, Source), Problem> {
-    let refused = |error: PlanError| bad_request(error.to_string());
     let asked = (absolute(query, now_ms()).map_err(refused)?.into_owned(), form);
     if let Some(answer) = engine.kept.get(&asked, engine).await {
         return Ok((answer, Source::Kept));
     }
     let engine = Arc::clone(engine);
-    engine.admission.elsewhere.clone().run(async move { anew(&engine, asked, form).await }).await
+    engine.admission.elsewhere.clone().run(async move { new_answer(&engine, asked, form).await }).await
+}
+
+/// A query that cannot be understood.
+pub(super) fn refused(error: PlanError) -> Problem {
+    bad_request(error.to_string())
 }
 
 /// A new answer, which is kept.
-async fn anew(engine: &Shared, asked: (String, Form), form: Form) -> Result<(Arc<Written>, Source), Problem> {
-    let plan = plan_text(&engine.rules, &asked.0).map_err(|error| bad_request(error.to_string()))?;
+async fn new_answer(engine: &Shared, asked: (String, Form), form: Form) -> Result<(Arc<Written>, Source), Problem> {
+    let plan = plan_text(&engine.rules, &asked.0).map_err(refused)?;
     let answer = engine.answer(&plan).await.map_err(problem)?;
-    let answer = if answer.rows.len() > MANY_ROWS {
-        let query = asked.0.clone();
-        let writing = engine.admission.long.apart(move || Written::new(&query, &plan, answer, form));
-        writing.await.map_err(|busy| problem(busy.into()))?
-    } else {
-        Written::new(&asked.0, &plan, answer, form)
-    };
-    let answer = Arc::new(answer);
+    let query = asked.0.clone();
+    let writing = engine.admission.work(answer.rows.len(), move || Written::new(&query, &plan, answer, form));
+    let answer = Arc::new(writing.await.map_err(|busy| problem(busy.into()))?);
     engine.kept.keep(asked, Arc::clone(&answer)).await;
     let source = answer.source;
     Ok((answer, source))

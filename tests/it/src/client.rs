@@ -56,6 +56,9 @@ impl Reply {
 #[derive(Clone, Debug)]
 pub struct NoAnswer(pub String);
 
+/// Values of metrics by name and labels, as the text has them.
+pub type Samples = BTreeMap<String, f64>;
+
 /// Clones share connections.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -115,6 +118,21 @@ impl Client {
 
     pub fn post(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
         self.try_post(path, headers, body).unwrap_or_else(|error| panic!("POST {path}: {}", error.0))
+    }
+
+    /// What `/metrics` says.
+    pub fn metrics(&self) -> Samples {
+        let reply = self.get("/metrics");
+        assert_eq!((reply.status, &*reply.content_type), (200, "application/openmetrics-text; version=1.0.0; charset=utf-8"));
+        let text = reply.text();
+        let sample = |line: &str| {
+            let (name, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("`{line}` is not a sample"));
+            (name.to_owned(), value.parse().unwrap_or_else(|_| panic!("`{line}` has no number")))
+        };
+        let all: Vec<(String, f64)> = text.lines().filter(|line| !line.starts_with('#')).map(sample).collect();
+        let samples: Samples = all.iter().cloned().collect();
+        assert_eq!(samples.len(), all.len(), "a sample is there twice:\n{text}");
+        samples
     }
 
     pub fn status(&self) -> Value {

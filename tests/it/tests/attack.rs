@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 use tidemark_tests::client::Client;
 use tidemark_tests::figure::figure;
+use tidemark_tests::freshness::quantile;
 use tidemark_tests::question::Question;
 use tidemark_tests::server::{Server, Site};
 use tidemark_tests::wait;
@@ -74,8 +75,8 @@ fn whoever_behaves_is_served_while_others_send_slowly_or_do_not_read() {
         while stream.write_all(request.as_bytes()).is_ok() && stream.set_write_timeout(Some(Duration::from_millis(200))).is_ok() {}
     }
     let took = serve(500);
-    let at = |percent: usize| took[(took.len() - 1) * percent / 100].as_millis();
-    figure("an honest client's posts under attack, ms (p50, p99, most)", format!("{} {} {}", at(50), at(99), at(100)));
+    let at = |share| quantile(&took, share).as_millis();
+    figure("an honest client's posts under attack, ms (p50, p99, most)", format!("{} {} {}", at(0.5), at(0.99), at(1.0)));
     let after = resident_kib(&server);
     figure("memory of an attacked server, MiB, before and then", format!("{} {}", before >> 10, after >> 10));
     assert!(after < before + MORE_MEMORY_KIB, "{before} KiB became {after} KiB");

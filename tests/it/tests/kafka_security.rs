@@ -258,9 +258,8 @@ fn a_quota_makes_clients_wait(cluster: &Cluster, roles: &Roles, lines: &[&[u8]])
             (&roles.batch, "tidemark_batch_throttled_seconds"),
         ] {
             wait::until("it says that Kafka makes it wait", DEADLINE, || {
-                let metrics = role.client.get("/metrics").text();
-                let line = metrics.lines().find(|line| line.starts_with(metric)).unwrap_or_else(|| panic!("no {metric}")).to_owned();
-                line.rsplit_once(' ').and_then(|(_, value)| value.parse().ok()).filter(|wait: &f64| *wait > 0.0)
+                let wait = role.client.metrics().get(metric).copied().unwrap_or_else(|| panic!("no {metric}"));
+                (wait > 0.0).then_some(())
             });
         }
         quota("--delete-config producer_byte_rate,consumer_byte_rate");

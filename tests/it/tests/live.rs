@@ -196,8 +196,7 @@ fn a_query_waits_for_another_answer_than_the_known_one() {
 
 fn wait_for_subscriber(server: &Server) {
     tidemark_tests::wait::until("somebody listens", Duration::from_secs(10), || {
-        let metrics = server.client.get("/metrics").text();
-        metrics.lines().any(|line| line == "tidemark_live_subscribers 1").then_some(())
+        (server.client.metrics()["tidemark_live_subscribers"] == 1.0).then_some(())
     });
 }
 
@@ -239,8 +238,7 @@ fn two_thousand_listeners_are_told_soon() {
         listening.push(runtime.spawn(listen(address.clone())));
     }
     tidemark_tests::wait::until("all listen", Duration::from_secs(60), || {
-        let metrics = server.client.get("/metrics").text();
-        metrics.lines().any(|line| line == format!("tidemark_live_subscribers {LISTENERS}")).then_some(())
+        (server.client.metrics()["tidemark_live_subscribers"] == LISTENERS as f64).then_some(())
     });
     for (n, sent) in SENT.iter().enumerate() {
         sent.store(now(), Ordering::Relaxed);
@@ -257,8 +255,6 @@ fn two_thousand_listeners_are_told_soon() {
         &format!("{} pushes to {LISTENERS} listeners, from sending the event: p50, p99, slowest", took.len()),
         format!("{:.1?}, {:.1?}, {:.1?}", quantile(&took, 0.5), quantile(&took, 0.99), quantile(&took, 1.0)),
     );
-    let computed = server.client.get("/metrics").text();
-    let computed = computed.lines().find_map(|line| line.strip_prefix("tidemark_live_answers_total ")).expect("counted").to_owned();
-    figure("answers that were computed for them all", computed);
+    figure("answers that were computed for them all", server.client.metrics()["tidemark_live_answers_total"]);
     server.stop();
 }

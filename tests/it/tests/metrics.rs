@@ -1,7 +1,7 @@
 //! `/metrics` says what the rest of the interface says, and has all that alerts and dashboards are made of.
 
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -16,23 +16,6 @@ use tidemark_tests::wait;
 const MANNER: Manner = Manner { batch: 1000, clients: 1, persistent: false };
 const CONFIG: &str = "[counting]\nepoch_bits = 8\n[batch]\nmax_age_ms = 200\n";
 const EVENTS: usize = 4000;
-
-/// Value by name and labels, as the text has them.
-type Samples = BTreeMap<String, f64>;
-
-fn samples(server: &Server) -> Samples {
-    let reply = server.client.get("/metrics");
-    assert_eq!((reply.status, &*reply.content_type), (200, "application/openmetrics-text; version=1.0.0; charset=utf-8"));
-    let text = reply.text();
-    let sample = |line: &str| {
-        let (name, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("`{line}` is not a sample"));
-        (name.to_owned(), value.parse().unwrap_or_else(|_| panic!("`{line}` has no number")))
-    };
-    let all: Vec<(String, f64)> = text.lines().filter(|line| !line.starts_with('#')).map(sample).collect();
-    let samples: Samples = all.iter().cloned().collect();
-    assert_eq!(samples.len(), all.len(), "a sample is there twice:\n{text}");
-    samples
-}
 
 /// A file of the project.
 fn text_of(path: &str) -> String {
@@ -69,7 +52,7 @@ fn metrics_agree_with_what_was_sent_and_with_the_status() {
     assert_eq!(server.client.get("/made/up").status, 404);
 
     let at = wait::until("all is counted", Duration::from_secs(30), || {
-        let at = samples(&server);
+        let at = server.client.metrics();
         (at["tidemark_speed_records_total{outcome=\"duplicate\"}"] == 10.0).then_some(at)
     });
     assert_eq!(at["tidemark_ingest_items_total{outcome=\"accepted\"}"], (EVENTS + 10) as f64);
