@@ -13,9 +13,9 @@ use tidemark_tests::sending::{Manner, Pace, by_http};
 use tidemark_tests::server::{Server, Site};
 use tidemark_tests::wait;
 
-const ANSWERS: usize = 200;
+const ANSWERS: usize = 120;
 /// By this answer an epoch has been closed: the sender waits for it.
-const CLOSED_BY: usize = 40;
+const CLOSED_BY: usize = 24;
 const DEADLINE: Duration = Duration::from_secs(60);
 const MANNER: Manner = Manner { batch: 50, clients: 2, persistent: false };
 
@@ -26,10 +26,12 @@ fn check(name: &str, epoch_bits: u8, pause: Option<(&str, Range<usize>)>) {
     let mut chance = Chance::new(name);
     let january = data::bytes("flights-2013-01.late.ndjson.gz");
     let lines = data::lines(&january);
+    // Half of it is enough for a layer to stand still and catch up.
+    let lines = &lines[..lines.len() / if pause.is_some() { 2 } else { 1 }];
     let pace = Pace::default();
     let (taken, sent) = std::thread::scope(|scope| {
         let holding = pace.hold();
-        let sender = scope.spawn(|| by_http(&server.client, &lines, MANNER, &pace));
+        let sender = scope.spawn(|| by_http(&server.client, lines, MANNER, &pace));
         let taken = take(&server, &mut chance, lines.len() / MANNER.batch, &pause, |batch| holding.wait_for(batch));
         drop(holding);
         (taken, sender.join().expect("the sender goes on to the end"))
@@ -106,10 +108,10 @@ fn an_answer_is_exact_at_any_moment_while_epochs_close() {
 
 #[test]
 fn an_answer_is_exact_at_any_moment_while_the_batch_layer_is_paused() {
-    check("any moment, batch paused", 7, Some(("batch", 60..140)));
+    check("any moment, batch paused", 7, Some(("batch", 36..84)));
 }
 
 #[test]
 fn an_answer_is_exact_at_any_moment_while_the_speed_layer_is_paused() {
-    check("any moment, speed paused", 8, Some(("speed", 60..140)));
+    check("any moment, speed paused", 8, Some(("speed", 36..84)));
 }

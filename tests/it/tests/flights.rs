@@ -58,7 +58,9 @@ fn the_year_through_http_is_equal_while_no_epoch_closes() {
     check("flights, http, large epochs", "", 0..=0, http);
 }
 
+/// The other two have each half of it.
 #[test]
+#[ignore = "minutes of work: make accept-main"]
 fn the_year_through_http_is_equal_while_hundreds_of_epochs_close() {
     check("flights, http, small epochs", SMALL_EPOCHS, 200..=EVENTS, http);
 }
