@@ -1,11 +1,13 @@
 //! Problem documents (RFC 9457): what every part of the HTTP interface answers when it cannot do what was asked.
 
 use axum::body::Body;
-use axum::http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use axum::http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse;
 use serde_json::{Map, Value};
 
+/// Seconds after which a client may ask again, where a problem does not say otherwise.
+const RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("1");
 const MEDIA_TYPE: HeaderValue = HeaderValue::from_static("application/problem+json");
 
 /// An error as the client reads it. What the log says about it is written where it happened.
@@ -25,9 +27,12 @@ pub struct Problem {
 }
 
 impl Problem {
+    /// A 503 and a 504 pass: they tell the client when to ask again.
     pub fn new(status: StatusCode, kind: &'static str, title: impl Into<String>, detail: impl Into<String>) -> Self {
         let (title, detail) = (title.into(), detail.into());
-        Self { status, kind, title, detail, extra: Map::new(), headers: Vec::new() }
+        let is_passing = matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT);
+        let headers = is_passing.then_some((RETRY_AFTER, RETRY_AFTER_S)).into_iter().collect();
+        Self { status, kind, title, detail, extra: Map::new(), headers }
     }
 
     /// Adds an extension member.
@@ -37,7 +42,7 @@ impl Problem {
         self
     }
 
-    /// Adds a header.
+    /// Adds a header, or replaces it.
     #[must_use]
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.push((name, value));
@@ -88,6 +93,20 @@ pub struct Described {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_passes_says_when_to_ask_again() {
+        let again = |status| {
+            let response = Problem::new(status, "kind", "Title", "detail").into_response();
+            response.headers().get(RETRY_AFTER).map(|value| value.to_str().expect("digits").to_owned())
+        };
+        assert_eq!(again(StatusCode::SERVICE_UNAVAILABLE).as_deref(), Some("1"));
+        assert_eq!(again(StatusCode::GATEWAY_TIMEOUT).as_deref(), Some("1"));
+        assert_eq!(again(StatusCode::BAD_REQUEST), None);
+        let later =
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "kind", "Title", "detail").header(RETRY_AFTER, HeaderValue::from_static("30"));
+        assert_eq!(later.into_response().headers()[RETRY_AFTER], "30");
+    }
 
     #[test]
     fn an_extension_member_cannot_replace_a_standard_one() {

@@ -13,7 +13,7 @@ use crate::problem::Problem;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
-use axum::http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::{Router, routing};
@@ -46,8 +46,6 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Room that is taken for a body before its first byte, at most.
 const FIRST_ROOM: usize = 64 * 1024;
-/// When to come again after a failure to write, in seconds.
-const RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("1");
 
 /// What ingest needs: where to write, and the rules.
 #[derive(Debug)]
@@ -328,7 +326,7 @@ fn too_slow(within: Duration) -> Problem {
 
 fn no_room(_: Busy) -> Problem {
     let detail = "the server has as much in flight as it takes, and nothing of this body was written; send the same events again";
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no-room", "No room", detail).header(RETRY_AFTER, RETRY_AFTER_S)
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no-room", "No room", detail)
 }
 
 fn busy(_: Busy) -> Problem {
@@ -336,7 +334,7 @@ fn busy(_: Busy) -> Problem {
         "so many bodies are being worked on that this one had no turn within {} s, and nothing of it was written; send the same events again",
         PATIENCE.as_secs()
     );
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "Too busy", detail).header(RETRY_AFTER, RETRY_AFTER_S)
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "Too busy", detail)
 }
 
 impl<P: Producer> Ingest<P> {
@@ -574,8 +572,7 @@ fn not_written(written: &Written) -> Problem {
     let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-acknowledged", "Not acknowledged", detail)
         .with("accepted", written.accepted)
         .with("unknown", written.unknown)
-        .with("position", written.position.to_string())
-        .header(RETRY_AFTER, RETRY_AFTER_S);
+        .with("position", written.position.to_string());
     match &written.positions {
         Some(positions) => problem.with("positions", serde_json::json!(positions)),
         None => problem,

@@ -160,9 +160,12 @@ pub(super) fn problem(error: AnswerError) -> Problem {
             "busy",
             "Too busy",
             detail + "; try again shortly. If this is so for long, it needs more serving nodes, or clients that ask less often",
-        )
-        .header(header::RETRY_AFTER, HeaderValue::from_static("1")),
-        AnswerError::Damaged(_) => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "history-damaged", "History is damaged", detail),
+        ),
+        AnswerError::Damaged(_) => {
+            // A repair takes half a minute at least.
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "history-damaged", "History is damaged", detail)
+                .header(header::RETRY_AFTER, HeaderValue::from_static("30"))
+        }
         AnswerError::TimedOut { .. } => Problem::new(
             StatusCode::GATEWAY_TIMEOUT,
             "position-not-reached",
