@@ -7,13 +7,14 @@ use std::cell::Cell as Counter;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use tidemark_core::cell::Cell;
 use tidemark_core::cut::Cut;
 use tidemark_core::epoch::{Epoch, EpochBits, Mark};
 use tidemark_core::event::Limits;
 use tidemark_core::generation::{Generation, Rules, Widening};
 use tidemark_core::judge::Judge;
 use tidemark_core::offset::{NextOffset, Offset, OffsetRange, Partition};
-use tidemark_core::question::{Groups, Question, Rows};
+use tidemark_core::question::{Groups, Question, RowKey, Rows};
 use tidemark_core::view::{Dimension, ViewId, Views};
 use tidemark_core::window::{Buckets, Level, Step, TimeRange, WINDOW_MS};
 use tidemark_embedded::{DataDir, Embedded, EmbeddedOptions, EngineCommand};
@@ -116,6 +117,13 @@ async fn check(history: &ClickHouse, partition: Partition, rules: &Arc<Rules>, r
             let sql = history.cells(EpochCells { view, level, partition, epoch: Epoch(0) }).await.expect("cells");
             assert_eq!(sql, segment.expected(view, level).rows(), "{view:?} {level:?}");
         }
+        let (level, mut counted) = (Level::FiveMinutes, Rows::new());
+        let mut keep = |bucket_ms, values: &[&str], cell: &Cell| {
+            let values = values.iter().map(|value| Box::from(*value)).collect();
+            counted.insert(RowKey { bucket_ms, values }, *cell);
+        };
+        history.visit_counted_cells(EpochCells { view, level, partition, epoch: Epoch(0) }, &mut keep).await.expect("cells of raw rows");
+        assert_eq!(counted, segment.expected(view, level).rows(), "raw rows by {view:?}");
     }
     let (view, question) = asked;
     let answered = |question: &Question| {

@@ -215,6 +215,22 @@ impl ClickHouse {
         self.nodes.select(&self.tables, tables, query).await
     }
 
+    /// Shows the cells of a query, as they come.
+    async fn visit_rows(&self, table: &str, query: &str, visit: VisitCell<'_>) -> Result<(), Error> {
+        let rows = async |node: &Node| {
+            node.catch_up(&self.tables, &[table.to_owned()]).await?;
+            let reading = async {
+                let mut rows = node.reading(query).fetch::<EpochCellRow<'_>>()?;
+                while let Some(row) = rows.next().await? {
+                    visit(row.bucket_ms(), row.values(), &row.cell());
+                }
+                Ok(())
+            };
+            node.within(QUERY_DEADLINE, reading).await
+        };
+        self.nodes.primary(rows).await
+    }
+
     async fn select_from_ledger<R>(&self, query: &str) -> Result<Vec<R>, Error>
     where
         R: for<'a> Row<Value<'a> = R> + DeserializeOwned + Send + 'static,
@@ -522,19 +538,11 @@ impl History for ClickHouse {
     }
 
     async fn visit_cells(&self, of: EpochCells, visit: VisitCell<'_>) -> Result<(), Error> {
-        let (table, query) = (schema::rollup_table(&self.rules, of.view, of.level), sql::cells(&self.rules, of));
-        let rows = async |node: &Node| {
-            node.catch_up(&self.tables, std::slice::from_ref(&table)).await?;
-            let reading = async {
-                let mut rows = node.reading(&query).fetch::<EpochCellRow<'_>>()?;
-                while let Some(row) = rows.next().await? {
-                    visit(row.bucket_ms(), row.values(), &row.cell());
-                }
-                Ok(())
-            };
-            node.within(QUERY_DEADLINE, reading).await
-        };
-        self.nodes.primary(rows).await
+        self.visit_rows(&schema::rollup_table(&self.rules, of.view, of.level), &sql::cells(&self.rules, of), visit).await
+    }
+
+    async fn visit_counted_cells(&self, of: EpochCells, visit: VisitCell<'_>) -> Result<(), Error> {
+        self.visit_rows(&schema::events_table(&self.rules), &sql::counted_cells(&self.rules, of), visit).await
     }
 
     async fn wipe(&self, partition: Partition, epoch: Epoch, what: Wiped, deadline_secs: u32) -> Result<(), Error> {

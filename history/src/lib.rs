@@ -161,6 +161,9 @@ pub trait History: fmt::Debug + Send + Sync + 'static {
     /// have been shown.
     async fn visit_cells(&self, of: EpochCells, visit: VisitCell<'_>) -> Result<(), Error>;
 
+    /// Shows the same, as an epoch's raw rows have it. Only at the finest level.
+    async fn visit_counted_cells(&self, of: EpochCells, visit: VisitCell<'_>) -> Result<(), Error>;
+
     /// The same cells, whole.
     async fn cells(&self, of: EpochCells) -> Result<Rows, Error> {
         let mut rows = Rows::new();

@@ -305,21 +305,29 @@ impl MemoryHistory {
         sums
     }
 
+    /// A view's cells of an epoch at all levels, as raw rows have them.
+    fn counted(&self, view: ViewId, partition: Partition, epoch: Epoch) -> BTreeMap<RollupKey, Rows> {
+        let state = &*self.state();
+        let place = self.fillers[view.0];
+        let filler = Filler { since: Cut::default(), ..state.fillers[place].clone() };
+        let mut counted = BTreeMap::new();
+        let rows = within(&state.base, partition, self.rules.epoch_bits.range_of(epoch));
+        roll_up(&self.rules, (place, &filler), &mut counted, rows.iter());
+        counted
+    }
+
     fn sums_of_epoch(&self, partition: Partition, epoch: Epoch) -> EpochSums {
+        let counted: Vec<_> = self.rules.views.ids().map(|view| self.counted(view, partition, epoch)).collect();
         let state = &*self.state();
         let rows = within(&state.base, partition, self.rules.epoch_bits.range_of(epoch));
         let (raw, dead_letters) = Self::sums_of(&rows);
         let ours = |row: &&LedgerRow| (row.generation, row.partition, row.epoch) == (self.rules.generation, partition, epoch);
         let closed = state.ledger.iter().filter(ours).filter(|row| row.entry == Entry::Closed).max_by_key(|row| row.at_ms);
         let mut rollups = Vec::new();
-        for view in self.rules.views.ids() {
-            let place = self.fillers[view.0];
-            let filler = Filler { since: Cut::default(), ..state.fillers[place].clone() };
-            let mut counted = BTreeMap::new();
-            roll_up(&self.rules, (place, &filler), &mut counted, rows.iter());
+        for (view, counted) in self.rules.views.ids().zip(&counted) {
             for level in Level::ALL {
-                let key = (place, level, partition, epoch);
-                let [held, counted] = [&state.rollups, &counted].map(|cells| Self::sums_of_cells(cells.get(&key)));
+                let key = (self.fillers[view.0], level, partition, epoch);
+                let [held, counted] = [&state.rollups, counted].map(|cells| Self::sums_of_cells(cells.get(&key)));
                 rollups.push(RollupSums { view, level, held, counted });
             }
         }
@@ -480,6 +488,19 @@ impl History for MemoryHistory {
         self.turn().await;
         let EpochCells { view, level, partition, epoch } = of;
         for (key, cell) in self.state().rollups.get(&(self.fillers[view.0], level, partition, epoch)).into_iter().flatten() {
+            visit(key.bucket_ms, &key.values.iter().map(|value| &**value).collect::<Vec<_>>(), cell);
+        }
+        Ok(())
+    }
+
+    async fn visit_counted_cells(
+        &self,
+        EpochCells { view, level, partition, epoch }: EpochCells,
+        visit: VisitCell<'_>,
+    ) -> Result<(), Error> {
+        self.turn().await;
+        for (key, cell) in self.counted(view, partition, epoch).get(&(self.fillers[view.0], level, partition, epoch)).into_iter().flatten()
+        {
             visit(key.bucket_ms, &key.values.iter().map(|value| &**value).collect::<Vec<_>>(), cell);
         }
         Ok(())

@@ -386,6 +386,20 @@ pub fn cells(rules: &Rules, EpochCells { view, level, partition, epoch }: EpochC
     )
 }
 
+/// The same cells at the finest level, as raw rows have them.
+pub fn counted_cells(rules: &Rules, EpochCells { view, partition, epoch, .. }: EpochCells) -> String {
+    let range = rules.epoch_bits.range_of(epoch);
+    format!(
+        "SELECT toInt64(intDiv(toUnixTimestamp64Milli(timestamp), {ms}) * {s}) AS b, {values} AS v, {CELL_OF_RAW} \
+         FROM {table} WHERE {place} GROUP BY b, v",
+        ms = Level::FiveMinutes.ms(),
+        s = Level::FiveMinutes.ms() / 1000,
+        values = array_of(rules.views.get(view).dimensions()),
+        table = events_table(rules),
+        place = in_range(partition, range.from().get(), range.to().get()),
+    )
+}
+
 /// The content of raw rows by runs of offsets: how many there are, and a sum of hashes of all that they say.
 pub fn contents(rules: &Rules, place: &str, bits: u8) -> String {
     let of = |table: &str, said: &str| {

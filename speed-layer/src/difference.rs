@@ -24,6 +24,11 @@ pub enum Difference {
         level: Level,
         differing: usize,
     },
+    /// Cells of a view, as raw rows come to them: somebody has altered rows since they were written.
+    RawCells {
+        view: ViewId,
+        differing: usize,
+    },
 }
 
 impl fmt::Display for Difference {
@@ -36,6 +41,9 @@ impl fmt::Display for Difference {
             Self::DeadLetters { found, expected } => write!(f, "history has {found} dead letters where there were {expected}"),
             Self::Cells { view, level, differing } => {
                 write!(f, "{differing} cells of view {}, by {}, are others in history", view.0 + 1, level.suffix())
+            }
+            Self::RawCells { view, differing } => {
+                write!(f, "raw events come to {differing} other cells of view {} than were counted", view.0 + 1)
             }
         }
     }

@@ -153,8 +153,8 @@ impl<Y: Yard> Case<'_, Y> {
         state.busy_until_ms.map(|until_ms| Closing::Waiting { until_ms })
     }
 
-    /// The first difference between history and the segment, if there is one: raw rows, then roll-ups. Those that another
-    /// generation has agreed on are not compared again. An added view's are filled where they have not been yet.
+    /// The first difference between history and the segment, if there is one: raw rows, then roll-ups, then what raw rows say: as
+    /// they are then, they answer permanently. Those that another generation has agreed on are not compared again. An added view's are filled where they have not been yet.
     async fn compare(&self, before: &EpochState) -> Result<Option<Difference>, Error> {
         let Self { history, rules, partition, segment, .. } = *self;
         let found = history.found(partition, rules.epoch_bits.range_of(segment.epoch())).await?;
@@ -169,7 +169,11 @@ impl<Y: Yard> Case<'_, Y> {
         let mut filled = BTreeSet::new();
         loop {
             let difference = self.compare_cells(&views).await?;
-            let Some(Difference::Cells { view, .. }) = difference else { return Ok(difference) };
+            let view = match difference {
+                Some(Difference::Cells { view, .. }) => view,
+                None if before.closed_by.is_empty() => return self.compare_counted_cells(&views).await,
+                _ => return Ok(difference),
+            };
             if rules.keeper(view) == rules.raw() || !filled.insert(view) {
                 return Ok(difference);
             }
@@ -189,6 +193,21 @@ impl<Y: Yard> Case<'_, Y> {
                 if differing > 0 {
                     return Ok(Some(Difference::Cells { view, level, differing }));
                 }
+            }
+        }
+        Ok(None)
+    }
+
+    async fn compare_counted_cells(&self, views: &[ViewId]) -> Result<Option<Difference>, Error> {
+        let Self { history, partition, segment, .. } = *self;
+        let level = Level::FiveMinutes;
+        for &view in views {
+            let mut expected = segment.expected(view, level);
+            let of = EpochCells { view, level, partition, epoch: segment.epoch() };
+            history.visit_counted_cells(of, &mut |bucket_ms, values, cell| expected.meet(bucket_ms, values, cell)).await?;
+            let differing = expected.differing();
+            if differing > 0 {
+                return Ok(Some(Difference::RawCells { view, differing }));
             }
         }
         Ok(None)

@@ -17,7 +17,8 @@ use tidemark_history::ledger::{CLOSE_WITHIN_MS, Clock};
 use tidemark_history::memory::MemoryHistory;
 use tidemark_history::raw::recall;
 use tidemark_history::{Error, History as _};
-use tidemark_speed_layer::reconcile::{CloseError, Closing, REPAIR_SECS, Yard, close};
+
+use tidemark_speed_layer::reconcile::{CloseError, Closing, Difference, REPAIR_SECS, Yard, close};
 use tidemark_speed_layer::segment::Segment;
 use tidemark_speed_layer::tide::Tide;
 use tidemark_topic::Record;
@@ -102,6 +103,27 @@ fn polled<T>(history: &MemoryHistory, future: impl Future<Output = T>, times: us
 
 fn done<T>(history: &MemoryHistory, future: impl Future<Output = T>) -> T {
     polled(history, future, 10_000).expect("it comes to an end")
+}
+
+/// Raw rows answer permanently as they are when their epoch closes, so by then they must say what was counted.
+#[test]
+fn a_raw_row_that_is_altered_before_its_epoch_closes_is_written_again() {
+    let rules = rules();
+    let segment = counted(&rules);
+    let history = MemoryHistory::stepped(Arc::clone(&rules));
+    let here = Here { rules: Arc::clone(&rules), now_ms: AtomicI64::new(NOW), forgotten: AtomicBool::new(false) };
+    for rows in block(&rules, 0..4).inserts(&block(&rules, 0..4).part_keys()) {
+        done(&history, history.insert(&rows, "whole")).expect("inserted");
+    }
+    history.alter_raw(P, Offset::new(1));
+    let Ok(Closing::Repaired { difference, until_ms }) = done(&history, close(&here, &history, &rules, P, &segment)) else {
+        panic!("an altered row passes for what was counted");
+    };
+    assert!(matches!(difference, Difference::RawCells { .. }), "{difference:?}");
+    here.now_ms.store(until_ms, Ordering::Relaxed);
+    assert!(matches!(done(&history, close(&here, &history, &rules, P, &segment)), Ok(Closing::Closed)));
+    let sums = &done(&history, history.sums(P, Epoch(0)..Epoch(1))).expect("sums")[0];
+    assert!(sums.rollups.iter().all(|rollup| rollup.held == rollup.counted), "{sums:?}");
 }
 
 #[test]

@@ -256,6 +256,10 @@ impl History for Engine {
         self.heard("cells", self.twin.visit_cells(of, visit)).await
     }
 
+    async fn visit_counted_cells(&self, of: EpochCells, visit: VisitCell<'_>) -> Result<(), Error> {
+        self.heard("counted cells", self.twin.visit_counted_cells(of, visit)).await
+    }
+
     async fn wipe(&self, partition: Partition, epoch: Epoch, what: Wiped, deadline_secs: u32) -> Result<(), Error> {
         self.check_may_wipe(partition, epoch, what);
         let id = {
