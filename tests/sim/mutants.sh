@@ -4,7 +4,7 @@
 #
 #   tests/sim/mutants.sh [NAME…]      the mutations of these names only
 #
-# CARGO_TARGET_DIR is used if set, so that what does not change is built once.
+# CARGO_TARGET_DIR is used if set, so that what does not change is built once. TIDEMARK_SIM_SEEDS (10000) worlds are tried at most.
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -12,6 +12,8 @@ copy=$(mktemp -d "${TMPDIR:-/tmp}/tidemark-mutants.XXXXXX")
 trap 'rm -rf "$copy"' EXIT
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target}
 export RUST_BACKTRACE=0
+# A mutation that breaks a race is caught by one seed of thousands.
+export TIDEMARK_SIM_SEEDS=${TIDEMARK_SIM_SEEDS:-10000}
 
 # Everything that git knows or would add; what is deleted but not committed is not there to be copied.
 cd "$root"
