@@ -15,6 +15,11 @@ impl Chance {
             u64::from(now.subsec_nanos()) ^ now.as_secs() << 20
         });
         println!("{what}: TIDEMARK_SEED={seed}");
+        Self::of(seed)
+    }
+
+    /// The same numbers for the same seed.
+    pub fn of(seed: u64) -> Self {
         Self(seed)
     }
 

@@ -38,6 +38,8 @@ pub struct Reply {
     pub cut: Option<String>,
     /// Where the link with `rel="permalink"` leads.
     pub link: Option<String>,
+    /// Seconds.
+    pub retry_after: Option<u64>,
     pub body: Vec<u8>,
 }
 
@@ -70,7 +72,12 @@ pub struct Client {
 
 impl Client {
     pub fn new(url: impl Into<String>) -> Self {
-        let agent = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE)).build().into();
+        Self::with_timeout(url, PATIENCE)
+    }
+
+    /// One that waits no longer than this for any answer.
+    pub fn with_timeout(url: impl Into<String>, timeout: Duration) -> Self {
+        let agent = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(timeout)).build().into();
         let url = url.into();
         match url.split_once('@').and_then(|(named, place)| Some((named.rsplit_once(':')?.1.to_owned(), format!("http://{place}")))) {
             Some((key, url)) => Self { agent, url, key: Some(key) },
@@ -135,6 +142,13 @@ impl Client {
         samples
     }
 
+    /// Asks a ClickHouse: lines of tab-separated text.
+    pub fn try_sql(&self, statement: &str) -> Result<Vec<Vec<String>>, String> {
+        let reply = self.try_post("/?database=tidemark", &[], statement.as_bytes()).map_err(|error| error.0)?;
+        let rows = || reply.text().lines().map(|line| line.split('\t').map(str::to_owned).collect()).collect();
+        if reply.status == 200 { Ok(rows()) } else { Err(format!("{statement}: {}", reply.text())) }
+    }
+
     pub fn status(&self) -> Value {
         self.got("/v1/status")
     }
@@ -165,6 +179,7 @@ fn reply(answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Resul
     let header = |name| answer.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let (content_type, tag, cut) = (header("content-type").unwrap_or_default(), header("etag"), header("tidemark-cut"));
     let link = header("link").and_then(|link| Some(link.strip_prefix('<')?.strip_suffix(">; rel=\"permalink\"")?.to_owned()));
+    let retry_after = header("retry-after").and_then(|seconds| seconds.parse().ok());
     let body = answer.body_mut().with_config().limit(1 << 30).read_to_vec().map_err(|error| NoAnswer(error.to_string()))?;
-    Ok(Reply { status: answer.status().as_u16(), content_type, tag, cut, link, body })
+    Ok(Reply { status: answer.status().as_u16(), content_type, tag, cut, link, retry_after, body })
 }

@@ -1,8 +1,9 @@
 //! The servers that scaled-out roles share, as processes of the test's own: Kafka brokers, the ClickHouse engine, Redis.
 
-use crate::proxy::Proxy;
+use crate::client::Client;
+use crate::proxy::{Proxy, Weather};
 use crate::redis::Redis;
-use crate::server::{binary, free_port};
+use crate::server::{binary, free_port, freeze};
 use crate::slots::Slots;
 use crate::wait;
 use rdkafka::ClientConfig;
@@ -24,7 +25,7 @@ struct Node {
 
 impl Node {
     fn start(command: Vec<String>, log: PathBuf) -> Self {
-        let child = spawned(&command, &log);
+        let child = spawned(&command, &log, &[]);
         Self { command, log, child }
     }
 
@@ -33,15 +34,21 @@ impl Node {
         self.child.wait().expect("waiting for a killed child");
     }
 
-    fn restart(&mut self) {
-        self.child = spawned(&self.command, &self.log);
+    /// Another process, with these variables besides those of this one.
+    fn restart(&mut self, environment: &[(String, String)]) {
+        self.child = spawned(&self.command, &self.log, environment);
     }
 }
 
-fn spawned(command: &[String], log: &Path) -> Child {
+fn spawned(command: &[String], log: &Path, environment: &[(String, String)]) -> Child {
     let file = File::options().create(true).append(true).open(log).expect("opening a log");
     let mut spawned = Command::new(&command[0]);
-    spawned.args(&command[1..]).stdin(Stdio::null()).stdout(file.try_clone().expect("a second handle")).stderr(file);
+    spawned
+        .args(&command[1..])
+        .envs(environment.iter().cloned())
+        .stdin(Stdio::null())
+        .stdout(file.try_clone().expect("a second handle"))
+        .stderr(file);
     spawned.spawn().unwrap_or_else(|error| panic!("{} cannot be started: {error}", command[0]))
 }
 
@@ -66,8 +73,10 @@ pub struct Cluster {
     dir: tempfile::TempDir,
     brokers: Vec<Node>,
     ports: Vec<u16>,
-    /// Where each broker sends clients that have come by `proxies`.
-    proxies: Vec<Proxy>,
+    /// For each door a proxy for each broker: where the broker sends clients that have come through this door.
+    doors: Vec<Vec<Proxy>>,
+    /// For each broker the way that the other brokers take to it, if [`Extra::between`] asked for one.
+    between: Vec<Proxy>,
     engine: Node,
     engine_port: u16,
     pub redis: Redis,
@@ -85,14 +94,22 @@ impl Cluster {
         let slots = if brokers == 1 { Slots::one() } else { Slots::all() };
         let dir = tempfile::Builder::new().prefix("tidemark-cluster-").tempdir().expect("a temporary directory");
         let engines = engines();
-        let ports: Vec<u16> = (0..brokers).map(|_| free_port()).collect();
-        let controllers: Vec<u16> = (0..brokers).map(|_| free_port()).collect();
-        let doors: Vec<u16> = (0..brokers).map(|_| free_port()).collect();
-        let proxies: Vec<Proxy> = doors.iter().map(|port| Proxy::to(*port)).collect();
-        let listeners: Vec<Listeners> = (0..usize::from(brokers))
-            .map(|n| Listeners { own: ports[n], controller: controllers[n], door: doors[n], proxy: proxies[n].port() })
-            .collect();
         let extra = extra(dir.path());
+        let (mut doors, mut between): (Vec<Vec<Proxy>>, _) = ((0..extra.doors.max(1)).map(|_| Vec::new()).collect(), Vec::new());
+        let mut proxied = |proxies: &mut Vec<Proxy>| {
+            let port = free_port();
+            proxies.push(Proxy::to(port));
+            Proxied { port, proxy: proxies[proxies.len() - 1].port() }
+        };
+        let listeners: Vec<Listeners> = (0..brokers)
+            .map(|_| Listeners {
+                own: free_port(),
+                controller: free_port(),
+                doors: doors.iter_mut().map(&mut proxied).collect(),
+                between: extra.between.then(|| proxied(&mut between)),
+            })
+            .collect();
+        let ports = listeners.iter().map(|of| of.own).collect();
         let nodes = (0..listeners.len()).map(|n| broker(dir.path(), &engines, n, &listeners, &extra)).collect();
         let engine_port = free_port();
         let engine = [
@@ -106,23 +123,29 @@ impl Cluster {
             engine_port.to_string(),
         ];
         let engine = Node::start(engine.to_vec(), dir.path().join("engine.log"));
-        let cluster = Self { dir, brokers: nodes, ports, proxies, engine, engine_port, redis: Redis::start(), _slots: slots };
+        let redis = Redis::start();
+        let cluster = Self { dir, brokers: nodes, ports, doors, between, engine, engine_port, redis, _slots: slots };
         cluster.wait_kafka();
         cluster.wait_engine();
         cluster
     }
 
     pub fn kafka(&self) -> String {
-        self.ports.iter().map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>().join(",")
+        bootstrap(self.ports.iter().copied())
     }
 
-    /// Kafka by way of proxies, which [`Cluster::silence_kafka`] silences.
-    pub fn kafka_by_proxies(&self) -> String {
-        self.proxies.iter().map(|proxy| format!("127.0.0.1:{}", proxy.port())).collect::<Vec<_>>().join(",")
+    /// Kafka by way of the proxies of a door, whose weather [`Cluster::set_door`] makes.
+    pub fn kafka_by_door(&self, door: usize) -> String {
+        bootstrap(self.doors[door].iter().map(Proxy::port))
     }
 
-    pub fn silence_kafka(&self, silent: bool) {
-        self.proxies.iter().for_each(|proxy| proxy.silence(silent));
+    pub fn set_door(&self, door: usize, weather: Weather) {
+        self.doors[door].iter().for_each(|proxy| proxy.set(weather));
+    }
+
+    /// What happens to the other brokers' bytes on their way to this one.
+    pub fn set_between(&self, broker: usize, weather: Weather) {
+        self.between[broker].set(weather);
     }
 
     pub fn endpoints(&self) -> Endpoints {
@@ -154,7 +177,7 @@ impl Cluster {
     }
 
     fn wait_engine(&self) {
-        let client = crate::client::Client::new(self.clickhouse());
+        let client = Client::new(self.clickhouse());
         wait::until("the engine answers", DEADLINE, || client.try_get("/ping").ok().filter(|reply| reply.status == 200));
     }
 
@@ -172,8 +195,23 @@ impl Cluster {
     }
 
     pub fn restart_engine(&mut self) {
-        self.engine.restart();
+        self.restart_engine_with(&[]);
+    }
+
+    /// With these variables in its environment.
+    pub fn restart_engine_with(&mut self, environment: &[(String, String)]) {
+        self.engine.restart(environment);
         self.wait_engine();
+    }
+
+    /// Stands still without closing its connections, or goes on.
+    pub fn freeze_engine(&self, frozen: bool) {
+        freeze(self.engine.child.id(), frozen);
+    }
+
+    /// What people ask ClickHouse directly.
+    pub fn try_sql(&self, statement: &str) -> Result<Vec<Vec<String>>, String> {
+        Client::new(self.clickhouse()).try_sql(statement)
     }
 
     pub fn kill_broker(&mut self, n: usize) {
@@ -181,9 +219,23 @@ impl Cluster {
     }
 
     pub fn restart_broker(&mut self, n: usize) {
-        self.brokers[n].restart();
+        self.restart_broker_with(n, &[]);
+    }
+
+    /// With these variables in its environment.
+    pub fn restart_broker_with(&mut self, n: usize, environment: &[(String, String)]) {
+        self.brokers[n].restart(environment);
         self.wait_kafka();
     }
+
+    /// Stands still without closing its connections, or goes on.
+    pub fn freeze_broker(&self, n: usize, frozen: bool) {
+        freeze(self.brokers[n].child.id(), frozen);
+    }
+}
+
+fn bootstrap(ports: impl Iterator<Item = u16>) -> String {
+    ports.map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>().join(",")
 }
 
 impl Drop for Cluster {
@@ -215,14 +267,25 @@ pub struct Extra {
     pub format: Vec<String>,
     /// Further arguments of its Java.
     pub java: Vec<String>,
+    /// Listeners behind proxies, each with a weather of its own. One, if none is asked for.
+    pub doors: usize,
+    /// Brokers reach each other by proxies, too.
+    pub between: bool,
 }
 
-/// A broker's ports: its own, its controller's, and the door behind its proxy.
+/// A broker's ports: its own, its controller's, and those behind proxies.
 #[derive(Debug)]
 struct Listeners {
     own: u16,
     controller: u16,
-    door: u16,
+    doors: Vec<Proxied>,
+    between: Option<Proxied>,
+}
+
+/// A port, and the proxy's that leads to it.
+#[derive(Debug)]
+struct Proxied {
+    port: u16,
     proxy: u16,
 }
 
@@ -230,16 +293,23 @@ struct Listeners {
 fn broker(dir: &Path, engines: &Path, n: usize, all: &[Listeners], extra: &Extra) -> Node {
     let voters = all.iter().enumerate().map(|(n, of)| format!("{}@127.0.0.1:{}", n + 1, of.controller)).collect::<Vec<_>>().join(",");
     let copies = all.len().min(3);
-    let Listeners { own, controller, door, proxy } = &all[n];
+    let Listeners { own, controller, doors, between } = &all[n];
     let (data, id) = (dir.join(format!("kafka-{}", n + 1)), n + 1);
-    let more = |each: fn(&(&str, &str, u16)) -> String| extra.listeners.iter().map(each).collect::<String>();
-    let listeners = more(|(name, _, port)| format!(",{name}://127.0.0.1:{port}"));
-    let protocols = more(|(name, protocol, _)| format!(",{name}:{protocol}"));
+    // Name, protocol, port, and the port that clients are told.
+    let mut more: Vec<(String, &str, u16, u16)> = vec![("PLAINTEXT".into(), "PLAINTEXT", *own, *own)];
+    more.extend(doors.iter().enumerate().map(|(n, door)| (format!("DOOR{n}"), "PLAINTEXT", door.port, door.proxy)));
+    more.extend(between.iter().map(|between| ("BROKERS".into(), "PLAINTEXT", between.port, between.proxy)));
+    more.extend(extra.listeners.iter().map(|(name, protocol, port)| ((*name).to_owned(), *protocol, *port, *port)));
+    let joined = |each: fn(&(String, &str, u16, u16)) -> String| more.iter().map(each).collect::<Vec<_>>().join(",");
+    let listeners = joined(|(name, _, port, _)| format!("{name}://127.0.0.1:{port}"));
+    let advertised = joined(|(name, _, _, told)| format!("{name}://127.0.0.1:{told}"));
+    let protocols = joined(|(name, protocol, ..)| format!("{name}:{protocol}"));
+    let between = if between.is_some() { "BROKERS" } else { "PLAINTEXT" };
     let properties = format!(
         "process.roles=broker,controller\nnode.id={id}\ncontroller.quorum.voters={voters}\n\
-         listeners=PLAINTEXT://127.0.0.1:{own},DOOR://127.0.0.1:{door},CONTROLLER://127.0.0.1:{controller}{listeners}\n\
-         listener.security.protocol.map=PLAINTEXT:PLAINTEXT,DOOR:PLAINTEXT,CONTROLLER:PLAINTEXT{protocols}\n\
-         advertised.listeners=PLAINTEXT://127.0.0.1:{own},DOOR://127.0.0.1:{proxy}{listeners}\ncontroller.listener.names=CONTROLLER\ninter.broker.listener.name=PLAINTEXT\n\
+         listeners={listeners},CONTROLLER://127.0.0.1:{controller}\n\
+         listener.security.protocol.map={protocols},CONTROLLER:PLAINTEXT\n\
+         advertised.listeners={advertised}\ncontroller.listener.names=CONTROLLER\ninter.broker.listener.name={between}\n\
          log.dirs={data}\nauto.create.topics.enable=false\ndefault.replication.factor={copies}\nmin.insync.replicas={insync}\n\
          offsets.topic.replication.factor={copies}\noffsets.topic.num.partitions=4\ntransaction.state.log.replication.factor={copies}\n\
          transaction.state.log.min.isr={insync}\ntransaction.state.log.num.partitions=4\nlog.segment.bytes=134217728\n\
@@ -272,7 +342,7 @@ fn broker(dir: &Path, engines: &Path, n: usize, all: &[Listeners], extra: &Extra
     let format = ["kafka.tools.StorageTool", "format", "--cluster-id", "VGlkZW1hcmstdGVzdHMtMQ", "--config", &settings];
     let format = java(&format.into_iter().chain(extra.format.iter().map(String::as_str)).collect::<Vec<_>>());
     let log = dir.join(format!("kafka-{id}.log"));
-    let formatted = spawned(&format, &log).wait().expect("waiting for a child");
+    let formatted = spawned(&format, &log, &[]).wait().expect("waiting for a child");
     assert!(formatted.success(), "formatting a broker's directory: {}", fs::read_to_string(&log).unwrap_or_default());
     Node::start(java(&["kafka.Kafka", &settings]), log)
 }

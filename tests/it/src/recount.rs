@@ -5,9 +5,11 @@
 
 use crate::question::{Answer, Question, WINDOW_MS};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::message::BorrowedMessage;
 use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 use serde_json::Value;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -45,6 +47,9 @@ struct Cell {
     max: Option<i128>,
 }
 
+/// A question and what was answered.
+pub type Asked<'a> = (&'a Question, &'a Answer);
+
 /// The topic, judged.
 #[derive(Clone, Debug)]
 pub struct Recount {
@@ -53,11 +58,39 @@ pub struct Recount {
     /// Per partition the first offset that is not in the log.
     pub ends: BTreeMap<u32, u64>,
     epoch_bits: u8,
-    /// Partitions and places of the events in a window, so that a question about some windows need not look at all.
-    windows: BTreeMap<i64, Vec<(u32, usize)>>,
+    judges: BTreeMap<u32, Judge>,
+    /// Partitions that the topic has got later: an answer from before does not name them.
+    added: BTreeSet<u32>,
 }
 
 impl Recount {
+    /// Of a topic with so many empty partitions.
+    pub fn new(partitions: u32, epoch_bits: u8) -> Self {
+        let (partitions, ends) = ((0..partitions).map(|id| (id, Vec::new())).collect(), (0..partitions).map(|id| (id, 0)).collect());
+        Self { partitions, ends, epoch_bits, judges: BTreeMap::new(), added: BTreeSet::new() }
+    }
+
+    /// The topic has this partition too, from here on.
+    pub fn add_partition(&mut self, partition: u32) {
+        if let Entry::Vacant(vacant) = self.partitions.entry(partition) {
+            vacant.insert(Vec::new());
+            self.ends.insert(partition, 0);
+            self.added.insert(partition);
+        }
+    }
+
+    /// Takes the next record of a partition.
+    pub fn append(&mut self, record: &BorrowedMessage<'_>) {
+        let partition = u32::try_from(record.partition()).expect("Kafka counts from 0");
+        let offset = u64::try_from(record.offset()).expect("offsets count from 0");
+        let at_ms = record.timestamp().to_millis().expect("records have a timestamp");
+        let judge = self.judges.entry(partition).or_default();
+        let verdict = judge.judge(offset >> self.epoch_bits, record.payload().unwrap_or_default(), at_ms);
+        self.partitions.entry(partition).or_default().push((offset, verdict));
+        let end = self.ends.entry(partition).or_default();
+        *end = (*end).max(offset + 1);
+    }
+
     /// Reads the whole topic, from which nothing has been removed.
     pub fn read(kafka: &str, topic: &str, epoch_bits: u8) -> Self {
         let this = Self::read_what_is_left(kafka, topic, epoch_bits);
@@ -68,7 +101,7 @@ impl Recount {
 
     /// Reads the topic as if nothing had ever stood before what is there.
     pub fn read_what_is_left(kafka: &str, topic: &str, epoch_bits: u8) -> Self {
-        let mut this = Self { partitions: BTreeMap::new(), ends: BTreeMap::new(), epoch_bits, windows: BTreeMap::new() };
+        let mut this = Self::new(0, epoch_bits);
         let consumer: BaseConsumer = ClientConfig::new()
             .set("bootstrap.servers", kafka)
             .set("group.id", "recount")
@@ -86,44 +119,18 @@ impl Recount {
             list.add_partition_offset(topic, partition.id(), Offset::Beginning).expect("a partition to read");
         }
         consumer.assign(&list).expect("the partitions are free to read");
-        this.take_all(&consumer);
-        for (&partition, records) in &this.partitions {
-            for (at, (_, verdict)) in records.iter().enumerate() {
-                if let Verdict::Event(event) = verdict {
-                    this.windows.entry(event.window_ms).or_default().push((partition, at));
-                }
+        let began = Instant::now();
+        while this.partitions.iter().any(|(partition, records)| records.last().map_or(0, |(offset, _)| offset + 1) < this.ends[partition]) {
+            assert!(began.elapsed() < DEADLINE, "the topic cannot be read to its end: {:?}", this.ends);
+            if let Some(record) = consumer.poll(Duration::from_millis(100)) {
+                this.append(&record.expect("reading the topic"));
             }
         }
         this
     }
 
-    fn take_all(&mut self, consumer: &BaseConsumer) {
-        let began = Instant::now();
-        let mut judges: BTreeMap<u32, Judge> = BTreeMap::new();
-        while self.partitions.iter().any(|(partition, records)| records.last().map_or(0, |(offset, _)| offset + 1) < self.ends[partition]) {
-            assert!(began.elapsed() < DEADLINE, "the topic cannot be read to its end: {:?}", self.ends);
-            let Some(record) = consumer.poll(Duration::from_millis(100)) else { continue };
-            let record = record.expect("reading the topic");
-            let partition = u32::try_from(record.partition()).expect("Kafka counts from 0");
-            let offset = u64::try_from(record.offset()).expect("offsets count from 0");
-            let at_ms = record.timestamp().to_millis().expect("records have a timestamp");
-            let verdict =
-                judges.entry(partition).or_default().judge(offset >> self.epoch_bits, record.payload().unwrap_or_default(), at_ms);
-            self.partitions.entry(partition).or_default().push((offset, verdict));
-        }
-    }
-
     fn verdicts(&self) -> impl Iterator<Item = (u32, u64, &Verdict)> {
         self.partitions.iter().flat_map(|(partition, records)| records.iter().map(|(offset, verdict)| (*partition, *offset, verdict)))
-    }
-
-    /// The events of the windows that a question is about, with their partitions and offsets.
-    fn events_of<'a>(&'a self, question: &Question) -> impl Iterator<Item = (u32, u64, &'a Event)> {
-        let windows = self.windows.range(question.from_ms.unwrap_or(i64::MIN)..question.to_ms.unwrap_or(i64::MAX));
-        windows.flat_map(|(_, places)| places).filter_map(|&(partition, at)| match &self.partitions[&partition][at] {
-            (offset, Verdict::Event(event)) => Some((partition, *offset, event)),
-            _ => None,
-        })
     }
 
     pub fn events(&self) -> impl Iterator<Item = &Event> {
@@ -142,75 +149,130 @@ impl Recount {
 
     /// Says what is wrong with an answer, if anything is: every row is recomputed from the records below its cut.
     pub fn check(&self, question: &Question, answer: &Answer) -> Result<(), String> {
+        self.check_positions(answer)?;
+        check_rows(question, answer, &self.rows(&[(question, answer)])[0])
+    }
+
+    fn check_positions(&self, answer: &Answer) -> Result<(), String> {
         for (partition, end) in &self.ends {
             let (cut, mark) = (answer.cut.get(partition), answer.mark.get(partition));
             let (Some(&cut), Some(&mark)) = (cut, mark) else {
+                if self.added.contains(partition) {
+                    continue;
+                }
                 return Err(format!("partition {partition} is missing in {:?}", answer.cut));
             };
             if cut > *end || mark > cut || mark % (1 << self.epoch_bits) != 0 {
                 return Err(format!("partition {partition}: mark {mark}, cut {cut}, and the log ends at {end}"));
             }
         }
-        let wanted = self.rows(question, answer);
-        let rows = answer.rows();
-        let found = rows.iter().map(|row| key(question, row)).collect::<Result<Vec<_>, _>>()?;
-        let keys: Vec<&Key> = wanted.iter().map(|(key, _)| key).collect();
-        if found.iter().collect::<Vec<_>>() != keys {
-            let missing: Vec<&&Key> = keys.iter().filter(|key| !found.contains(key)).take(3).collect();
-            let added: Vec<&Key> = found.iter().filter(|key| !keys.contains(key)).take(3).collect();
-            return Err(format!(
-                "{} rows, recounted {}; missing {missing:?}, too many {added:?} (or another order)",
-                found.len(),
-                keys.len()
-            ));
-        }
-        for ((key, cell), row) in wanted.iter().zip(&rows) {
-            cell.check(row).map_err(|what| format!("{key:?}: {what}"))?;
-        }
         Ok(())
     }
 
     /// Ends the test unless each of these answers is right.
     pub fn check_all<'a>(&self, taken: impl IntoIterator<Item = &'a (Question, Answer)>) {
-        let taken: Vec<&(Question, Answer)> = taken.into_iter().collect();
-        let said = |(question, answer): &(Question, Answer)| {
-            self.check(question, answer).err().map(|what| format!("{question:?} at {:?}: {what}", answer.cut))
-        };
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let wrong: Vec<String> = std::thread::scope(|scope| {
-            let parts = taken.chunks(taken.len().div_ceil(cores).max(1));
-            let judges: Vec<_> =
-                parts.map(|part| scope.spawn(move || part.iter().filter_map(|&one| said(one)).collect::<Vec<_>>())).collect();
-            judges.into_iter().flat_map(|judge| judge.join().expect("a judge comes to an end")).collect()
-        });
+        let taken: Vec<Asked<'_>> = taken.into_iter().map(|(question, answer)| (question, answer)).collect();
+        let wrong: Vec<String> = self.wrong(&taken).into_iter().map(|(_, what)| what).collect();
         assert!(wrong.is_empty(), "{} of {} answers are wrong:\n{}", wrong.len(), taken.len(), wrong[..wrong.len().min(5)].join("\n"));
     }
 
-    fn rows(&self, question: &Question, answer: &Answer) -> Vec<(Key, Cell)> {
-        let mut buckets: HashMap<i64, i64> = HashMap::new();
-        let mut rows: BTreeMap<Key, Cell> = BTreeMap::new();
-        for (partition, offset, event) in self.events_of(question) {
-            if offset >= answer.cut[&partition] || !event.matches(question) {
-                continue;
-            }
-            let bucket = *buckets.entry(event.window_ms).or_insert_with(|| question.bucket(event.window_ms));
-            let values = question.group_by.iter().map(|dimension| event.value(dimension).to_owned()).collect();
-            rows.entry((bucket, values)).or_default().add(event.amount);
-        }
-        if question.step == "total" && question.group_by.is_empty() {
-            rows.entry((0, Vec::new())).or_default();
-        }
-        let mut rows: Vec<(Key, Cell)> = rows.into_iter().collect();
-        if let Some(top) = question.top {
-            rows.sort_by(|(a, x), (b, y)| y.count.cmp(&x.count).then_with(|| a.cmp(b)));
-            rows.truncate(top);
-        }
-        rows
+    /// Which of these answers are wrong, and how.
+    pub fn wrong(&self, taken: &[Asked<'_>]) -> Vec<(usize, String)> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let part = taken.len().div_ceil(cores).max(1);
+        let judge = |first: usize, part: &[Asked<'_>]| {
+            let check = |(n, (&(question, answer), wanted)): (usize, (&Asked<'_>, Wanted))| {
+                let checked = self.check_positions(answer).and_then(|()| check_rows(question, answer, &wanted));
+                checked.err().map(|what| (first + n, format!("{question:?} at {:?}: {what}", answer.cut)))
+            };
+            part.iter().zip(self.rows(part)).enumerate().filter_map(check).collect::<Vec<_>>()
+        };
+        std::thread::scope(|scope| {
+            let judge = &judge;
+            let judges: Vec<_> = taken.chunks(part).enumerate().map(|(n, of)| scope.spawn(move || judge(n * part, of))).collect();
+            judges.into_iter().flat_map(|judge| judge.join().expect("a judge comes to an end")).collect()
+        })
     }
+
+    /// What each of these answers should have: one pass over each partition, in order of the answers' cuts there.
+    fn rows(&self, asked: &[Asked<'_>]) -> Vec<Wanted> {
+        let mut sums: Vec<Sums<'_>> = asked.iter().map(|_| Sums::new()).collect();
+        for (partition, records) in &self.partitions {
+            let cut = |n: usize| asked[n].1.cut.get(partition).copied().unwrap_or(0);
+            let mut order: Vec<usize> = (0..asked.len()).collect();
+            order.sort_by_key(|n| cut(*n));
+            let (mut counted, mut records) = (Counted::new(), records.iter().peekable());
+            for n in order {
+                while let Some((_, verdict)) = records.next_if(|(offset, _)| *offset < cut(n)) {
+                    if let Verdict::Event(event) = verdict {
+                        counted.entry(event.window_ms).or_default().entry(event.values()).or_default().add(event.amount);
+                    }
+                }
+                add_up(asked[n].0, &counted, &mut sums[n]);
+            }
+        }
+        asked.iter().zip(sums).map(|((question, _), sums)| ordered(question, sums)).collect()
+    }
+}
+
+/// What is counted so far of a partition: per window the cells by the values of [`DIMENSIONS`].
+type Counted<'a> = BTreeMap<i64, HashMap<[&'a str; 3], Cell>>;
+/// Cells by bucket and the values that a question groups by, in its order; what it does not group by is empty.
+type Sums<'a> = BTreeMap<(i64, [&'a str; 3]), Cell>;
+
+const DIMENSIONS: [&str; 3] = ["event_type", "product_id", "user_id"];
+
+fn place(dimension: &str) -> usize {
+    DIMENSIONS.iter().position(|name| *name == dimension).unwrap_or_else(|| panic!("this recount knows no dimension {dimension}"))
+}
+
+fn add_up<'a>(question: &Question, counted: &Counted<'a>, sums: &mut Sums<'a>) {
+    let group_by: Vec<usize> = question.group_by.iter().map(|name| place(name)).collect();
+    let mut allowed: [Vec<&str>; 3] = Default::default();
+    question.filters.iter().for_each(|(name, value)| allowed[place(name)].push(value));
+    for (window_ms, cells) in counted.range(question.from_ms.unwrap_or(i64::MIN)..question.to_ms.unwrap_or(i64::MAX)) {
+        let bucket = question.bucket(*window_ms);
+        for (values, cell) in cells {
+            if values.iter().zip(&allowed).all(|(value, allowed)| allowed.is_empty() || allowed.contains(value)) {
+                let mut grouped = [""; 3];
+                group_by.iter().zip(&mut grouped).for_each(|(of, grouped)| *grouped = values[*of]);
+                sums.entry((bucket, grouped)).or_default().merge(cell);
+            }
+        }
+    }
+}
+
+/// As an answer has them.
+fn ordered(question: &Question, sums: Sums<'_>) -> Wanted {
+    let named = |values: [&str; 3]| values[..question.group_by.len()].iter().map(|&value| value.to_owned()).collect();
+    let mut rows: Vec<(Key, Cell)> = sums.into_iter().map(|((bucket, values), cell)| ((bucket, named(values)), cell)).collect();
+    if question.step == "total" && question.group_by.is_empty() && rows.is_empty() {
+        rows.push(((0, Vec::new()), Cell::default()));
+    }
+    if let Some(top) = question.top {
+        rows.sort_by(|(a, x), (b, y)| y.count.cmp(&x.count).then_with(|| a.cmp(b)));
+        rows.truncate(top);
+    }
+    rows
+}
+
+fn check_rows(question: &Question, answer: &Answer, wanted: &[(Key, Cell)]) -> Result<(), String> {
+    let rows = answer.rows();
+    let found = rows.iter().map(|row| key(question, row)).collect::<Result<Vec<_>, _>>()?;
+    let keys: Vec<&Key> = wanted.iter().map(|(key, _)| key).collect();
+    if found.iter().collect::<Vec<_>>() != keys {
+        let missing: Vec<&&Key> = keys.iter().filter(|key| !found.contains(key)).take(3).collect();
+        let added: Vec<&Key> = found.iter().filter(|key| !keys.contains(key)).take(3).collect();
+        let (found, keys) = (found.len(), keys.len());
+        return Err(format!("{found} rows, recounted {keys}; missing {missing:?}, too many {added:?} (or another order)"));
+    }
+    wanted.iter().zip(&rows).try_for_each(|((key, cell), row)| cell.check(row).map_err(|what| format!("{key:?}: {what}")))
 }
 
 /// Bucket and values.
 type Key = (i64, Vec<String>);
+/// The rows that an answer should have, in its order.
+type Wanted = Vec<(Key, Cell)>;
 
 fn key(question: &Question, row: &Value) -> Result<Key, String> {
     let bucket = match row["window"].as_str() {
@@ -222,25 +284,8 @@ fn key(question: &Question, row: &Value) -> Result<Key, String> {
 }
 
 impl Event {
-    fn value(&self, dimension: &str) -> &str {
-        match dimension {
-            "event_type" => &self.event_type,
-            "product_id" => &self.product_id,
-            "user_id" => &self.user_id,
-            other => panic!("this recount knows no dimension {other}"),
-        }
-    }
-
-    fn matches(&self, question: &Question) -> bool {
-        let allowed = |dimension: &str| {
-            let mut values = question.filters.iter().filter(|(name, _)| *name == dimension).map(|(_, value)| *value).peekable();
-            values.peek().is_none() || values.any(|value| value == self.value(dimension))
-        };
-        question.from_ms.is_none_or(|from| from <= self.window_ms)
-            && question.to_ms.is_none_or(|to| self.window_ms < to)
-            && allowed("event_type")
-            && allowed("product_id")
-            && allowed("user_id")
+    fn values(&self) -> [&str; 3] {
+        [&self.event_type, &self.product_id, &self.user_id]
     }
 }
 
@@ -252,6 +297,15 @@ impl Cell {
         self.sum += amount;
         self.min = Some(self.min.map_or(amount, |min| min.min(amount)));
         self.max = Some(self.max.map_or(amount, |max| max.max(amount)));
+    }
+
+    fn merge(&mut self, other: &Self) {
+        let one = |pick: fn(i128, i128) -> i128, a: Option<i128>, b: Option<i128>| a.zip(b).map(|(a, b)| pick(a, b)).or(a).or(b);
+        self.count += other.count;
+        self.amount_count += other.amount_count;
+        self.sum += other.sum;
+        self.min = one(i128::min, self.min, other.min);
+        self.max = one(i128::max, self.max, other.max);
     }
 
     fn check(&self, row: &Value) -> Result<(), String> {
@@ -291,7 +345,7 @@ fn scaled(text: &str, places: usize) -> Option<i128> {
 }
 
 /// Decides about one partition's records, in order.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Judge {
     /// The last epoch in which a valid record carried an id.
     seen: HashMap<String, u64>,

@@ -112,6 +112,15 @@ impl Role {
         self.child.wait().expect("waiting for a killed child");
     }
 
+    /// The next processes have these variables, too.
+    pub fn set_environment(&mut self, environment: Vec<(String, String)>) {
+        self.environment = environment;
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Another process at the same address, ready.
     pub fn restart(&mut self) {
         self.child = spawned(&self.program, &self.arguments, &self.environment, self.log.as_ref());

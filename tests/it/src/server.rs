@@ -102,6 +102,11 @@ impl Site {
         self.dir.path().join("data")
     }
 
+    /// What its servers have logged.
+    pub fn log(&self) -> PathBuf {
+        self.dir.path().join("server.log")
+    }
+
     /// Another file beside the configuration.
     pub fn file(&self, name: &str, text: &str) -> PathBuf {
         let path = self.dir.path().join(name);
@@ -110,21 +115,27 @@ impl Site {
     }
 
     /// Starts a server and does not wait.
-    fn spawn(&self, port: u16, log: &Path) -> Child {
+    fn spawn(&self, port: u16, log: &Path, environment: &[(String, String)]) -> Child {
         let file = File::options().create(true).append(true).open(log).expect("opening the server's log");
         let mut command = Command::new(binary());
         command.arg("up").arg("--data").arg(self.data()).arg("--listen").arg(format!("127.0.0.1:{port}"));
         command.arg("--config").arg(self.config());
         // The engines are looked for above the working directory too.
         command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+        command.envs(environment.iter().cloned());
         command.stdin(Stdio::null()).stdout(file.try_clone().expect("a second handle")).stderr(file);
         command.spawn().unwrap_or_else(|error| panic!("{} cannot be started: {error}", binary().display()))
     }
 
     /// Starts a server here and waits until it is ready.
     pub fn up(&self) -> Server {
-        let log = self.dir.path().join("server.log");
-        let child = self.spawn(self.port, &log);
+        self.up_with(&[])
+    }
+
+    /// With these variables in its environment.
+    pub fn up_with(&self, environment: &[(String, String)]) -> Server {
+        let log = self.log();
+        let child = self.spawn(self.port, &log, environment);
         let client = Client::new(format!("http://127.0.0.1:{}", self.port));
         let mut server = Server { child, data: self.data(), log, client };
         wait::until("GET /readyz answers 200", READY_DEADLINE, || {
@@ -139,7 +150,7 @@ impl Site {
     /// Starts another one on the same directory, which must end by itself; gives its status and what it said.
     pub fn up_again(&self) -> (ExitStatus, String) {
         let log = self.dir.path().join("second.log");
-        let mut child = self.spawn(free_port(), &log);
+        let mut child = self.spawn(free_port(), &log, &[]);
         let ended = wait::until("the second server gives up", Duration::from_secs(30), || child.try_wait().expect("waiting for a child"));
         (ended, fs::read_to_string(log).expect("reading the second server's log"))
     }
@@ -184,10 +195,12 @@ impl Server {
 
     /// What people ask ClickHouse directly: lines of tab-separated text.
     pub fn sql(&self, statement: &str) -> Vec<Vec<String>> {
-        let engine = Client::new(self.runtime().clickhouse);
-        let reply = engine.post("/?database=tidemark", &[], statement.as_bytes());
-        assert_eq!(reply.status, 200, "{statement}: {}", reply.text());
-        reply.text().lines().map(|line| line.split('\t').map(str::to_owned).collect()).collect()
+        self.try_sql(statement).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The same, or what is wrong.
+    pub fn try_sql(&self, statement: &str) -> Result<Vec<Vec<String>>, String> {
+        Client::new(self.runtime().clickhouse).try_sql(statement)
     }
 
     /// The most memory that the process itself has had, in MiB. Its engines are other processes.

@@ -39,7 +39,15 @@ fn head_only(client: &Client, promised: usize) -> Reply {
     let (head, body) = text.split_once("\r\n\r\n").expect("an HTTP answer");
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
     let kind = head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-type: ").map(str::to_owned));
-    Reply { status, content_type: kind.unwrap_or_default(), tag: None, cut: None, link: None, body: body.as_bytes().to_vec() }
+    Reply {
+        status,
+        content_type: kind.unwrap_or_default(),
+        tag: None,
+        cut: None,
+        link: None,
+        retry_after: None,
+        body: body.as_bytes().to_vec(),
+    }
 }
 
 fn bad_queries(client: &Client) {

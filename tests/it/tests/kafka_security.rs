@@ -92,7 +92,7 @@ fn cluster(ports: &Ports) -> Cluster {
             ("TOKEN", "SASL_SSL", ports.token),
         ];
         let java = vec![format!("-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={provider}/jwks")];
-        Extra { listeners, settings, format: users.collect(), java }
+        Extra { listeners, settings, format: users.collect(), java, ..Extra::default() }
     })
 }
 

@@ -11,7 +11,7 @@ use tidemark_tests::cluster::{Cluster, Endpoints};
 use tidemark_tests::data;
 use tidemark_tests::figure::figure;
 use tidemark_tests::freshness::{Freshness, quantile};
-use tidemark_tests::proxy::Proxy;
+use tidemark_tests::proxy::{Proxy, Weather};
 use tidemark_tests::question::{Answer, Question};
 use tidemark_tests::recount::Recount;
 use tidemark_tests::role::{Role, Way};
@@ -364,7 +364,7 @@ fn answers_are_exact_while_networks_are_cut() {
     };
     let by_redis = Endpoints { redis: format!("redis://127.0.0.1:{}", redis.port()), ..servers.clone() };
     let by_clickhouse = Endpoints { clickhouse: format!("http://127.0.0.1:{}", clickhouse.port()), ..servers.clone() };
-    let by_kafka = Endpoints { kafka: deployment.cluster.kafka_by_proxies(), ..servers.clone() };
+    let by_kafka = Endpoints { kafka: deployment.cluster.kafka_by_door(0), ..servers.clone() };
     let speed = vec![at(&by_redis, "speed", "speed-redis"), at(&by_kafka, "speed", "speed-kafka")];
     let batch = vec![at(&by_clickhouse, "batch", "batch")];
     let serve = at(&by_clickhouse, "serve", "serve-clickhouse");
@@ -394,9 +394,9 @@ fn answers_are_exact_while_networks_are_cut() {
         clickhouse.silence(false);
         holding.wait_for(batches * 6 / 8);
         eprintln!("a speed layer is cut off from kafka");
-        deployment.cluster.silence_kafka(true);
+        deployment.cluster.set_door(0, Weather::Silent);
         std::thread::sleep(Duration::from_secs(8));
         holding.wait_for(batches * 7 / 8);
-        deployment.cluster.silence_kafka(false);
+        deployment.cluster.set_door(0, Weather::Clear);
     });
 }
