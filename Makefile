@@ -1,7 +1,7 @@
 # Developer entry points; scripts/ does the work. `make` lists them.
 .DEFAULT_GOAL := help
 .PHONY: help setup packages engines dashboard build dist up test check bench bench-micro bench-compare \
-	accept-main accept-speed accept-scale accept-replay accept-people
+	chaos accept-main accept-speed accept-scale accept-replay accept-people
 
 # Further arguments of the program: make up ARGS="--listen 127.0.0.1:9000"
 ARGS ?=
@@ -56,6 +56,9 @@ bench-micro: ## measure functions alone, without engines: decode, apply, plan, m
 
 bench-compare: setup dist ## measure the speed layer next to Kafka Streams, Flink and librdkafka alone, on one topic (ARGS="--events 5000000")
 	@scripts/bench-compare.sh $(ARGS)
+
+chaos: setup build ## disturb real processes for 30 minutes and judge every answer (ARGS="--seed 7 --minutes 5 --shape up")
+	@tests/chaos/run.sh $(ARGS)
 
 accept-main: setup build ## everything that the main job must show, as a table (longer than the tests)
 	tests/accept-main.sh

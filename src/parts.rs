@@ -386,10 +386,12 @@ impl From<tidemark_batch_layer::run::Error> for Stopped {
 /// in the middle of an assignment. Where the broker is the embedded one, nobody else can have the name; elsewhere being
 /// fenced means that another process has it, and ends this one.
 fn rejoining<E: Into<Stopped>>(control: &Control, alone: bool, run: impl Fn() -> Result<(), E>) -> Result<(), Stopped> {
-    use tidemark_topic::Error::{Forbidden, Refused, Unavailable};
+    use tidemark_topic::Error::{Forbidden, NoSuchTopic, Refused, Unavailable};
     loop {
         match run().map_err(Into::into) {
-            Err(error @ Stopped::Log(Unavailable { .. })) if !control.is_stopping() => {
+            // A broker that has just started does not know the topics yet. One that was deleted may come back; another topic of the
+            // name is refused when it is looked at.
+            Err(error @ Stopped::Log(Unavailable { .. } | NoSuchTopic { .. })) if !control.is_stopping() => {
                 control.trouble(Some(format!("the layer stands still: {error}")));
             }
             Err(error @ Stopped::Batch(tidemark_batch_layer::run::Error::CutOff(_))) if !control.is_stopping() => {
@@ -446,4 +448,22 @@ fn follow(positions: GroupPositions, partitions: PartitionCount, threads: &Threa
         }
     });
     reached
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[test]
+    fn a_layer_outlives_brokers_that_do_not_know_the_topic_yet() {
+        let (control, runs) = (Control::default(), Cell::new(0));
+        let run = || {
+            runs.set(runs.get() + 1);
+            let unknown = tidemark_topic::Error::NoSuchTopic { topic: "events".into() };
+            if runs.get() == 1 { Err(unknown) } else { Ok(()) }
+        };
+        rejoining(&control, false, run).expect("it goes on when the topic is back");
+        assert_eq!(runs.get(), 2);
+    }
 }

@@ -17,7 +17,7 @@ use tidemark_tests::recount::Recount;
 use tidemark_tests::role::{Role, Way};
 use tidemark_tests::sending::{Holding, Manner, Pace, Sent, by_http};
 use tidemark_tests::server::binary;
-use tidemark_tests::wait;
+use tidemark_tests::wait::{self, Stopping};
 
 const EPOCH_BITS: u8 = 9;
 const CONFIG: &str = "[kafka]\npartitions = 4\nsession_timeout_ms = 6000\n[counting]\nepoch_bits = 9\n[batch]\nmax_age_ms = 300\n";
@@ -62,6 +62,7 @@ impl Deployment {
         let nodes: Vec<_> = self.serve.iter().map(|serve| serve.client.clone()).collect();
         let door = self.ingest[0].client.clone();
         let (taken, sent) = std::thread::scope(|scope| {
+            let _stopping = Stopping(&stop);
             let holding = pace.hold();
             let sending = scope.spawn(|| by_http(&door, lines, MANNER, &pace));
             let asking = scope.spawn(|| ask_all(&nodes, name, &stop, &AtomicUsize::new(0), Duration::from_millis(10)));
@@ -261,6 +262,7 @@ fn five_thousand_answers_are_exact_while_everything_is_killed_scaled_and_rolled(
     let (doors, nodes) = (clients(&deployment.ingest), clients(&deployment.serve));
     let pace = Pace::default();
     let (taken, sent, times) = std::thread::scope(|scope| {
+        let _stopping = (Stopping(&stop), Stopping(&sending_over));
         let holding = pace.hold();
         let sending = scope.spawn(|| by_http(&doors[1], &lines, MANNER, &pace));
         // So many that none is late because another one waits.
