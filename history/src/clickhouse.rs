@@ -827,3 +827,12 @@ fn dead_record(row: DeadLetterRow) -> Result<RawRecord, Error> {
     };
     Ok(RawRecord { offset: Offset::new(row.offset), kind })
 }
+
+/// For `tests/fuzz`.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    pub fn read(text: &str) {
+        let _ = super::exception_code(text);
+        super::archive::fuzz(text);
+    }
+}

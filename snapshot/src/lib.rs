@@ -44,3 +44,20 @@ pub enum Error {
     #[error("what redis holds of partition {partition} cannot be read: {reason}")]
     Malformed { partition: tidemark_core::offset::Partition, reason: String },
 }
+
+/// For `tests/fuzz`.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    use crate::{Head, cells};
+
+    pub fn read(bytes: &[u8]) {
+        if let Ok(head) = Head::from_json(bytes) {
+            let _ = head.open();
+            assert_eq!(Head::from_json(head.to_json().as_bytes()), Ok(head));
+        }
+        for width in 1..4 {
+            let _ = cells::values(bytes, width);
+        }
+        let _ = cells::cell(bytes);
+    }
+}

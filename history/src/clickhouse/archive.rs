@@ -243,6 +243,13 @@ fn written(rules: &Rules) -> String {
     }
 }
 
+#[cfg(fuzzing)]
+pub(super) fn fuzz(text: &str) {
+    if let Some(rules) = read(Generation(2), text, &BTreeMap::new()) {
+        assert_eq!(read(Generation(2), &written(&rules), &BTreeMap::new()), Some(rules));
+    }
+}
+
 /// Reads back what [`written`] has written, given the generations before.
 fn read(generation: Generation, text: &str, before: &BTreeMap<Generation, Arc<Rules>>) -> Option<Rules> {
     let Some((head, shared)) = text.split_once(" raw=") else { return Rules::read(generation, text).ok() };

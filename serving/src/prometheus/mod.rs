@@ -24,3 +24,13 @@ pub use translate::duration_secs;
 
 #[cfg(test)]
 mod tests;
+
+/// For `tests/fuzz`.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    pub fn translate(views: &tidemark_core::view::Views, text: &str) {
+        let _ = super::translate::translate(views, text);
+        let _ = super::translate::selected(views, text);
+        let _ = super::translate::duration_secs(text);
+    }
+}

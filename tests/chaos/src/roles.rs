@@ -26,9 +26,10 @@ const WEATHERS: [Weather; 4] = [Weather::Silent, Weather::Slow(Duration::from_mi
 pub struct Roles {
     processes: Vec<Process>,
     joined: Vec<Role>,
-    cluster: Cluster,
+    /// Before the cluster, whose directory they are in.
     engine_disk: Option<Disk>,
     broker_disk: Option<Disk>,
+    cluster: Cluster,
 }
 
 struct Process {

@@ -17,8 +17,9 @@ pub struct Up {
     /// Absent only while it is replaced.
     server: Option<Server>,
     clients: Proxy,
-    site: Site,
+    /// Before the site, whose directory it is in.
     disk: Option<Disk>,
+    site: Site,
 }
 
 impl Up {

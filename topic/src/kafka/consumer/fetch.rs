@@ -43,6 +43,8 @@ impl KafkaConsumer {
         // What has been fetched when the topic is confirmed was fetched from that topic.
         let mut confirmed = kafka.expected.is_none().then_some(true);
         let full = data.take(|fetched| match fetched {
+            // It will be sought to where it stands: what comes until then follows records that have not been taken.
+            Fetched::Records { partition, .. } if doubtful.contains(&partition) => {}
             Fetched::Records { partition, records, traced } => {
                 if confirmed.is_none() && was_silent(reading, partition, now) {
                     confirmed = Some(match kafka.confirm(DOUBT_PATIENCE) {
