@@ -28,8 +28,6 @@ others() {
   tests/dashboard/run.sh
   scripts/kafka-for-tests.sh cargo test --workspace --profile ci --locked --no-fail-fast --lib --bins --test '[!i]*'
   cargo test --workspace --profile ci --locked --doc
-  # The short form; `make chaos` is the long one. Always the same seed: a failure of CI can be run again.
-  "$TARGET/ci/chaos" --short --minutes 1 --seed 22
 }
 
 in_background "what tests need" fetch
