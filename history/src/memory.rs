@@ -357,6 +357,12 @@ fn records(rows: Vec<Stored>) -> Vec<RawRecord> {
     records
 }
 
+fn show(cells: Option<&Rows>, visit: VisitCell<'_>) {
+    for (key, cell) in cells.into_iter().flatten() {
+        visit(key.bucket_ms, &key.values.iter().map(|value| &**value).collect::<Vec<_>>(), cell);
+    }
+}
+
 fn roll_up<'r>(
     rules: &Rules,
     (place, filler): (usize, &Filler),
@@ -487,9 +493,7 @@ impl History for MemoryHistory {
     async fn visit_cells(&self, of: EpochCells, visit: VisitCell<'_>) -> Result<(), Error> {
         self.turn().await;
         let EpochCells { view, level, partition, epoch } = of;
-        for (key, cell) in self.state().rollups.get(&(self.fillers[view.0], level, partition, epoch)).into_iter().flatten() {
-            visit(key.bucket_ms, &key.values.iter().map(|value| &**value).collect::<Vec<_>>(), cell);
-        }
+        show(self.state().rollups.get(&(self.fillers[view.0], level, partition, epoch)), visit);
         Ok(())
     }
 
@@ -499,10 +503,7 @@ impl History for MemoryHistory {
         visit: VisitCell<'_>,
     ) -> Result<(), Error> {
         self.turn().await;
-        for (key, cell) in self.counted(view, partition, epoch).get(&(self.fillers[view.0], level, partition, epoch)).into_iter().flatten()
-        {
-            visit(key.bucket_ms, &key.values.iter().map(|value| &**value).collect::<Vec<_>>(), cell);
-        }
+        show(self.counted(view, partition, epoch).get(&(self.fillers[view.0], level, partition, epoch)), visit);
         Ok(())
     }
 

@@ -24,7 +24,7 @@ pub enum Difference {
         level: Level,
         differing: usize,
     },
-    /// Cells of a view, as raw rows come to them: somebody has altered rows since they were written.
+    /// Cells of a view, as raw rows come to them: rows were altered after they were written.
     RawCells {
         view: ViewId,
         differing: usize,

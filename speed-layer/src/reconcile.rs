@@ -16,7 +16,7 @@ use crate::rewrite::Rewrite;
 use crate::segment::Segment;
 use std::collections::BTreeSet;
 use std::future::Future;
-use tidemark_core::cell::Tally;
+use tidemark_core::cell::{Cell, Tally};
 use tidemark_core::epoch::Epoch;
 use tidemark_core::generation::{Generation, Rules};
 use tidemark_core::offset::Partition;
@@ -82,6 +82,14 @@ pub async fn close(
     segment: &Segment,
 ) -> Result<Closing, CloseError> {
     Case { yard, history, rules, partition, segment }.close().await
+}
+
+/// Where history's cells are compared.
+#[derive(Clone, Copy)]
+enum Source {
+    Rollup,
+    /// As they add up to cells.
+    RawRows,
 }
 
 impl<Y: Yard> Case<'_, Y> {
@@ -154,7 +162,8 @@ impl<Y: Yard> Case<'_, Y> {
     }
 
     /// The first difference between history and the segment, if there is one: raw rows, then roll-ups, then what raw rows say: as
-    /// they are then, they answer permanently. Those that another generation has agreed on are not compared again. An added view's are filled where they have not been yet.
+    /// they are then, they answer permanently. Those that another generation has agreed on are not compared again. An added view's
+    /// are filled where they have not been yet.
     async fn compare(&self, before: &EpochState) -> Result<Option<Difference>, Error> {
         let Self { history, rules, partition, segment, .. } = *self;
         let found = history.found(partition, rules.epoch_bits.range_of(segment.epoch())).await?;
@@ -183,13 +192,9 @@ impl<Y: Yard> Case<'_, Y> {
     }
 
     async fn compare_cells(&self, views: &[ViewId]) -> Result<Option<Difference>, Error> {
-        let Self { history, partition, segment, .. } = *self;
         for &view in views {
             for level in Level::ALL {
-                let mut expected = segment.expected(view, level);
-                let of = EpochCells { view, level, partition, epoch: segment.epoch() };
-                history.visit_cells(of, &mut |bucket_ms, values, cell| expected.meet(bucket_ms, values, cell)).await?;
-                let differing = expected.differing();
+                let differing = self.differing(view, level, Source::Rollup).await?;
                 if differing > 0 {
                     return Ok(Some(Difference::Cells { view, level, differing }));
                 }
@@ -199,18 +204,26 @@ impl<Y: Yard> Case<'_, Y> {
     }
 
     async fn compare_counted_cells(&self, views: &[ViewId]) -> Result<Option<Difference>, Error> {
-        let Self { history, partition, segment, .. } = *self;
-        let level = Level::FiveMinutes;
         for &view in views {
-            let mut expected = segment.expected(view, level);
-            let of = EpochCells { view, level, partition, epoch: segment.epoch() };
-            history.visit_counted_cells(of, &mut |bucket_ms, values, cell| expected.meet(bucket_ms, values, cell)).await?;
-            let differing = expected.differing();
+            let differing = self.differing(view, Level::FiveMinutes, Source::RawRows).await?;
             if differing > 0 {
                 return Ok(Some(Difference::RawCells { view, differing }));
             }
         }
         Ok(None)
+    }
+
+    /// How many of the segment's cells are missing, more, or other in history.
+    async fn differing(&self, view: ViewId, level: Level, source: Source) -> Result<usize, Error> {
+        let Self { history, partition, segment, .. } = *self;
+        let mut expected = segment.expected(view, level);
+        let of = EpochCells { view, level, partition, epoch: segment.epoch() };
+        let mut visit = |bucket_ms, values: &[&str], cell: &Cell| expected.meet(bucket_ms, values, cell);
+        match source {
+            Source::Rollup => history.visit_cells(of, &mut visit).await?,
+            Source::RawRows => history.visit_counted_cells(of, &mut visit).await?,
+        }
+        Ok(expected.differing())
     }
 
     fn rewrite(&self, tally: Tally) -> Rewrite<'_, Y> {

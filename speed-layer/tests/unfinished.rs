@@ -17,7 +17,6 @@ use tidemark_history::ledger::{CLOSE_WITHIN_MS, Clock};
 use tidemark_history::memory::MemoryHistory;
 use tidemark_history::raw::recall;
 use tidemark_history::{Error, History as _};
-
 use tidemark_speed_layer::reconcile::{CloseError, Closing, Difference, REPAIR_SECS, Yard, close};
 use tidemark_speed_layer::segment::Segment;
 use tidemark_speed_layer::tide::Tide;

@@ -52,7 +52,7 @@ int timespec_get(struct timespec *at, int base) {
     return base == TIME_UTC && clock_gettime(CLOCK_REALTIME, at) == 0 ? base : 0;
 }
 
-/* The same moment by the monotonic clock, which nobody shifts. */
+/* The same moment by the monotonic clock, which is not shifted. */
 static struct timespec monotonic(const struct timespec *until) {
     if (until->tv_sec < WALL_CLOCK_FROM_S) return *until;
     struct timespec wall, mono;

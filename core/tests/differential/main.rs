@@ -12,7 +12,7 @@ use reference::Plain;
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::time::{Duration, Instant, SystemTime};
-use tidemark_core::event::{Event, Limits, Reject, decode};
+use tidemark_core::event::{Limits, Reject, decode};
 
 const NOW: i64 = 1_795_564_800_000;
 /// Three or four seconds of an optimized build; others stop after the time.
@@ -47,7 +47,7 @@ impl Case {
     }
 
     fn ours(&self) -> Result<Plain, Reject> {
-        decode(self.payload.as_deref(), self.record_timestamp_ms, &self.limits).map(plain)
+        decode(self.payload.as_deref(), self.record_timestamp_ms, &self.limits).map(Plain::of)
     }
 
     fn theirs(&self) -> Result<Plain, Reject> {
@@ -89,19 +89,6 @@ fn any_time() -> Limits {
 }
 
 /// All that an event says, as the reference says it.
-fn plain(event: Event<'_>) -> Plain {
-    let owned = |text: Option<std::borrow::Cow<'_, str>>| text.map(std::borrow::Cow::into_owned);
-    Plain {
-        event_type: event.event_type.into_owned(),
-        timestamp_ms: event.timestamp_ms,
-        event_id: owned(event.event_id),
-        product_id: owned(event.product_id),
-        user_id: owned(event.user_id),
-        order_amount: event.order_amount.map(|amount| amount.ten_thousandths()),
-        properties: event.properties.iter().map(|(name, value)| (name.into_owned(), value.into_owned())).collect(),
-    }
-}
-
 /// The lines of January's flights, among them dirty ones.
 fn flights() -> Vec<Vec<u8>> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/flights-2013-01.dirty.ndjson.gz");

@@ -3,8 +3,9 @@
 
 use serde::de::{Deserializer as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
+use std::borrow::Cow;
 use std::fmt;
-use tidemark_core::event::{Limits, Reject};
+use tidemark_core::event::{Event, Limits, Reject};
 
 /// An event with everything that it says, the amount in ten-thousandths.
 #[derive(Clone, PartialEq, Debug)]
@@ -16,6 +17,22 @@ pub struct Plain {
     pub user_id: Option<String>,
     pub order_amount: Option<i64>,
     pub properties: Vec<(String, String)>,
+}
+
+impl Plain {
+    /// What the decoding that is tested gives.
+    pub fn of(event: Event<'_>) -> Self {
+        let owned = |text: Option<Cow<'_, str>>| text.map(Cow::into_owned);
+        Self {
+            event_type: event.event_type.into_owned(),
+            timestamp_ms: event.timestamp_ms,
+            event_id: owned(event.event_id),
+            product_id: owned(event.product_id),
+            user_id: owned(event.user_id),
+            order_amount: event.order_amount.map(|amount| amount.ten_thousandths()),
+            properties: event.properties.iter().map(|(name, value)| (name.into_owned(), value.into_owned())).collect(),
+        }
+    }
 }
 
 const FIELDS: [&str; 7] = ["event_type", "timestamp", "event_id", "product_id", "user_id", "order_amount", "properties"];

@@ -28,7 +28,7 @@ pub struct Asker {
     pub stop: AtomicBool,
     /// Questions are in flight while it is read; to hold them, it is written.
     in_flight: RwLock<()>,
-    /// Whether raw events are not to be asked for: somebody has changed rows that no epoch has closed over yet.
+    /// Whether raw events are not to be asked for: rows of an open epoch have been changed.
     pub without_raw: AtomicBool,
     /// Guards the answers that have not been judged.
     taken: Mutex<Vec<Taken>>,

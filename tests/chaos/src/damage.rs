@@ -1,7 +1,7 @@
-//! Rows of history that somebody changes behind Tidemark's back.
+//! Rows of history that are changed behind Tidemark's back.
 //!
-//! From the change to its finding an answer may be wrong: nobody can know it yet. So no question is asked from just before the change
-//! until an audit, which is run at once, has found it and every node has heard. From then on answers are judged as always.
+//! From the change to its finding an answer may be wrong. So no question is asked from just before the change until an audit, which
+//! is run immediately, has found it and every node knows. From then on answers are judged as always.
 
 use crate::fault::{Context, Deployment, TOPIC, Undo, marks};
 use crate::run::EPOCH_BITS;
@@ -13,16 +13,16 @@ use tidemark_tests::client::Client;
 use tidemark_tests::wait;
 
 const DEADLINE: Duration = Duration::from_secs(60);
-/// An epoch is repaired half a minute after everybody has heard of its damage.
+/// An epoch is repaired half a minute after every server knows of its damage.
 const REPAIR_DEADLINE: Duration = Duration::from_secs(240);
 
-/// Damage to raw rows of a closed epoch: `{range}` is a condition for its rows, `{row}` for one of them.
+/// Damage to raw rows: `{row}` is a condition for one of them.
 const RAW: [&str; 3] = [
     "ALTER TABLE events DELETE WHERE {row} SETTINGS mutations_sync = 1",
     "INSERT INTO events SELECT * FROM events WHERE {row}",
     "ALTER TABLE events UPDATE order_amount = ifNull(order_amount, 0) + 1 WHERE {row} SETTINGS mutations_sync = 1",
 ];
-/// Damage to its roll-ups.
+/// Damage to roll-ups of a closed epoch, which `{epoch}` is a condition for.
 const ROLLUPS: [&str; 3] = [
     "ALTER TABLE by_type_5m_g1 DELETE WHERE {epoch} SETTINGS mutations_sync = 1",
     "INSERT INTO by_type_1h_g1 SELECT * FROM by_type_1h_g1 WHERE {epoch}",

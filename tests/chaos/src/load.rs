@@ -102,7 +102,7 @@ impl Load {
                     Some(user) => record.key(user),
                     None => record,
                 };
-                // A full queue while Kafka is away: what is not queued is not sent, and nobody was told that it was.
+                // A full queue while Kafka is away: what is not queued is not sent, and was not acknowledged.
                 let _ = producer.send::<String, String>(record);
             }
             std::thread::sleep(PAUSE);

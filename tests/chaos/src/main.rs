@@ -1,6 +1,6 @@
 //! Faults of every kind, done to real processes while a load goes on and answers are asked for. A judge reads the topic by itself
 //! and recomputes each answer at the answer's own cut. While a fault lasts, an answer may be refused or be of an older cut; it may
-//! never be wrong. After it, answers are exact again up to all that was acknowledged. docs/faults.md lists what is done.
+//! never be wrong. After it, answers are exact again up to all that was acknowledged. `--list` names what is done.
 //!
 //! One seed decides what is done, to which process and in which order, and what is sent and asked. When it happens depends on the
 //! machine.

@@ -21,7 +21,10 @@ const PROCESSES: usize = 2;
 const ROLES: [&str; 4] = ["ingest", "speed", "batch", "serve"];
 const ENGINE_DISK_MIB: u32 = 1024;
 const BROKER_DISK_MIB: u32 = 512;
-const WEATHERS: [Weather; 4] = [Weather::Silent, Weather::Slow(Duration::from_millis(300)), Weather::Cutting(20_000), Weather::Closed];
+const SILENT: Weather = Weather::Silent;
+const SLOW: Weather = Weather::Slow(Duration::from_millis(300));
+const CUTTING: Weather = Weather::Cutting(20_000);
+const CLOSED: Weather = Weather::Closed;
 
 pub struct Roles {
     processes: Vec<Process>,
@@ -134,7 +137,7 @@ impl Roles {
     }
 
     fn between_brokers(&mut self, context: &mut Context<'_>) -> Undo<Self> {
-        let (n, weather) = (Self::any_broker(context), *context.chance.pick(&WEATHERS));
+        let (n, weather) = (Self::any_broker(context), *context.chance.pick(&[SILENT, SLOW, CUTTING, CLOSED]));
         context.report.say(&format!("{weather:?}"));
         self.cluster.set_between(n, weather);
         Box::new(move |d, _| d.cluster.set_between(n, Weather::Clear))
@@ -204,10 +207,6 @@ impl Roles {
 }
 
 pub fn faults() -> Vec<Fault<Roles>> {
-    const SILENT: Weather = Weather::Silent;
-    const SLOW: Weather = Weather::Slow(Duration::from_millis(300));
-    const CUTTING: Weather = Weather::Cutting(20_000);
-    const CLOSED: Weather = Weather::Closed;
     vec![
         Fault::kill("ingest is killed", |d, c| d.kill("ingest", c)),
         Fault::kill("a speed layer is killed", |d, c| d.kill("speed", c)),

@@ -2,7 +2,7 @@
 
 use crate::asker::{Asker, Taken, raw};
 use crate::events::probe;
-use crate::fault::{Context, Deployment, Fault, Kind, TOPIC, exact_again};
+use crate::fault::{Context, Deployment, Fault, Kind, TOPIC, wait_exact};
 use crate::load::Load;
 use crate::recorder::Recorder;
 use crate::report::Report;
@@ -25,7 +25,6 @@ pub const CONFIG: &str = "[kafka]\npartitions = 4\nsession_timeout_ms = 6000\n[c
 pub const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The load before the first fault, and between two.
 const CALM: Duration = Duration::from_secs(2);
-const RECOVERY_DEADLINE: Duration = Duration::from_secs(120);
 const SETTLED_DEADLINE: Duration = Duration::from_secs(240);
 const ASKERS: u64 = 3;
 /// So many answers are judged together.
@@ -70,13 +69,15 @@ pub fn run<D: Deployment>(shape: &'static str, plan: &Plan, start: fn() -> D, fa
             if let Some(ended) = ended {
                 workers.swap_remove(ended).join().expect("the load and the askers go on");
             }
-            judged.add(&recorder, asker, must);
+            if must {
+                judged.judge(&recorder, &asker.take());
+            }
         });
         report.say("all faults are over");
         load.stop.store(true, Ordering::Relaxed);
         asker.stop.store(true, Ordering::Relaxed);
         settle(&deployment);
-        judged.add(&recorder, asker, true);
+        judged.judge(&recorder, &asker.take());
         check_at_last(&deployment, &load, &recorder, &mut judged);
         judged
     });
@@ -140,7 +141,7 @@ fn strike<D: Deployment>(
         undo(deployment, context);
     }
     undo(deployment, context);
-    exact_again(deployment, context.load, RECOVERY_DEADLINE);
+    wait_exact(deployment, context.load);
     let took = over.elapsed();
     context.report.say(&format!("exact again after {:.1} s", took.as_secs_f64()));
     context.report.recovered(fault.name, fault.kind, took);
@@ -156,13 +157,6 @@ fn rest_for(time: Duration, look: &mut impl FnMut(bool)) {
 }
 
 impl Judged {
-    /// Judges what has been answered; waits for the recorder only if it `must` be judged now.
-    fn add(&mut self, recorder: &Recorder, asker: &Asker, must: bool) {
-        if must {
-            self.judge(recorder, &asker.take());
-        }
-    }
-
     fn judge(&mut self, recorder: &Recorder, taken: &[Taken]) {
         let mut position = Position::new();
         for (partition, next) in taken.iter().flat_map(|taken| &taken.answer.cut) {
