@@ -98,7 +98,7 @@ impl Cluster {
         let (mut doors, mut between): (Vec<Vec<Proxy>>, _) = ((0..extra.doors.max(1)).map(|_| Vec::new()).collect(), Vec::new());
         let mut proxied = |proxies: &mut Vec<Proxy>| {
             let port = free_port();
-            proxies.push(Proxy::to(port));
+            proxies.push(Proxy::to_kafka(port));
             Proxied { port, proxy: proxies[proxies.len() - 1].port() }
         };
         let listeners: Vec<Listeners> = (0..brokers)

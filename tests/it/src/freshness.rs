@@ -3,12 +3,15 @@
 use crate::client::{Client, Position, raise};
 use crate::question::Question;
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Between two looks of a watcher.
 const LOOK: Duration = Duration::from_millis(5);
+
+/// A batch that is sent later than this after its time is overdue.
+const OVERDUE: Duration = Duration::from_millis(250);
 
 /// A batch: when it was about to be sent, and where it was written.
 type Sent = (Instant, Position);
@@ -19,16 +22,25 @@ pub struct Freshness {
     sent: Mutex<Vec<Sent>>,
     seen: Mutex<Vec<(Instant, Position)>>,
     events: AtomicU64,
+    /// Senders whose last batch was overdue.
+    overdue: AtomicUsize,
 }
 
 impl Freshness {
     /// Sends events of now at a rate, until told to stop: each batch at its time, or at once if that is over. A batch
     /// that is not acknowledged is sent again; its time is that of the first attempt.
     pub fn send(&self, door: &Client, per_second: u64, batch: u64, stop: &AtomicBool) {
-        let (began, mut n) = (Instant::now(), 0);
+        let (began, mut n, mut was_overdue) = (Instant::now(), 0, false);
         while !stop.load(Ordering::Relaxed) {
             let due = began + Duration::from_secs_f64((n * batch) as f64 / per_second as f64);
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            let is_overdue = due.elapsed() > OVERDUE;
+            match (was_overdue, is_overdue) {
+                (false, true) => drop(self.overdue.fetch_add(1, Ordering::Relaxed)),
+                (true, false) => drop(self.overdue.fetch_sub(1, Ordering::Relaxed)),
+                (true, true) | (false, false) => {}
+            }
+            was_overdue = is_overdue;
             let first = self.events.fetch_add(batch, Ordering::Relaxed);
             let body = (first..first + batch).fold(String::new(), |mut body, n| {
                 event(&mut body, n);
@@ -85,6 +97,11 @@ impl Freshness {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let last = |seen: &Vec<(Instant, Position)>| seen.iter().max_by_key(|(at, _)| *at).map(|(_, cut)| cut.clone());
         last(&seen).is_some_and(|cut| sent.iter().all(|(_, wanted)| reaches(&cut, wanted)))
+    }
+
+    /// Whether every sender is in time, so that what was late because of the past is over.
+    pub fn is_in_time(&self) -> bool {
+        self.overdue.load(Ordering::Relaxed) == 0
     }
 
     pub fn events(&self) -> u64 {

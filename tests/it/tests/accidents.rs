@@ -12,7 +12,7 @@ use tidemark_tests::admin::Admin;
 use tidemark_tests::client::{Client, Position};
 use tidemark_tests::cluster::{Cluster, Endpoints};
 use tidemark_tests::data;
-use tidemark_tests::proxy::Proxy;
+use tidemark_tests::proxy::{ApiKey, Proxy, Weather};
 use tidemark_tests::question::{Answer, Question};
 use tidemark_tests::recount::Recount;
 use tidemark_tests::role::{Role, Way};
@@ -214,6 +214,50 @@ fn a_batch_layer_that_clickhouse_does_not_answer_gives_its_partitions_away() {
     proxy.silence(false);
     wait::until("it is back", DEADLINE, || (cut_off.client.get("/readyz").status == 200).then_some(()));
     cut_off.stop();
+    roles.stop();
+}
+
+/// Brokers deliver records and do not say which topic they are from: the records are not taken, and none that follow them is taken
+/// in their place. So it stays while the topic is confirmed and the position is not; then all are read.
+#[test]
+fn records_of_a_topic_that_is_not_confirmed_are_read_again_before_what_follows_them() {
+    let cluster = Cluster::start(1);
+    configure(&cluster, CONFIG);
+    let january = data::bytes("flights-2013-01.late.ndjson.gz");
+    let lines = &data::lines(&january)[..3_000];
+    let servers = Some(Endpoints { kafka: cluster.kafka_by_door(0), ..cluster.endpoints() });
+    let way = Way { servers, environment: vec![("RUST_LOG".into(), "info,kafka=debug".into())], ..Way::default() };
+    let on = |role: &str| Role::on(&cluster, role, role);
+    let by_door = |role: &str| Role::by(&cluster, role, role, &way);
+    let roles = Roles { ingest: on("ingest"), speed: by_door("speed"), batch: by_door("batch"), serve: on("serve") };
+    let position = roles.send(&lines[..1_000]);
+    roles.settle(&cluster, &position);
+
+    cluster.set_door(0, Weather::Without(ApiKey::METADATA));
+    // Longer than the silence after which a topic has to be confirmed.
+    std::thread::sleep(Duration::from_secs(1));
+    roles.send(&lines[1_000..1_500]);
+    for role in ["speed", "batch"] {
+        let log = cluster.dir().join(format!("{role}.log"));
+        wait::until("records have come and could not be confirmed", DEADLINE, || {
+            fs::read_to_string(&log).is_ok_and(|log| log.contains("the topic cannot be confirmed now")).then_some(())
+        });
+    }
+    cluster.set_door(0, Weather::Without(ApiKey::LIST_OFFSETS));
+    for lines in lines[1_500..2_500].chunks(100) {
+        roles.send(lines);
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    cluster.set_door(0, Weather::Clear);
+    let position = roles.send(&lines[2_500..]);
+    roles.settle(&cluster, &position);
+    let holes: u64 = roles.serve.client.status()["partitions"]
+        .as_array()
+        .expect("partitions")
+        .iter()
+        .map(|at| at["accounted"]["holes"].as_u64().expect("a number"))
+        .sum();
+    assert_eq!(holes, 0, "a record that was not taken is no hole");
     roles.stop();
 }
 

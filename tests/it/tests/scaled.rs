@@ -265,8 +265,8 @@ fn five_thousand_answers_are_exact_while_everything_is_killed_scaled_and_rolled(
         let _stopping = (Stopping(&stop), Stopping(&sending_over));
         let holding = pace.hold();
         let sending = scope.spawn(|| by_http(&doors[1], &lines, MANNER, &pace));
-        // So many that none is late because another one waits.
-        let fresh: Vec<_> = (0..20).map(|_| scope.spawn(|| freshness.send(&doors[1], 10, 1, &sending_over))).collect();
+        // So many that none is late because the one before it waits for its acknowledgement.
+        let fresh: Vec<_> = (0..40).map(|_| scope.spawn(|| freshness.send(&doors[1], 5, 1, &sending_over))).collect();
         nodes[1..].iter().for_each(|node| drop(scope.spawn(|| freshness.watch(node, &stop))));
         let asking: Vec<_> = (0..3)
             .map(|n| {
@@ -278,6 +278,8 @@ fn five_thousand_answers_are_exact_while_everything_is_killed_scaled_and_rolled(
         let mut times = Vec::new();
         for (n, step) in steps.iter().enumerate() {
             holding.wait_for((n + 1) * each);
+            // What a step's freshness is must not be what the step before has left to be sent.
+            wait::until("senders are in time", Duration::from_secs(60), || freshness.is_in_time().then_some(()));
             eprintln!("{}", step.what);
             let began = Instant::now();
             (step.happen)(&mut deployment);
