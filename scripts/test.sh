@@ -28,6 +28,8 @@ others() {
   tests/dashboard/run.sh
   scripts/kafka-for-tests.sh cargo test --workspace --profile ci --locked --no-fail-fast --lib --bins --test '[!i]*'
   cargo test --workspace --profile ci --locked --doc
+  # A minute for each shape, always the same.
+  "$TARGET/ci/chaos" --short --minutes 2 --seed 22
 }
 
 in_background "what tests need" fetch

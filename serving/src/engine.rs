@@ -318,7 +318,8 @@ impl Engine {
         Ok((rows, memory))
     }
 
-    /// Refuses a cut that no answer can have had. What was heard of the log's end is waited for, as it may be old.
+    /// Refuses a cut that no answer can have had. What was heard of the log's end is waited for, as it may be old; while the live part
+    /// is in trouble it is old, and nothing can be said.
     async fn must_be_in_the_log(&self, cut: &Cut, until: Instant) -> Result<(), AnswerError> {
         self.must_have_partitions(cut, until).await?;
         let until = until.min(Instant::now() + HEARD_WITHIN);
@@ -329,6 +330,9 @@ impl Engine {
                 cut.iter().find(|&(p, at)| ends.iter().any(|(known, end)| known == p && end < at) && self.reached.borrow().get(p) < at);
             let Some((partition, at)) = beyond else { return Ok(()) };
             if Instant::now() + LOOK >= until {
+                if self.live.trouble().is_some() {
+                    return Ok(());
+                }
                 return Err(AnswerError::BeyondTheEnd { partition: partition.0, at: at.get(), end: ends.get(partition).get() });
             }
             tokio::time::sleep(LOOK).await;

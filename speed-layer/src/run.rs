@@ -238,6 +238,11 @@ impl Speed {
         self.ends.iter().map(|entry| (*entry.key(), *entry.value())).collect()
     }
 
+    /// A log only grows. A broker that has just started may give an end that is too low, until it has found out how far its log goes.
+    fn heard_end(&self, partition: Partition, end: NextOffset) {
+        self.ends.entry(partition).and_modify(|known| *known = end.max(*known)).or_insert(end);
+    }
+
     /// Records in the log that have not been counted, of the partitions here.
     pub fn lag(&self) -> u64 {
         self.status().values().map(PartitionStatus::lag).sum()
@@ -383,7 +388,7 @@ fn count<C: Consumer>(
         }
         for &partition in owned.iter() {
             if let Some(end) = consumer.known_end(partition) {
-                speed.ends.insert(partition, end);
+                speed.heard_end(partition, end);
                 let Some(at) = speed.tide(partition).map(|tide| tide.read().waterline().position) else { continue };
                 if at >= end {
                     speed.caught_up.insert(partition, now_ms());
@@ -558,7 +563,7 @@ fn assigned<C: Consumer>(consumer: &mut C, past: &Past<'_>, speed: &Speed, parti
         };
         let begin_at = owned.tide.read().begin_at();
         speed.partitions.insert(partition, owned);
-        speed.ends.insert(partition, extent.end);
+        speed.heard_end(partition, extent.end);
         past.control.patiently(|| consumer.start(partition, begin_at))?;
     }
     Ok(())

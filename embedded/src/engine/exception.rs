@@ -15,6 +15,7 @@ pub(crate) mod code {
     pub(crate) const READONLY: u32 = 164;
     pub(crate) const TOO_MANY_SIMULTANEOUS_QUERIES: u32 = 202;
     pub(crate) const NETWORK_ERROR: u32 = 210;
+    pub(crate) const CORRUPTED_DATA: u32 = 246;
     pub(crate) const CANNOT_DECOMPRESS: u32 = 271;
     pub(crate) const QUERY_IS_PROHIBITED: u32 = 392;
     pub(crate) const HTTP_BODY_TOO_LARGE: u32 = 641;

@@ -15,7 +15,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::exception::{Exception, code};
@@ -42,6 +42,8 @@ pub(crate) struct Front {
     secret: Option<String>,
     running: Arc<Semaphore>,
     bodies: Arc<Semaphore>,
+    /// A request has met a part that cannot be read.
+    corrupted: Notify,
 }
 
 impl Front {
@@ -53,7 +55,13 @@ impl Front {
             secret,
             running: Arc::new(Semaphore::new(RUNNING_LIMIT)),
             bodies: Arc::new(Semaphore::new(BODIES_LIMIT_BYTES)),
+            corrupted: Notify::new(),
         }
+    }
+
+    /// Returns when a request has met a part that cannot be read.
+    pub(crate) async fn corrupted(&self) {
+        self.corrupted.notified().await;
     }
 
     pub(crate) fn router(self: &Arc<Self>) -> Router {
@@ -195,7 +203,11 @@ async fn answer(front: Arc<Front>, request: Request) -> Result<Response, Excepti
     // The turn and the share go with the work, not with this request: a client that leaves does not end it.
     let run = move || {
         let _held = (turn, share);
-        front.run(&ask, work)
+        let result = front.run(&ask, work);
+        if result.as_ref().is_err_and(|error| error.code == code::CORRUPTED_DATA) {
+            front.corrupted.notify_one();
+        }
+        result
     };
     let result = tokio::task::spawn_blocking(run)
         .await

@@ -42,6 +42,8 @@ pub(crate) const BODY_LIMIT_BYTES: usize = 256 << 20;
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 /// From SIGTERM to SIGKILL: draining, and writing what the engine holds.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
+/// How long the engine runs at least before it starts again because of a part that cannot be read.
+const LOADS_AGAIN_AFTER: Duration = Duration::from_secs(20);
 /// Loading half a gigabyte from a cold disk, and many parts, takes a while.
 const START_LIMIT: Duration = Duration::from_secs(120);
 
@@ -259,7 +261,10 @@ fn known_settings(session: &Connection) -> Result<HashSet<String>, Exception> {
 /// One process asks the engine, and a few people.
 const MAX_CONNECTIONS: usize = 512;
 
-/// Serves until SIGTERM, then lets what runs come to its end.
+/// Serves until SIGTERM, or until a part cannot be read; then lets what runs come to its end.
+///
+/// ClickHouse leaves a merged part without its marks when the disk was full, and uses it in place of those that it was made of. What
+/// would read it fails from then on. A start sets such a part aside, and loads the others, which stay for eight minutes.
 async fn serve(front: Front, port: u16) -> std::io::Result<()> {
     let front = Arc::new(front);
     let mut asked = signal(SignalKind::terminate())?;
@@ -272,7 +277,15 @@ async fn serve(front: Front, port: u16) -> std::io::Result<()> {
     // An error means the same: the sender is gone, so stop.
     let stopped = async { drop(stopping.await) }.boxed().shared();
     let server = tokio::spawn(tidemark_https::serve(listener, front.router(), MAX_CONNECTIONS, stopped));
-    asked.recv().await;
+    let since = Instant::now();
+    tokio::select! {
+        _ = asked.recv() => {}
+        () = front.corrupted() => {
+            let left = LOADS_AGAIN_AFTER.saturating_sub(since.elapsed());
+            tracing::error!("a part on the disk cannot be read; the engine starts again in {left:?}, to set it aside");
+            let _ = timeout(left, asked.recv()).await;
+        }
+    }
     let _ = stop.send(());
     let drained = async {
         let _ = server.await;
