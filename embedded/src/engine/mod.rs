@@ -8,6 +8,7 @@ pub(crate) mod exception;
 mod framing;
 mod gate;
 mod http;
+mod mend;
 mod request;
 
 use std::collections::HashSet;
@@ -206,6 +207,9 @@ fn boot(args: &EngineArgs) -> Result<(Front, Connection), Box<dyn std::error::Er
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
         Err(error) => return Err(error.into()),
     };
+    for file in mend::remove_empty_mutations(&args.data)? {
+        tracing::warn!("removed {}, which a full disk has left empty", file.display());
+    }
     let chdb = Chdb::load(&args.library)?;
     let loaded = start.elapsed();
     confine(args)?;

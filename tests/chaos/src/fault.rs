@@ -22,6 +22,8 @@ pub trait Deployment: Sized {
     fn audit(&self) -> bool;
     /// Starts every process again that may write history.
     fn restart_writers(&mut self);
+    /// Starts what has ended by itself, as whoever supervises it would.
+    fn supervise(&mut self) {}
     /// All of it ends by SIGTERM, and well.
     fn stop(self);
 }
@@ -153,12 +155,13 @@ fn marks_at(node: &Client) -> Option<Vec<(u32, u64)>> {
 }
 
 /// Waits until an event is acknowledged and each node's answer counts it and all that was before it.
-pub fn wait_exact<D: Deployment>(deployment: &D, load: &Load) {
+pub fn wait_exact<D: Deployment>(deployment: &mut D, load: &Load) {
     load.post(&deployment.doors(), &[crate::events::probe()]);
     let position = load.position();
     let path = tidemark_tests::question::Question::total().path(Some(&position)).replace("timeout_ms=60000", "timeout_ms=2000");
     for node in deployment.nodes() {
         wait::until("a node's answer has all that was acknowledged", RECOVERY_DEADLINE, || {
+            deployment.supervise();
             node.try_get(&path).ok().filter(|reply| reply.status == 200)
         });
     }

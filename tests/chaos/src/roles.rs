@@ -188,6 +188,10 @@ impl Deployment for Roles {
         command.status().expect("tidemark starts").code() == Some(3)
     }
 
+    fn supervise(&mut self) {
+        self.cluster.supervise_engine();
+    }
+
     fn restart_writers(&mut self) {
         for n in self.of("batch") {
             self.processes[n].role.stop_and_restart();

@@ -198,6 +198,13 @@ impl Cluster {
         self.restart_engine_with(&[]);
     }
 
+    /// As its supervisor does in `tidemark up`, if it has ended by itself.
+    pub fn supervise_engine(&mut self) {
+        if self.engine.child.try_wait().expect("waiting for a child").is_some() {
+            self.restart_engine();
+        }
+    }
+
     /// With these variables in its environment.
     pub fn restart_engine_with(&mut self, environment: &[(String, String)]) {
         self.engine.restart(environment);
