@@ -93,6 +93,7 @@ pub fn nothing<D>() -> Undo<D> {
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const RECOVERY_DEADLINE: Duration = Duration::from_secs(120);
+const WRITTEN_DEADLINE: Duration = Duration::from_secs(300);
 
 /// Tables that the batch layer inserts into.
 const RAW_TABLE: &str = "events";
@@ -147,10 +148,25 @@ pub fn marks<D: Deployment>(deployment: &D) -> Vec<(u32, u64)> {
     wait::until("a node says where the marks are", DEADLINE, || deployment.nodes().iter().find_map(marks_at))
 }
 
+/// Waits until history has what is in the topic now.
+pub fn wait_written<D: Deployment>(deployment: &D) {
+    let at = |position| deployment.nodes().iter().find_map(|node| positions_at(node, position));
+    let ends = wait::until("a node says where the log ends", DEADLINE, || at("end"));
+    wait::until("history has what the topic had", WRITTEN_DEADLINE, || {
+        let written = at("history")?;
+        ends.iter().zip(&written).all(|(end, written)| written >= end).then_some(())
+    });
+}
+
 fn marks_at(node: &Client) -> Option<Vec<(u32, u64)>> {
+    positions_at(node, "mark")
+}
+
+/// A position of each partition, as the node's status has it.
+fn positions_at(node: &Client, position: &str) -> Option<Vec<(u32, u64)>> {
     let status = node.try_get("/v1/status").ok().filter(|reply| reply.status == 200)?.json();
     let partitions = status["partitions"].as_array()?.iter();
-    let number = |at: &serde_json::Value| Some((u32::try_from(at["partition"].as_u64()?).ok()?, at["mark"].as_u64()?));
+    let number = |at: &serde_json::Value| Some((u32::try_from(at["partition"].as_u64()?).ok()?, at[position].as_u64()?));
     partitions.map(number).collect()
 }
 

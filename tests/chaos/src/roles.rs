@@ -339,11 +339,13 @@ pub fn faults() -> Vec<Fault<Roles>> {
         Fault::passing("a view that fills a roll-up is dropped", 8, fault::view_dropped),
         Fault::long("rows below the mark are changed", damage::below_the_mark),
         Fault::long("rows above the mark are changed", damage::above_the_mark),
-        Fault::passing("the batch layer's group is deleted while it is stopped", 0, |d, _| {
+        Fault::long("the batch layer's group is deleted while it is stopped", |d, _| {
             let batch = d.of("batch");
             batch.iter().for_each(|n| d.processes[*n].role.kill());
             Admin::of(&d.kafka()).delete_group("tidemark-batch-g1");
             batch.iter().for_each(|n| d.processes[*n].role.restart());
+            // What history has above the marks is deleted, an epoch at a time, and written again.
+            fault::wait_written(d);
             nothing()
         }),
         Fault::passing("the topic forgets what history has", 0, fault::retention),

@@ -12,6 +12,7 @@ const MANNER: Manner = Manner { batch: 1000, clients: 2, persistent: false };
 /// The engines' memory is not counted.
 const MEMORY_LIMIT_MIB: u64 = 300;
 const SMALL_EPOCHS: &str = "[counting]\nepoch_bits = 10\n[batch]\nmax_age_ms = 200\nmax_rows = 2000\n";
+const LARGER_EPOCHS: &str = "[counting]\nepoch_bits = 12\n[batch]\nmax_age_ms = 200\nmax_rows = 8000\n";
 
 /// Sends the year, asks all that is known of it while epochs close, and again when `closed` of them have.
 fn check(name: &str, config: &str, closed: std::ops::RangeInclusive<u64>, send: impl FnOnce(&Server, &[&[u8]]) -> Position) {
@@ -58,7 +59,7 @@ fn the_year_through_http_is_equal_while_no_epoch_closes() {
     check("flights, http, large epochs", "", 0..=0, http);
 }
 
-/// The other two have each half of it.
+/// Others have each half of it.
 #[test]
 #[ignore = "minutes of work: make accept-main"]
 fn the_year_through_http_is_equal_while_hundreds_of_epochs_close() {
@@ -66,6 +67,14 @@ fn the_year_through_http_is_equal_while_hundreds_of_epochs_close() {
 }
 
 #[test]
+fn the_year_from_a_plain_kafka_producer_is_equal_while_epochs_close() {
+    check("flights, kafka, epochs of 4096", LARGER_EPOCHS, 50..=EVENTS, |server, lines| {
+        by_kafka(&server.runtime().kafka, &server.topic(), lines)
+    });
+}
+
+#[test]
+#[ignore = "minutes of work: make accept-main"]
 fn the_year_from_a_plain_kafka_producer_is_equal_while_hundreds_of_epochs_close() {
     check("flights, kafka, small epochs", SMALL_EPOCHS, 200..=EVENTS, |server, lines| {
         by_kafka(&server.runtime().kafka, &server.topic(), lines)
