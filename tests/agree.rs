@@ -7,7 +7,8 @@ use std::cell::Cell as Counter;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
-use tidemark_core::cell::Cell;
+use std::time::{SystemTime, UNIX_EPOCH};
+use tidemark_core::cell::{Cell, Tally};
 use tidemark_core::cut::Cut;
 use tidemark_core::epoch::{Epoch, EpochBits, Mark};
 use tidemark_core::event::Limits;
@@ -20,7 +21,7 @@ use tidemark_core::window::{Buckets, Level, Step, TimeRange, WINDOW_MS};
 use tidemark_embedded::{DataDir, Embedded, EmbeddedOptions, EngineCommand};
 use tidemark_history::block::BlockBuilder;
 use tidemark_history::clickhouse::{Archive, ClickHouse, Server};
-use tidemark_history::ledger::{Entry, LedgerRow};
+use tidemark_history::ledger::{CLOSE_WITHIN_MS, Entry, LedgerRow};
 use tidemark_history::raw;
 use tidemark_history::rows::{RawEvent, RawKind, RawRecord};
 use tidemark_history::{EpochCells, Error, History as _, Marks, Wiped};
@@ -414,4 +415,27 @@ async fn a_replica_answers_only_when_it_has_all_that_is_closed() {
         assert_eq!(raw(&both).await.expect("answered"), 64);
     }
     second.stop().await;
+}
+
+/// The end of a repair that a clock of the future announces would be an hour away for all others.
+#[tokio::test]
+async fn a_process_whose_clock_is_ahead_writes_nothing_into_the_ledger() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let embedded = engine(dir.path()).await;
+    let history = ClickHouse::open(&server(&embedded, "clocks"), "agree", rules()).await.expect("opened");
+    let now_ms = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis()).expect("an i64");
+    let record = async |entry, at_ms, until_ms| {
+        let (generation, partition, epoch) = (Generation(1), Partition(0), Epoch(0));
+        history.record(&LedgerRow { generation, partition, epoch, entry, tally: Tally::default(), fold: 0, at_ms }, until_ms).await
+    };
+    let ahead_ms = now_ms + 3_600_000;
+    let repair = Entry::Repair { deadline_ms: ahead_ms + 60_000 };
+    for (entry, until_ms) in [(repair, None), (Entry::Closed, Some(ahead_ms + CLOSE_WITHIN_MS))] {
+        let refused = record(entry, ahead_ms, until_ms).await.expect_err("refused").to_string();
+        assert!(refused.contains("the clock of this process is ahead"), "{refused}");
+    }
+    assert_eq!(history.ledger(Partition(0), Epoch(0)).await.expect("answered"), []);
+    record(Entry::Closed, now_ms, Some(now_ms + 60_000)).await.expect("recorded");
+    assert_eq!(history.ledger(Partition(0), Epoch(0)).await.expect("answered").len(), 1);
+    embedded.stop().await;
 }

@@ -669,7 +669,7 @@ impl History for ClickHouse {
         };
         let LedgerRow { generation, partition, epoch, tally, fold, at_ms, .. } = row;
         let Tally { events, duplicates, dead_letters, holes } = tally;
-        let in_time = sql::in_time(until_ms);
+        let in_time = sql::recorded_in_time(*at_ms, until_ms);
         self.execute(&format!(
             "INSERT INTO ledger (generation, partition, epoch, entry, events, duplicates, dead_letters, holes, fold, deadline, at) \
              SELECT {generation}, {partition}, {epoch}, '{entry}', {events}, {duplicates}, {dead_letters}, {holes}, {fold}, \

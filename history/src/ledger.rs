@@ -17,6 +17,10 @@ use tidemark_core::offset::Partition;
 /// After a look that found an epoch open, it can be closed for so long.
 pub const CLOSE_WITHIN_MS: i64 = 3_000;
 
+/// The ledger takes no row from a process whose clock is further ahead of ClickHouse's: the end of the repair that it announces
+/// would be far away for all others, and the ends of theirs would be over for it.
+pub const CLOCK_AHEAD_MS: i64 = 5_000;
+
 /// What happened to an epoch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Entry {

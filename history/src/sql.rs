@@ -2,6 +2,7 @@
 //! [`literal`]; names are the schema's own.
 
 use crate::audit::Damaged;
+use crate::ledger::CLOCK_AHEAD_MS;
 use crate::raw::Epochs;
 use crate::schema::{dead_letters_table, events_table, rollup_table, rollup_tables};
 use crate::{EpochCells, Marks, Wiped};
@@ -455,6 +456,16 @@ pub fn wipe(rules: &Rules, partition: Partition, epoch: Epoch, what: Wiped, unti
 /// ` WHERE …`: by the engine's clock it is not that late yet.
 pub fn in_time(until_ms: Option<i64>) -> String {
     until_ms.map(|until_ms| format!(" WHERE {}", before(until_ms))).unwrap_or_default()
+}
+
+/// The same, of what was recorded at `at_ms` by a process's clock; and an error if that is ahead of the engine's.
+pub fn recorded_in_time(at_ms: i64, until_ms: Option<i64>) -> String {
+    let soonest = at_ms - CLOCK_AHEAD_MS;
+    let until = until_ms.map(|until_ms| format!(" AND {}", before(until_ms))).unwrap_or_default();
+    format!(
+        " WHERE throwIf({}, 'the clock of this process is ahead of the clock of ClickHouse by more than 5 s') = 0{until}",
+        before(soonest)
+    )
 }
 
 /// By the engine's clock it is not that late yet. The engine looks when it begins with the statement, which may have been on its way
