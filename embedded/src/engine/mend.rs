@@ -40,7 +40,7 @@ mod tests {
     #[test]
     fn only_what_is_empty_is_removed() {
         let data = tempfile::tempdir().expect("a directory");
-        assert_eq!(remove_empty_mutations(data.path()).expect("nothing there yet"), [PathBuf::new(); 0]);
+        assert!(remove_empty_mutations(data.path()).expect("nothing there yet").is_empty());
         let table = data.path().join("store/646/6464e463");
         fs::create_dir_all(table.join("all_1_1_0")).expect("a part");
         for (name, content) in
