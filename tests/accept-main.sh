@@ -75,7 +75,7 @@ it "3 exact at any moment, layers paused, epochs closing" any_moment::
 it "4 read your own write" read_your_write
 TIDEMARK_KILLS=${TIDEMARK_KILLS:-20}
 export TIDEMARK_KILLS
-it "5 kill -9 of everything, the engine, Kafka: $TIDEMARK_KILLS each" kill:: --include-ignored
+it "5 kill -9 of everything, the engine, Kafka: $TIDEMARK_KILLS each" kill::
 run "6 the simulator, default seeds" cargo test --release -q -p tidemark-sim -- --nocapture
 run "6 each mutation of the protocol is caught" tests/sim/mutants.sh
 run "7 laws, decode, windows, rounding; SQL and Rust agree" scripts/kafka-for-tests.sh \

@@ -460,11 +460,11 @@ pub fn in_time(until_ms: Option<i64>) -> String {
 
 /// The same, of what was recorded at `at_ms` by a process's clock; and an error if that is ahead of the engine's.
 pub fn recorded_in_time(at_ms: i64, until_ms: Option<i64>) -> String {
-    let soonest = at_ms - CLOCK_AHEAD_MS;
     let until = until_ms.map(|until_ms| format!(" AND {}", before(until_ms))).unwrap_or_default();
     format!(
-        " WHERE throwIf({}, 'the clock of this process is ahead of the clock of ClickHouse by more than 5 s') = 0{until}",
-        before(soonest)
+        " WHERE throwIf({}, 'the clock of this process is ahead of the clock of ClickHouse by more than {} s') = 0{until}",
+        before(at_ms - CLOCK_AHEAD_MS),
+        CLOCK_AHEAD_MS / 1000
     )
 }
 

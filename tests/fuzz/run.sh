@@ -4,7 +4,7 @@
 #   tests/fuzz/run.sh [TARGET…]     TIDEMARK_FUZZ_RUNS (10000000) executions each
 #
 # Takes a nightly compiler and cargo-fuzz; both are installed if they are missing. Inputs that reach new code are kept in
-# tests/fuzz/corpus/TARGET, after `cargo fuzz cmin`. A finding is in tests/fuzz/artifacts/TARGET.
+# tests/fuzz/corpus/TARGET; `cargo fuzz cmin` makes them fewer. A finding is in tests/fuzz/artifacts/TARGET.
 set -euo pipefail
 cd "$(dirname "$0")"
 

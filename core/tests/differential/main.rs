@@ -88,7 +88,6 @@ fn any_time() -> Limits {
     Limits { earliest_ms: i64::MIN, max_ahead_ms: i64::MAX, latest_ms: i64::MAX, ..Limits::default() }
 }
 
-/// All that an event says, as the reference says it.
 /// The lines of January's flights, among them dirty ones.
 fn flights() -> Vec<Vec<u8>> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/flights-2013-01.dirty.ndjson.gz");

@@ -5,8 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// Removes statements to delete or alter rows of which nothing has been written. ClickHouse gives such a file its name before it is
-/// sure of what is in it, and fails the statement when the disk is full; at the next start the table cannot be loaded. Whoever asked
-/// has been told that the statement failed, or nothing. Returns what has been removed.
+/// sure of what is in it, and fails the statement when the disk is full; at the next start the table cannot be loaded. The client
+/// got an error, or no answer. Returns what has been removed.
 pub(super) fn remove_empty_mutations(data: &Path) -> io::Result<Vec<PathBuf>> {
     let mut removed = Vec::new();
     // DATA/store/THREE-DIGITS/TABLE/mutation_N.txt

@@ -22,7 +22,7 @@ pub trait Deployment: Sized {
     fn audit(&self) -> bool;
     /// Starts every process again that may write history.
     fn restart_writers(&mut self);
-    /// Starts what has ended by itself, as whoever supervises it would.
+    /// Starts processes again that have ended by themselves, as a supervisor does.
     fn supervise(&mut self) {}
     /// All of it ends by SIGTERM, and well.
     fn stop(self);

@@ -108,19 +108,16 @@ fn judge(name: &str, server: &Server, chance: &mut Chance, lines: &[&[u8]], sent
 }
 
 #[test]
-#[ignore = "the short chaos run kills the same: make accept-main"]
 fn everything_acknowledged_survives_kills_of_the_whole_tree() {
     check(Victim::Everything);
 }
 
 #[test]
-#[ignore = "the short chaos run kills the same: make accept-main"]
 fn everything_acknowledged_survives_kills_of_the_engine() {
     check(Victim::Engine);
 }
 
 #[test]
-#[ignore = "the short chaos run kills the same: make accept-main"]
 fn everything_acknowledged_survives_kills_of_kafka() {
     check(Victim::Kafka);
 }
